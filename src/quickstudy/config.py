@@ -1,0 +1,61 @@
+"""The part of a configuration that every run has. Imports nothing heavy: the command line reads it."""
+
+import dataclasses
+import math
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How long and on how much to meta-train.
+
+    Logging, saving and validating never change what is learned. 0 in one of the `_every` fields means a default
+    that follows `meta_steps`; they count meta-steps.
+    """
+
+    meta_steps: int = 1000
+    meta_batch: int = 32  # tasks a meta-step
+    seed: int = 0
+    log_every: int = 0  # a line of metrics, the mean over this many steps (default: 200 lines a run)
+    save_every: int = 0  # a checkpoint (default: 20 a run)
+    validate_every: int = 0  # held-out performance while training (default: 5 times a run; -1: never)
+    max_diverged: float = 0.5  # the run fails when more than this fraction of the tasks between two lines diverge
+    keep: int = 3  # checkpoints kept, the newest
+
+    def errors(self) -> list[str]:
+        """Everything wrong with the values, in a person's words."""
+        wrong = []
+        for name in ("meta_steps", "meta_batch", "keep"):
+            if getattr(self, name) < 1:
+                wrong.append(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("seed", "log_every", "save_every"):
+            if getattr(self, name) < 0:
+                wrong.append(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.seed >= 2**32:
+            wrong.append(f"seed must be below 2^32, got {self.seed}")
+        if not 0 <= self.max_diverged <= 1:
+            wrong.append(f"max_diverged must lie in [0, 1], got {self.max_diverged}")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                wrong.append(f"{field.name} must be a finite number, got {value}")
+        return wrong
+
+    @property
+    def log_interval(self) -> int:
+        return self.log_every or max(1, self.meta_steps // 200)
+
+    @property
+    def save_interval(self) -> int:
+        return self.save_every or max(1, self.meta_steps // 20)
+
+    @property
+    def validate_interval(self) -> int:
+        return self.validate_every or max(1, self.meta_steps // 5)
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be run. `errors` holds one message for each thing that is wrong."""
+
+    def __init__(self, errors: list[str]):
+        super().__init__("\n".join(errors))
+        self.errors = errors

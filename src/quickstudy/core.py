@@ -1,0 +1,261 @@
+"""The four nouns of meta-learning, and the wrappers of what is learned. Read this file first.
+
+    TaskDistribution   where do tasks come from?
+    Learner            how is one task adapted to?        (the inner loop)
+    Objective          what is a good adaptation worth?
+    MetaOptimizer      how is the learner improved?       (the outer loop)
+
+Everything is a pytree. Protocols are written for one task and one example; `vmap` stands outside.
+Every `key` is a typed JAX key, keyword-only, split before use and never used twice.
+"""
+
+import abc
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+
+State = PyTree  # what a learner knows of one task; fixed shapes from `init` on
+Experience = PyTree  # what it absorbs: see quickstudy.data
+Outputs = PyTree
+Tasks = PyTree  # a batch of tasks: every array has a leading task axis
+Batch = PyTree
+Memory = PyTree
+Metrics = dict[str, Float[Array, "..."]]
+
+
+class Incompatible(TypeError):
+    """These parts make no sense together; the message says which, why, and what to use instead."""
+
+
+class Wrapper(eqx.Module):
+    """A leaf in another form. `unwrap` turns a tree of them into plain values."""
+
+    @property
+    @abc.abstractmethod
+    def value(self) -> PyTree: ...
+
+
+class Fixed(Wrapper):
+    """Arrays that no meta-optimizer may touch (stop-gradient alone does not stop evolution)."""
+
+    held: PyTree
+
+    @property
+    def value(self) -> PyTree:
+        return jax.lax.stop_gradient(self.held)
+
+
+class Positive(Wrapper):
+    """A number above zero, learned as its logarithm: a learning rate, a temperature."""
+
+    log: Float[Array, "..."]
+
+    def __init__(self, value: Any):
+        if not (jnp.asarray(value) > 0).all():
+            raise ValueError(f"Positive needs values above 0, got {value}; use a plain array for other values")
+        self.log = jnp.log(jnp.asarray(value, float))
+
+    @property
+    def value(self) -> Float[Array, "..."]:
+        return jnp.exp(self.log)
+
+
+class Bounded(Wrapper):
+    """A number strictly between `low` and `high`, learned as its logit: a discount, a probability."""
+
+    logit: Float[Array, "..."]
+    low: float = eqx.field(static=True)
+    high: float = eqx.field(static=True)
+
+    def __init__(self, value: Any, low: float = 0.0, high: float = 1.0):
+        fraction = (jnp.asarray(value, float) - low) / (high - low)
+        if not ((fraction > 0) & (fraction < 1)).all():
+            raise ValueError(f"Bounded needs values strictly between {low} and {high}, got {value}")
+        self.logit, self.low, self.high = jnp.log(fraction) - jnp.log1p(-fraction), low, high
+
+    @property
+    def value(self) -> Float[Array, "..."]:
+        return self.low + (self.high - self.low) * jax.nn.sigmoid(self.logit)
+
+
+def unwrap(tree: PyTree) -> PyTree:
+    """The tree with every wrapper replaced by its value; plain leaves stay as they are."""
+    is_wrapper = lambda node: isinstance(node, Wrapper)
+    return jax.tree.map(lambda node: node.value if is_wrapper(node) else node, tree, is_leaf=is_wrapper)
+
+
+class Learner(eqx.Module):
+    """How one task is adapted to. Its inexact arrays are the meta-parameters, `Fixed` ones excepted.
+
+    A plain Python number in a field is a constant, and a new constant is a new compilation.
+    """
+
+    differentiable: ClassVar[bool] = True  # False: evolution may improve it, back-propagation may not
+
+    @abc.abstractmethod
+    def init(self, *, key: Key[Array, ""]) -> State:
+        """The state before any experience of the task."""
+
+    @abc.abstractmethod
+    def adapt(self, state: State, experience: Experience, *, key: Key[Array, ""]) -> State:
+        """The state after absorbing `experience`: one stretch with a leading axis (examples, or time)."""
+
+    @abc.abstractmethod
+    def apply(self, state: State, x: PyTree) -> PyTree:
+        """An `Output` (prediction, or policy and value) for one input; changes nothing, draws nothing."""
+
+    @abc.abstractmethod
+    def replay(self, state: State, experience: Experience, *, key: Key[Array, "stretches"]) -> Outputs:
+        """What `apply` says along a life: arrays of `experience` and outputs are [stretches, steps, ...].
+
+        Must equal `scan_replay`, which most learners use as it is.
+        """
+
+
+def along(learner: Learner, state: State, experience: Experience) -> Outputs:
+    """`apply` for every input of a stretch, the state frozen; `experience.axes` says how many axes lead."""
+    apply = lambda x: learner.apply(state, x)
+    for _ in range(experience.axes):
+        apply = jax.vmap(apply)
+    return apply(experience.x)
+
+
+def scan_replay(learner: Learner, state: State, experience: Experience, *, key: Key[Array, "stretches"]) -> Outputs:
+    """Replay by doing it again: apply along a stretch, adapt on it, and on to the next.
+
+    The last stretch is applied outside the scan: nobody asks what would be learned from it.
+    """
+
+    def stretch(state, lived):
+        experience, key = lived
+        return learner.adapt(state, experience, key=key), along(learner, state, experience)
+
+    before = jax.tree.map(lambda x: x[:-1], experience)
+    final = jax.tree.map(lambda x: x[-1], experience)
+    state, outputs = jax.lax.scan(stretch, state, (before, key[:-1]))
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), outputs, along(learner, state, final))
+
+
+class Objective(eqx.Module):
+    """What a good adaptation is worth. `collect` lives, `loss` replays what was lived and is differentiated."""
+
+    on_device: ClassVar[bool] = True  # False: `collect` touches the host, so the loop calls it outside of jit
+    metric: eqx.AbstractVar[str]  # what a person calls the score
+    lower_is_better: eqx.AbstractVar[bool]  # the score is then the metric with its sign changed
+    adaptations_per_point: eqx.AbstractVar[int]  # of `curve`: how many adaptations lie between two points
+
+    @abc.abstractmethod
+    def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
+        """What outlives a meta-step, `()` for most. Raises `Incompatible` for learners it cannot serve."""
+
+    @abc.abstractmethod
+    def collect(
+        self, learner: Learner, memory: Memory, tasks: Tasks, *, key: Key[Array, ""]
+    ) -> tuple[Batch, Memory]:
+        """Lives all tasks; never differentiated. The batch has a leading task axis and holds all that stays
+        constant while it is used: keys, collected log-probabilities, advantages, normalisation over all tasks."""
+
+    @abc.abstractmethod
+    def loss(self, learner: Learner, batch: Batch) -> tuple[Float[Array, "tasks"], Metrics]:
+        """One loss a task, pure and jittable: any chunking of the tasks gives the same mean and gradient."""
+
+    @abc.abstractmethod
+    def score(self, batch: Batch) -> Float[Array, "tasks"]:
+        """How well each task was lived; higher is better."""
+
+    @abc.abstractmethod
+    def curve(self, batch: Batch) -> Float[Array, "tasks points"]:
+        """The score over the course of adaptation, in the metric's own units and sign."""
+
+
+class MetaOptimizer(eqx.Module):
+    """How the learner is improved. `candidates` and `update` of one meta-step are given the same key, so that
+    a population is drawn again rather than stored."""
+
+    population: eqx.AbstractVar[int | None]  # None: the one candidate is the learner, without a leading axis
+
+    @abc.abstractmethod
+    def init(self, learner: Learner) -> Memory:
+        """Moments and the like. Raises `Incompatible` for learners it cannot improve."""
+
+    @abc.abstractmethod
+    def candidates(self, learner: Learner, memory: Memory, *, key: Key[Array, ""]) -> Learner:
+        """The learner itself, or a population: the same tree with a leading axis on its meta-parameters."""
+
+    @abc.abstractmethod
+    def update(
+        self, objective: Objective, learner: Learner, memory: Memory, batch: Batch, *, key: Key[Array, ""]
+    ) -> tuple[Learner, Memory, Metrics]:
+        """The improved learner. `batch` is what the candidates lived. Metrics keep their task axis, and hold
+        `loss` and `diverged`, the mask of tasks that were not finite and contributed exactly zero."""
+
+
+class TaskDistribution(eqx.Module):
+    """Where tasks come from. A task is any pytree."""
+
+    @abc.abstractmethod
+    def sample(self, num: int, *, key: Key[Array, ""]) -> Tasks:
+        """`num` independent tasks, stacked along a leading axis."""
+
+    @abc.abstractmethod
+    def split(self) -> "Splits":
+        """Training tasks, and held-out ones for validation and test."""
+
+
+class HeldOut(eqx.Module):
+    """Tasks to test on. Not a TaskDistribution: nothing can train on it, and its tasks do not depend on a
+    run's seed, so any two runs can be compared pair by pair. The first k of n tasks are the same for any n."""
+
+    distribution: TaskDistribution
+    stream: int = eqx.field(static=True)
+    note: str = eqx.field(static=True, default="")
+
+    def tasks(self, num: int) -> Tasks:
+        return self.distribution.sample(num, key=jax.random.fold_in(jax.random.key(0), self.stream))
+
+
+class Splits(NamedTuple):
+    train: TaskDistribution
+    validation: HeldOut
+    test: HeldOut
+
+
+TRAIN_STREAM, VALIDATION_STREAM, TEST_STREAM = 0, 1, 2
+
+
+def split_by_stream(distribution: TaskDistribution, note: str = "") -> Splits:
+    """Splits for continuous families, where drawing by another key is drawing another task."""
+    return Splits(
+        distribution, HeldOut(distribution, VALIDATION_STREAM, note), HeldOut(distribution, TEST_STREAM, note)
+    )
+
+
+def partition(learner: Learner) -> tuple[PyTree, PyTree]:
+    """(meta-parameters, all the rest), each with None where the other has a leaf."""
+    return eqx.partition(learner, eqx.is_inexact_array, is_leaf=lambda node: isinstance(node, Fixed))
+
+
+def combine(meta_parameters: PyTree, rest: PyTree) -> Learner:
+    """The inverse of `partition`."""
+    return eqx.combine(meta_parameters, rest, is_leaf=lambda node: isinstance(node, Fixed))
+
+
+def meta_parameters(learner: Learner) -> dict[str, tuple[int, ...]]:
+    """Path and shape of everything that is learned: what `train` prints and recipes' tests pin."""
+    leaves = jax.tree_util.tree_leaves_with_path(partition(learner)[0])
+    return {jax.tree_util.keystr(path).lstrip("."): leaf.shape for path, leaf in leaves}
+
+
+def starts_from_leaves(learner: Learner) -> bool:
+    """Whether the state before experience depends on the meta-parameters, as a learned initialisation does."""
+    learned, rest = partition(learner)
+
+    def probe(learned):
+        state = combine(learned, rest).init(key=jax.random.key(0))
+        leaves = jax.tree.leaves(eqx.filter(state, eqx.is_inexact_array))
+        return sum((leaf * jnp.cos(jnp.arange(leaf.size).reshape(leaf.shape))).sum() for leaf in leaves) * 1.0
+
+    return any(bool((g != 0).any()) for g in jax.tree.leaves(jax.grad(probe)(learned)))

@@ -1,0 +1,132 @@
+"""What flows between the nouns: labelled examples, few-shot episodes, transitions, outputs and policies."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+
+class Labelled(eqx.Module):
+    """Examples with labels; both have a leading axis of examples."""
+
+    x: PyTree
+    y: PyTree
+
+    @property
+    def axes(self) -> int:
+        return 1
+
+
+class Episode(eqx.Module):
+    """A few-shot task: adapt on `support`, be judged on `query`."""
+
+    support: Labelled
+    query: Labelled
+
+
+class Transition(eqx.Module):
+    """Experience of an environment; leading axes are time, then `width` where copies run in parallel.
+
+    `terminated`: the episode ended by itself and nothing follows. `truncated`: it was cut, something would
+    have followed. `last`: the end of the trial. `next_observation` is the one before any automatic reset.
+    """
+
+    observation: PyTree
+    action: PyTree
+    reward: Float[Array, "*time"]
+    terminated: Bool[Array, "*time"]
+    truncated: Bool[Array, "*time"]
+    last: Bool[Array, "*time"]
+    next_observation: PyTree
+
+    @property
+    def x(self) -> PyTree:
+        return self.observation
+
+    @property
+    def axes(self) -> int:
+        return self.reward.ndim
+
+
+class Policy(eqx.Module):
+    """A distribution over the actions of one moment."""
+
+    @abc.abstractmethod
+    def sample(self, *, key: Key[Array, ""]) -> Array: ...
+
+    @abc.abstractmethod
+    def log_prob(self, action: Array) -> Float[Array, ""]: ...
+
+    @abc.abstractmethod
+    def entropy(self) -> Float[Array, ""]: ...
+
+    @abc.abstractmethod
+    def mode(self) -> Array: ...
+
+
+class Categorical(Policy):
+    """A choice among as many actions as there are logits (unnormalised log-probabilities)."""
+
+    logits: Float[Array, "actions"]
+
+    def sample(self, *, key: Key[Array, ""]) -> Int[Array, ""]:
+        return jax.random.categorical(key, self.logits)
+
+    def log_prob(self, action: Int[Array, ""]) -> Float[Array, ""]:
+        # A one-hot product, not an index: its derivative is a product too, where an index scatters.
+        return jax.nn.log_softmax(self.logits) @ jax.nn.one_hot(action, self.logits.shape[-1])
+
+    def entropy(self) -> Float[Array, ""]:
+        log_probs = jax.nn.log_softmax(self.logits)
+        return -(jnp.exp(log_probs) * log_probs).sum()
+
+    def mode(self) -> Int[Array, ""]:
+        return jnp.argmax(self.logits).astype(jnp.int32)
+
+
+class Gaussian(Policy):
+    """Independent normal distributions with the given means and standard deviations."""
+
+    mean: Float[Array, "dims"]
+    std: Float[Array, "dims"]
+
+    def sample(self, *, key: Key[Array, ""]) -> Float[Array, "dims"]:
+        return self.mean + self.std * jax.random.normal(key, self.mean.shape)
+
+    def log_prob(self, action: Float[Array, "dims"]) -> Float[Array, ""]:
+        return jax.scipy.stats.norm.logpdf(action, self.mean, self.std).sum()
+
+    def entropy(self) -> Float[Array, ""]:
+        return (0.5 + 0.5 * jnp.log(2 * jnp.pi) + jnp.log(self.std)).sum()
+
+    def mode(self) -> Float[Array, "dims"]:
+        return self.mean
+
+
+class Deterministic(Policy):
+    """One action for certain, as rulers choose; it has no density, so nothing can be differentiated through it."""
+
+    action: Array
+
+    def sample(self, *, key: Key[Array, ""]) -> Array:
+        del key
+        return self.action
+
+    def log_prob(self, action: Array) -> Float[Array, ""]:
+        return jnp.where((action == self.action).all(), 0.0, -jnp.inf)
+
+    def entropy(self) -> Float[Array, ""]:
+        return jnp.zeros(())
+
+    def mode(self) -> Array:
+        return self.action
+
+
+class Output(eqx.Module):
+    """What a learner says of one input; a loss term reads the parts it needs."""
+
+    policy: Policy | None = None
+    value: Float[Array, ""] | None = None
+    prediction: PyTree = None

@@ -1,0 +1,200 @@
+"""What a person, or another program, sees of a run. A listener is anything that is called with events.
+
+    {"event": "start" | "compile" | "compiled" | "metrics" | "validation" | "save" | "evaluating" | ..., ...}
+
+Writers for TensorBoard and Weights & Biases are listeners too (extras `tensorboard`, `wandb`).
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+Listener = Callable[[Mapping[str, Any]], None]
+
+
+def quiet(event: Mapping[str, Any]) -> None:
+    """Says nothing."""
+
+
+def together(*listeners: Listener) -> Listener:
+    """Tells each of them."""
+
+    def tell(event: Mapping[str, Any]) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return tell
+
+
+class Json:
+    """Every event is a line of JSON."""
+
+    def __init__(self, stream: TextIO | None = None):
+        self.stream = stream
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        print(json.dumps(event, allow_nan=False, default=list), file=self.stream or sys.stdout, flush=True)
+
+
+def describe(event: Mapping[str, Any]) -> str | None:
+    """An event as one plain line; None for those that say nothing new to a reader."""
+    kind = event["event"]
+    if kind == "start":
+        learned = event["meta_parameters"]
+        total = sum(_size(shape) for shape in learned.values())
+        listed = "\n".join(f"  {name} {list(shape)}" for name, shape in learned.items())
+        return f"meta-parameters ({total:,} numbers in {len(learned)} arrays):\n{listed}"
+    if kind == "compile":
+        which = f" stage {event['stage'] + 1} of {event['stages']}" if event["stages"] > 1 else ""
+        return f"compiling{which} …"
+    if kind == "compiled":
+        return f"compiled in {event['seconds']:.1f} s"
+    if kind == "validation":
+        return f"step {event['step']}: held out, {event['metric']} {curve_line(event['curve'])}  (n={event['n']})"
+    if kind == "metrics":
+        return metrics_line(event)
+    if kind == "save":
+        return None
+    return event.get("text")
+
+
+def metrics_line(event: Mapping[str, Any]) -> str:
+    """step, what was measured, how fast; and who diverged."""
+    skip = {"event", "step", "steps_per_second", "diverged", "diverged_tasks"}
+    shown = "  ".join(
+        f"{name} {value:.4g}" for name, value in event.items()
+        if name not in skip and not name.endswith("_std") and value is not None
+    )  # fmt: skip
+    line = f"step {event['step']}: {shown}  ({event['steps_per_second']:.3g} steps/s)"
+    if event["diverged"]:
+        where = ", ".join(f"step {s} task {t}" for s, t in event["diverged_tasks"])
+        line += f"  {event['diverged']} diverged: {where}"
+    return line
+
+
+def curve_line(curve: list[Mapping[str, Any]], most: int = 5) -> str:
+    """after 0: −38.1 [−38.5, −37.8]   after 1: …"""
+    picked = curve if len(curve) <= most else [curve[round(i * (len(curve) - 1) / (most - 1))] for i in range(most)]
+    return "   ".join(f"after {p['adaptations']}: {p['mean']:.4g} [{p['ci'][0]:.4g}, {p['ci'][1]:.4g}]" for p in picked)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    total = 1
+    for n in shape:
+        total *= n
+    return total
+
+
+class Plain:
+    """Plain lines, metrics at most every few seconds; no carriage returns, no colours."""
+
+    def __init__(self, stream: TextIO | None = None, every: float = 5.0):
+        self.stream, self.every, self.last = stream, every, -float("inf")
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "metrics" and not event["diverged"]:
+            now = time.monotonic()
+            if now - self.last < self.every:
+                return
+            self.last = now
+        if line := describe(event):
+            print(line, file=self.stream or sys.stdout, flush=True)
+
+
+class Live:
+    """One block at the bottom of a terminal: progress, time left, speed, held-out performance, health, last save."""
+
+    def __init__(self, resume: str | None = None):
+        from rich.console import Console
+        from rich.live import Live as Block
+
+        self.console = Console()
+        self.resume = resume
+        self.block = Block(console=self.console, refresh_per_second=4, transient=True)
+        self.steps, self.first, self.began = 0, None, time.monotonic()
+        self.lines: dict[str, str] = {}
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "start":
+            self.steps = event["meta_steps"]
+            self.console.print(describe(event), highlight=False)
+            self.block.start()
+        elif kind in ("compile", "compiled"):
+            self.lines["state"] = describe(event) or ""
+            self.first = None  # the time left is reckoned without compiling
+        elif kind == "metrics":
+            self._metrics(event)
+        elif kind == "validation":
+            self.lines["held out"] = f"{event['metric']}  {curve_line(event['curve'], 4)}"
+        elif kind == "save":
+            self.lines["saved"] = f"step {event['step']}"
+            if self.resume:
+                self.lines["resume"] = self.resume
+        else:
+            self.block.stop()
+            if text := describe(event):
+                self.console.print(text, highlight=False, markup=False)
+        self._draw()
+
+    def _metrics(self, event: Mapping[str, Any]) -> None:
+        now = time.monotonic()
+        if self.first is None:
+            self.first = (event["step"], now)
+        done = event["step"] - self.first[0]
+        left = (now - self.first[1]) / done * (self.steps - event["step"]) if done else None
+        bar = int(30 * event["step"] / self.steps)
+        remaining = f"{left // 60:.0f} min {left % 60:02.0f} s left" if left is not None else ""
+        self.lines["state"] = f"{'━' * bar}{'┄' * (30 - bar)} {event['step']}/{self.steps}  {remaining}"
+        self.lines["training"] = metrics_line(event)
+
+    def _draw(self) -> None:
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 2))
+        for name, line in self.lines.items():
+            table.add_row(f"[dim]{name}[/dim]", line)
+        self.block.update(table)
+
+    def close(self) -> None:
+        self.block.stop()
+
+
+class TensorBoard:
+    """Metrics as TensorBoard scalars. Needs the extra `tensorboard`."""
+
+    def __init__(self, path: str):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise ImportError("tensorboardX is not installed: pip install 'quickstudy[tensorboard]'") from error
+        self.writer = SummaryWriter(path)
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        for name, value in _scalars(event).items():
+            self.writer.add_scalar(name, value, event["step"])
+
+
+class WeightsAndBiases:
+    """Metrics to a Weights & Biases run. Needs the extra `wandb`."""
+
+    def __init__(self, **settings: Any):
+        try:
+            import wandb
+        except ImportError as error:
+            raise ImportError("wandb is not installed: pip install 'quickstudy[wandb]'") from error
+        self.run = wandb.init(**settings)
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if scalars := _scalars(event):
+            self.run.log(scalars, step=event["step"])
+
+
+def _scalars(event: Mapping[str, Any]) -> dict[str, float]:
+    if event["event"] == "metrics":
+        return {f"train/{k}": v for k, v in event.items() if k != "step" and isinstance(v, int | float)}
+    if event["event"] == "validation":
+        return {f"held_out/after_{p['adaptations']}": p["mean"] for p in event["curve"]}
+    return {}

@@ -1,0 +1,210 @@
+"""Meta-testing: how well a learner adapts to tasks it has never seen, beside rulers on the very same tasks.
+
+The adaptation curve is performance after 0, 1, 2, … adaptations: of learners that take gradient steps, rebuilt with
+each number of steps in `Protocol.steps`; of those that live a trial or a stream, along it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+from numpy.typing import NDArray
+
+from quickstudy import stats
+from quickstudy.core import HeldOut, Learner, Objective
+
+Trace = Callable[[Learner, "Protocol", PyTree, PyTree], dict[str, NDArray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How to test.
+
+    objective: what is measured (its horizon may be longer than in training)
+    steps: numbers of gradient steps to rebuild the learner with, one point of the curve each
+    rulers: other learners on the same tasks, by name
+    optimum: (tasks) -> the best possible value of each task, in the metric's units
+    trace: (learner, protocol, task, what was lived) -> arrays that draw one task; see quickstudy.report
+    chunk: tasks lived at once
+    """
+
+    objective: Objective
+    num_tasks: int = 1000
+    validation_tasks: int = 100
+    steps: tuple[int, ...] | None = None
+    rulers: Mapping[str, Learner] = dataclasses.field(default_factory=dict)
+    optimum: Callable[[PyTree], Any] | None = None
+    trace: Trace | None = None
+    chunk: int = 100
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The outcome, in the metric's own units and sign.
+
+    values: [tasks], the headline score of each; `score` is their mean with its interval `ci`
+    curves: [tasks, points]; `curve` has a dict a point: adaptations, mean, iqm, ci, iqm_ci
+    rulers: by name, dicts of score, ci, curve and `difference`: ours minus theirs, paired, mean and ci
+    """
+
+    metric: str
+    lower_is_better: bool
+    values: NDArray
+    curves: NDArray
+    adaptations: tuple[int, ...]
+    score: float
+    ci: tuple[float, float]
+    curve: list[dict[str, Any]]
+    rulers: dict[str, dict[str, Any]]
+    diverged: list[int]
+    note: str
+    traces: dict[str, NDArray]
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the arrays, as JSON."""
+        return {
+            "metric": self.metric,
+            "lower_is_better": self.lower_is_better,
+            "score": self.score,
+            "ci": list(self.ci),
+            "n": self.n,
+            "curve": self.curve,
+            "rulers": self.rulers,
+            "diverged": self.diverged,
+            "note": self.note,
+        }
+
+
+def evaluate(
+    learner: Learner, objective: Objective, held_out: HeldOut, *, protocol: Protocol | None = None
+) -> Evaluation:
+    """Tests `learner` on held-out tasks. They and the keys they are lived with depend on `protocol` alone, so the
+    outcomes of any two learners can be compared pair by pair."""
+    if not isinstance(held_out, HeldOut):
+        raise TypeError(
+            f"evaluate takes held-out tasks, got {type(held_out).__name__}: use `.split().test` of the distribution"
+        )
+    protocol = dataclasses.replace(protocol or Protocol(objective), objective=objective)
+    tasks = held_out.tasks(protocol.num_tasks)
+    values, curves, adaptations = _measure(learner, protocol, tasks)
+    sound = np.isfinite(values) & np.isfinite(curves).all(1)
+    if not sound.any():
+        raise FloatingPointError(f"none of the {len(values)} held-out tasks gave a finite score")
+    rulers = {}
+    for name, ruler in protocol.rulers.items():
+        theirs, their_curves, their_adaptations = _measure(ruler, protocol, tasks)
+        rulers[name] = _ruler(values, theirs, _points(their_curves, their_adaptations))
+    if protocol.optimum is not None:
+        best = np.broadcast_to(np.asarray(protocol.optimum(tasks), np.float64), values.shape)
+        rulers["optimum"] = _ruler(values, best, None)
+    low, high = stats.interval(values[sound])
+    return Evaluation(
+        objective.metric,
+        objective.lower_is_better,
+        values,
+        curves,
+        adaptations,
+        float(values[sound].mean()),
+        (low, high),
+        _points(curves[sound], adaptations),
+        rulers,
+        [int(i) for i in np.flatnonzero(~sound)],
+        held_out.note,
+        {} if protocol.trace is None else _traces(learner, protocol, tasks, values),
+    )
+
+
+def with_steps(learner: Learner, steps: int) -> Learner:
+    """The learner with another number of inner steps; one whose adaptation has no such number is left as it is."""
+    if "steps" not in {field.name for field in dataclasses.fields(learner)}:
+        return learner
+    return dataclasses.replace(learner, steps=steps)
+
+
+def compare(ours: NDArray, theirs: NDArray) -> dict[str, Any]:
+    """Paired difference, ours minus theirs, over the tasks where both are finite."""
+    both = np.isfinite(ours) & np.isfinite(theirs)
+    difference = ours[both] - theirs[both]
+    return {"mean": float(difference.mean()), "ci": list(stats.interval(difference)), "n": int(both.sum())}
+
+
+@eqx.filter_jit
+def _live(learner: Learner, objective: Objective, tasks: PyTree, key: Any):
+    begin, live = jax.random.split(key)
+    return objective.collect(learner, objective.init(learner, tasks, key=begin), tasks, key=live)[0]
+
+
+@eqx.filter_jit
+def _live_and_judge(learner: Learner, objective: Objective, tasks: PyTree, key: Any):
+    batch = _live(learner, objective, tasks, key)
+    return objective.score(batch), objective.curve(batch)
+
+
+def _chunk(protocol: Protocol, tasks: PyTree, index: int) -> tuple[PyTree, Any]:
+    """The tasks of one chunk, the last one filled up, and the key they are lived with."""
+    rows = np.minimum(np.arange(protocol.chunk) + index * protocol.chunk, protocol.num_tasks - 1)
+    return jax.tree.map(lambda x: x[rows], tasks), jax.random.fold_in(jax.random.key(protocol.seed), index)
+
+
+def _measure(learner: Learner, protocol: Protocol, tasks: PyTree) -> tuple[NDArray, NDArray, tuple[int, ...]]:
+    """(headline values [tasks], curves [tasks, points], adaptations at each point)."""
+    objective, num = protocol.objective, protocol.num_tasks
+    live = _live_and_judge if objective.on_device else _live_and_judge.__wrapped__
+    columns, values = [], np.zeros(0)
+    for steps in protocol.steps or (None,):
+        rebuilt = learner if steps is None else with_steps(learner, steps)
+        lived = [live(rebuilt, objective, *_chunk(protocol, tasks, i)) for i in range(-(-num // protocol.chunk))]
+        scores, curves = (np.concatenate([np.asarray(x, np.float64) for x in xs])[:num] for xs in zip(*lived, strict=True))
+        values = -scores if objective.lower_is_better else scores
+        columns.append(curves)
+    points = columns[0].shape[1]
+    along = tuple(i * objective.adaptations_per_point for i in range(points))
+    return values, np.concatenate(columns, 1), protocol.steps or along
+
+
+def _points(curves: NDArray, adaptations: tuple[int, ...]) -> list[dict[str, Any]]:
+    out = []
+    for column, adapted in zip(curves.T, adaptations, strict=True):
+        out.append(
+            {
+                "adaptations": int(adapted),
+                "mean": float(column.mean()),
+                "iqm": float(stats.iqm(column)),
+                "ci": list(stats.interval(column)),
+                "iqm_ci": list(stats.interval(column, stats.iqm)),
+            }
+        )
+    return out
+
+
+def _ruler(ours: NDArray, theirs: NDArray, curve: list[dict[str, Any]] | None) -> dict[str, Any]:
+    return {
+        "score": float(np.nanmean(theirs)),
+        "ci": list(stats.interval(theirs[np.isfinite(theirs)])),
+        "curve": curve,
+        "difference": compare(ours, theirs),
+    }
+
+
+def _traces(learner: Learner, protocol: Protocol, tasks: PyTree, values: NDArray) -> dict[str, NDArray]:
+    """Arrays that draw the worst, the middle and the best tasks, stacked in that order."""
+    order = np.argsort(-values if protocol.objective.lower_is_better else values)
+    chosen = [order[0], order[1], order[len(order) // 2], order[-2], order[-1]]
+    drawn = []
+    for task in chosen:
+        chunk, key = _chunk(protocol, tasks, task // protocol.chunk)
+        lived = _live(learner, protocol.objective, chunk, key)
+        row = task % protocol.chunk
+        one = jax.tree.map(lambda x: x[row], (chunk, lived))  # noqa: B023
+        drawn.append({**protocol.trace(learner, protocol, *one), "task": np.asarray(task), "value": values[task]})
+    return {name: np.stack([np.asarray(d[name]) for d in drawn]) for name in drawn[0]}

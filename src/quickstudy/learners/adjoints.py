@@ -1,0 +1,79 @@
+"""How the outer gradient passes through the inner steps.
+
+    Unrolled     differentiate every step: MAML (Finn et al. 2017)
+    FirstOrder   take the inner gradients for constants: FOMAML (the same paper)
+    Implicit     φ* = argmin ℓ(φ) + λ/2 ‖φ − θ‖²,  dφ*/dθ = (I + ∇²ℓ(φ*)/λ)⁻¹, by conjugate gradients:
+                 iMAML (Rajeswaran et al. 2019); the path to φ* does not matter, and costs no memory
+"""
+
+import abc
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from quickstudy.learners.updates import Update
+
+Loss = Callable[[PyTree], Float[Array, ""]]
+
+
+class Adjoint(eqx.Module):
+    exact_path: eqx.AbstractClassVar[bool]  # whether what shapes the path (a learned rate) gets a gradient
+
+    @abc.abstractmethod
+    def solve(
+        self, loss: Loss, weights: PyTree, memory: PyTree, *, update: Update, steps: int
+    ) -> tuple[PyTree, PyTree]:
+        """`steps` steps of `update` on `loss`, from `weights`: (adapted weights, the update's memory)."""
+
+
+def _descend(loss: Loss, weights: PyTree, memory: PyTree, update: Update, steps: int, seen: Callable):
+    def step(carry, _):
+        weights, memory = carry
+        return update.step(weights, seen(jax.grad(loss)(seen(weights))), memory), None
+
+    return jax.lax.scan(step, (weights, memory), None, length=steps)[0]
+
+
+class Unrolled(Adjoint):
+    exact_path = True
+
+    def solve(self, loss: Loss, weights: PyTree, memory: PyTree, *, update: Update, steps: int):
+        return _descend(loss, weights, memory, update, steps, lambda tree: tree)
+
+
+class FirstOrder(Adjoint):
+    exact_path = True
+
+    def solve(self, loss: Loss, weights: PyTree, memory: PyTree, *, update: Update, steps: int):
+        return _descend(loss, weights, memory, update, steps, jax.lax.stop_gradient)
+
+
+class Implicit(Adjoint):
+    """`strength` is the paper's λ: how strongly the adapted weights are held to the start."""
+
+    strength: float = eqx.field(static=True)
+    solver_steps: int = eqx.field(static=True, default=5)
+
+    exact_path = False
+
+    def solve(self, loss: Loss, weights: PyTree, memory: PyTree, *, update: Update, steps: int):
+        def optimality(adapted):
+            pull = jax.tree.map(lambda a, w: self.strength * (a - w), adapted, weights)
+            return jax.tree.map(jnp.add, jax.grad(loss)(adapted), pull)
+
+        def forward(_, start):
+            def step(carry, _):
+                adapted, memory = carry
+                return update.step(adapted, optimality(adapted), memory), None
+
+            return jax.lax.scan(step, (start, memory), None, length=steps)[0][0]
+
+        def conjugate(matvec, b):
+            return jax.scipy.sparse.linalg.cg(matvec, b, maxiter=self.solver_steps, tol=0.0)[0]
+
+        start = jax.lax.stop_gradient(weights)
+        # The memory is not carried on: the next solve starts from this optimum with a fresh one.
+        return jax.lax.custom_root(optimality, start, forward, conjugate), memory

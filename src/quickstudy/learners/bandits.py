@@ -1,0 +1,77 @@
+"""The rulers of the Bernoulli bandit: strategies with nothing to learn, under uniform priors Beta(1, 1).
+
+    greedy     argmax of the posterior mean (w + 1)/(w + l + 2)
+    UCB1       argmax of w/n + c √(2 ln t / n), every arm once first      Auer et al. 2002 (c = 1)
+    Thompson   argmax of a draw from each arm's posterior                 Thompson 1933
+    Gittins    argmax of the index of (w, l), see learners.gittins        Gittins 1979
+
+w and l count an arm's ones and zeros, n = w + l, t pulls in all. Ties go to the first arm.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+
+from quickstudy.core import Learner, scan_replay
+from quickstudy.data import Deterministic, Output, Transition
+from quickstudy.learners.gittins import indices
+
+
+class Counts(eqx.Module):
+    won: Float[Array, "arms"]
+    lost: Float[Array, "arms"]
+    index: Float[Array, "arms"]  # how good each arm looks now; the largest is pulled
+
+
+class IndexStrategy(Learner):
+    """Pulls the arm with the largest index(won, lost, key). The index is taken when the state is made, so that a
+    strategy which draws (Thompson) draws in `init` and `adapt`, never in `apply`."""
+
+    arms: int = eqx.field(static=True)
+    index: Callable = eqx.field(static=True)
+
+    differentiable = False
+
+    def init(self, *, key: Key[Array, ""]) -> Counts:
+        nothing = jnp.zeros(self.arms)
+        return Counts(nothing, nothing, self.index(nothing, nothing, key))
+
+    def adapt(self, state: Counts, experience: Transition, *, key: Key[Array, ""]) -> Counts:
+        pulled = jax.nn.one_hot(experience.action, self.arms)
+        won = state.won + experience.reward @ pulled
+        lost = state.lost + (1 - experience.reward) @ pulled
+        return Counts(won, lost, self.index(won, lost, key))
+
+    def apply(self, state: Counts, x: PyTree) -> Output:
+        del x
+        return Output(policy=Deterministic(state.index.argmax()))
+
+    replay = scan_replay
+
+
+def bayes_greedy(arms: int) -> IndexStrategy:
+    return IndexStrategy(arms, lambda won, lost, key: (won + 1) / (won + lost + 2))
+
+
+def ucb1(arms: int, *, scale: float = 1.0) -> IndexStrategy:
+    """`scale` is c; tune it on validation tasks for a fair ruler."""
+
+    def index(won: Float[Array, "arms"], lost: Float[Array, "arms"], key: Key[Array, ""]) -> Float[Array, "arms"]:
+        pulls = won + lost
+        bonus = scale * jnp.sqrt(2 * jnp.log(jnp.maximum(pulls.sum(), 1)) / jnp.maximum(pulls, 1))
+        return jnp.where(pulls == 0, jnp.inf, won / jnp.maximum(pulls, 1) + bonus)
+
+    return IndexStrategy(arms, index)
+
+
+def thompson(arms: int) -> IndexStrategy:
+    return IndexStrategy(arms, lambda won, lost, key: jax.random.beta(key, won + 1, lost + 1))
+
+
+def gittins(arms: int, *, pulls: int, discount: float = 0.99) -> IndexStrategy:
+    """`pulls` is the longest trial it is asked to play: the size of its table of indices."""
+    table = jnp.asarray(indices(pulls, discount), jnp.float32)
+    return IndexStrategy(arms, lambda won, lost, key: table[won.astype(int), lost.astype(int)])

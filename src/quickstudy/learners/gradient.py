@@ -1,0 +1,94 @@
+"""Learning by gradient steps: the family of MAML as a product of independent choices.
+
+    φ_0 = θ,   φ_{k+1} = u(φ_k, ∇ℓ(φ_k; support)),   prediction = f(x; φ_K)
+
+    start × inner loss × update × adjoint × which leaves are fast
+
+    MAML       SGD, Unrolled                 Finn et al. 2017
+    FOMAML     SGD, FirstOrder               the same
+    iMAML      SGD, Implicit                 Rajeswaran et al. 2019
+    ANIL       SGD, only the head is fast    Raghu et al. 2020
+    CAVIA      SGD, only a context is fast   Zintgraf et al. 2019
+    Meta-SGD   a learned rate per weight     Li et al. 2017
+    Reptile    MAML's learner under the Reptile objective; Nichol et al. 2018
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Key, PyTree
+
+from quickstudy.core import Incompatible, Learner, combine, partition, scan_replay
+from quickstudy.data import Output
+from quickstudy.learners.adjoints import Adjoint, Unrolled
+from quickstudy.learners.inner_losses import InnerLoss
+from quickstudy.learners.updates import Update
+from quickstudy.nn.models import everything
+
+
+class GradientState(eqx.Module):
+    weights: PyTree  # the fast weights φ: `start` with None where a leaf is slow
+    memory: PyTree  # the update's own
+
+
+class Gradient(Learner):
+    """Adapts by `steps` inner gradient steps on each stretch of experience.
+
+    `start` maps an input to an `Output` and holds the learned initialisation; `fast` names the part of it that
+    adapts (a function of `start`, as in `eqx.tree_at`). Raises `Incompatible` for compositions without sense.
+    """
+
+    start: eqx.Module
+    inner_loss: InnerLoss
+    update: Update
+    adjoint: Adjoint = Unrolled()
+    steps: int = eqx.field(static=True, default=1)
+    fast: Callable = eqx.field(static=True, default=everything)
+
+    def __check_init__(self):
+        if self.steps < 0:
+            raise ValueError(f"steps must be 0 or more, got {self.steps}")
+        if not jax.tree.leaves(self.split()[0]):
+            raise Incompatible("nothing would adapt: `fast` selects no learnable array of `start`")
+        if not self.adjoint.exact_path:
+            if not self.inner_loss.has_minimiser:
+                raise Incompatible(
+                    f"{type(self.adjoint).__name__} differentiates the minimiser of the inner loss, and "
+                    f"{type(self.inner_loss).__name__} has none; use Unrolled or FirstOrder"
+                )
+            if self.update.learned:
+                raise Incompatible(
+                    "the implicit adjoint gives a learned rate no gradient: the minimiser does not depend on it; "
+                    "use a constant rate, or Unrolled"
+                )
+
+    def split(self) -> tuple[PyTree, PyTree]:
+        """`start` as (fast weights, all the rest)."""
+        learned, fixed = partition(self.start)
+        nothing = jax.tree.map(lambda _: False, learned)
+        chosen = eqx.tree_at(self.fast, nothing, replace_fn=lambda part: jax.tree.map(lambda _: True, part))
+        weights, slow = eqx.partition(learned, chosen)
+        return weights, (slow, fixed)
+
+    def init(self, *, key: Key[Array, ""]) -> GradientState:
+        del key
+        weights, _ = self.split()
+        return GradientState(weights, self.update.init(weights))
+
+    def adapt(self, state: GradientState, experience: PyTree, *, key: Key[Array, ""]) -> GradientState:
+        del key
+        loss = lambda weights: self.inner_loss(lambda x: self._model(weights)(x), experience)
+        weights, memory = self.adjoint.solve(
+            loss, state.weights, state.memory, update=self.update, steps=self.steps
+        )
+        return GradientState(weights, memory)
+
+    def apply(self, state: GradientState, x: PyTree) -> Output:
+        return self._model(state.weights)(x)
+
+    replay = scan_replay
+
+    def _model(self, weights: PyTree) -> Callable[[PyTree], Output]:
+        _, (slow, fixed) = self.split()
+        return combine(eqx.combine(weights, slow), fixed)

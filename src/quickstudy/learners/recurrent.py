@@ -1,0 +1,154 @@
+"""Learning by remembering: a recurrent network whose hidden state is what it knows of the task.
+
+    h_t = cell(h_{t-1}, [x_t, what came of t−1]),   output_t = heads(h_t)
+
+With rewards and actions fed back this is RL² (Duan et al. 2016; Wang et al. 2016, "Learning to reinforcement
+learn"); with labels fed back it learns from a labelled stream (Hochreiter et al. 2001; Santoro et al. 2016's
+LSTM baseline). The slow weights are the learning algorithm, the hidden state is the learned agent.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+
+from quickstudy.core import Incompatible, Learner
+from quickstudy.data import Categorical, Gaussian, Labelled, Output, Transition
+from quickstudy.nn.cells import Cell
+
+
+class Feedback(eqx.Module):
+    """What the network is told of the step before: a vector made from one item of experience."""
+
+    size: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def __call__(self, item: PyTree) -> Float[Array, "size"]: ...
+
+
+class OutcomeFeedback(Feedback):
+    """Action (one-hot where it is a choice of `actions`, else as it is), reward, and whether the episode ended."""
+
+    actions: int | None = eqx.field(static=True)
+    dims: int = eqx.field(static=True, default=0)
+
+    @property
+    def size(self) -> int:
+        return (self.dims if self.actions is None else self.actions) + 2
+
+    def __call__(self, item: Transition) -> Float[Array, "size"]:
+        action = item.action if self.actions is None else jax.nn.one_hot(item.action, self.actions)
+        ended = (item.terminated | item.truncated).astype(float)
+        return jnp.concatenate([action, item.reward[None], ended[None]])
+
+
+class LabelFeedback(Feedback):
+    """The label: one-hot where it is one of `classes`, else the vector itself."""
+
+    classes: int | None = eqx.field(static=True)
+    dims: int = eqx.field(static=True, default=0)
+
+    @property
+    def size(self) -> int:
+        return self.dims if self.classes is None else self.classes
+
+    def __call__(self, item: Labelled) -> Float[Array, "size"]:
+        return item.y if self.classes is None else jax.nn.one_hot(item.y, self.classes)
+
+
+class Heads(eqx.Module):
+    """From features to an `Output`: abstract, so that a learner's parts are named where it is built."""
+
+    @abc.abstractmethod
+    def __call__(self, features: Float[Array, "features"]) -> Output: ...
+
+
+class ActorCritic(Heads):
+    """A policy over `actions` choices (or, with `log_std`, a Gaussian of as many dimensions) and a value."""
+
+    actor: eqx.nn.Linear
+    critic: eqx.nn.Linear
+    log_std: Float[Array, "dims"] | None
+
+    def __init__(self, features: int, actions: int, *, key: Key[Array, ""], gaussian: bool = False):
+        actor, critic = jax.random.split(key)
+        # A policy that starts near indifference: early returns then say something of every action.
+        self.actor = jax.tree.map(lambda w: 0.01 * w, eqx.nn.Linear(features, actions, key=actor))
+        self.critic = eqx.nn.Linear(features, 1, key=critic)
+        self.log_std = jnp.zeros(actions) if gaussian else None
+
+    def __call__(self, features: Float[Array, "features"]) -> Output:
+        choice = self.actor(features)
+        policy = Categorical(choice) if self.log_std is None else Gaussian(choice, jnp.exp(self.log_std))
+        return Output(policy=policy, value=self.critic(features)[0])
+
+
+class Prediction(Heads):
+    """A linear read-out: a regression target, or the logits of classes."""
+
+    linear: eqx.nn.Linear
+
+    def __init__(self, features: int, outputs: int, *, key: Key[Array, ""]):
+        self.linear = eqx.nn.Linear(features, outputs, key=key)
+
+    def __call__(self, features: Float[Array, "features"]) -> Output:
+        return Output(prediction=self.linear(features))
+
+
+class RecurrentState(eqx.Module):
+    hidden: PyTree
+    feedback: Float[Array, "size"]  # of the step before; zeros when the task begins
+
+
+class Recurrent(Learner):
+    """Absorbs one item at a time: an experience of several is absorbed in order, and has no `width`."""
+
+    cell: Cell
+    heads: Heads
+    feedback: Feedback
+
+    def init(self, *, key: Key[Array, ""]) -> RecurrentState:
+        del key
+        return RecurrentState(self.cell.initial(), jnp.zeros(self.feedback.size))
+
+    def adapt(self, state: RecurrentState, experience: PyTree, *, key: Key[Array, ""]) -> RecurrentState:
+        del key
+        _one_stream(experience)
+
+        def absorb(state, item):
+            return RecurrentState(self._hidden(state, item.x), self.feedback(item)), None
+
+        return jax.lax.scan(absorb, state, experience)[0]
+
+    def apply(self, state: RecurrentState, x: PyTree) -> Output:
+        return self.heads(self.cell.features(self._hidden(state, x)))
+
+    def replay(self, state: RecurrentState, experience: PyTree, *, key: Key[Array, "stretches"]) -> Output:
+        """The cell runs along the life once, then the heads see all moments in one product. Equal to
+        `scan_replay` where stretches are single steps; within a longer one `apply` would not see its beginning.
+        """
+        del key
+        stretches, steps = jax.tree.leaves(experience)[0].shape[:2]
+        if steps != 1:
+            raise Incompatible(f"Recurrent adapts at every step; use adapt_every=1, not {steps}")
+        items = jax.tree.map(lambda x: x[:, 0], experience)
+        _one_stream(items)
+        told = jax.vmap(self.feedback)(items)
+        before = jnp.concatenate([state.feedback[None], told[:-1]])
+
+        def step(hidden, seen):
+            hidden = self._hidden(RecurrentState(hidden, seen[1]), seen[0])
+            return hidden, self.cell.features(hidden)
+
+        _, features = jax.lax.scan(step, state.hidden, (items.x, before))
+        return jax.vmap(jax.vmap(self.heads))(features[:, None])
+
+    def _hidden(self, state: RecurrentState, x: Float[Array, "inputs"]) -> PyTree:
+        return self.cell(state.hidden, jnp.concatenate([x, state.feedback]))
+
+
+def _one_stream(experience: PyTree) -> None:
+    if experience.axes != 1:
+        raise Incompatible("a recurrent learner remembers one stream: use width=None")

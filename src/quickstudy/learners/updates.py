@@ -1,0 +1,71 @@
+"""How one inner step moves the fast weights.
+
+    SGD        φ ← φ − α g            one rate for all, or (Meta-SGD, Li et al. 2017) one for each weight
+    Optax      φ ← φ + u(g, m)        any optax transformation as it is, nothing in it learned
+
+A rate is a plain number (constant), an array or a `Positive` (learned), or a tree of them shaped like the
+fast weights.
+"""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from quickstudy.core import meta_parameters, unwrap
+
+
+class Update(eqx.Module):
+    """One step of an inner optimiser; `memory` is its own (moments), started afresh for each task."""
+
+    @property
+    @abc.abstractmethod
+    def learned(self) -> bool:
+        """Whether it has meta-parameters, which need an adjoint that differentiates the path."""
+
+    @abc.abstractmethod
+    def init(self, weights: PyTree) -> PyTree: ...
+
+    @abc.abstractmethod
+    def step(self, weights: PyTree, gradient: PyTree, memory: PyTree) -> tuple[PyTree, PyTree]: ...
+
+
+class SGD(Update):
+    rate: Any
+
+    @property
+    def learned(self) -> bool:
+        return bool(meta_parameters(self))  # type: ignore[arg-type]
+
+    def init(self, weights: PyTree) -> PyTree:
+        return ()
+
+    def step(self, weights: PyTree, gradient: PyTree, memory: PyTree) -> tuple[PyTree, PyTree]:
+        rates = unwrap(self.rate)
+        if jax.tree.structure(rates) != jax.tree.structure(weights):
+            rates = jax.tree.map(lambda _: rates, weights)
+        return jax.tree.map(lambda w, a, g: w - a * g, weights, rates, gradient), memory
+
+
+def per_weight(weights: PyTree, rate: float) -> SGD:
+    """Meta-SGD's update: a learned rate for each of `weights` (signed, as in the paper), all starting at `rate`."""
+    return SGD(jax.tree.map(lambda w: jnp.full_like(w, rate), eqx.filter(weights, eqx.is_inexact_array)))
+
+
+class Optax(Update):
+    transformation: optax.GradientTransformation = eqx.field(static=True)
+
+    @property
+    def learned(self) -> bool:
+        return False
+
+    def init(self, weights: PyTree) -> PyTree:
+        return self.transformation.init(weights)
+
+    def step(self, weights: PyTree, gradient: PyTree, memory: PyTree) -> tuple[PyTree, PyTree]:
+        moves, memory = self.transformation.update(gradient, memory, weights)
+        return optax.apply_updates(weights, moves), memory

@@ -1,0 +1,116 @@
+"""Back-propagation through the inner loop: θ ← θ + u(∇_θ 1/N Σ_i loss_i), u any optax transformation.
+
+`epochs` passes over one batch, each in `minibatches` of tasks, make it PPO (Schulman et al. 2017) where the loss
+is a surrogate. The mean over tasks is plain, so the tasks may be gone through in chunks of any size.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Key, PyTree
+
+from quickstudy.core import Batch, Incompatible, Learner, Memory, MetaOptimizer, Metrics, Objective, combine, partition
+
+
+def mean_gradient(objective: Objective, learner: Learner, batch: Batch, *, chunk: int | None = None):
+    """(losses [tasks], metrics, gradient of their mean, mask of the diverged tasks).
+
+    A task whose loss or gradient is not finite contributes exactly zero. Telling whose gradient it is needs one
+    gradient a task, which costs memory and time, so that is done only when something was not finite.
+    """
+    learned, rest = partition(learner)
+    num = jax.tree.leaves(batch)[0].shape[0]
+
+    def total(learned, part):
+        losses, metrics = objective.loss(combine(learned, rest), part)
+        return losses.sum(), (losses, metrics)
+
+    def over(part):
+        (_, (losses, metrics)), gradient = jax.value_and_grad(total, has_aux=True)(learned, part)
+        return losses, metrics, gradient
+
+    def in_parts(size, keep):
+        parts = jax.tree.map(lambda x: x.reshape(num // size, size, *x.shape[1:]), batch)
+
+        def add(summed, part):
+            losses, metrics, gradient = over(part)
+            good = keep(losses, gradient)
+            gradient = jax.tree.map(lambda s, g: s + jnp.where(good, g, 0.0), summed, gradient)
+            return gradient, (losses, metrics, jnp.broadcast_to(~good, losses.shape))
+
+        zero = jax.tree.map(jnp.zeros_like, learned)
+        gradient, out = jax.lax.scan(add, zero, parts)
+        losses, metrics, diverged = jax.tree.map(lambda x: x.reshape(num, *x.shape[2:]), out)
+        return losses, metrics, gradient, diverged
+
+    if chunk is None or chunk >= num:
+        fast = (*over(batch), jnp.zeros(num, bool))
+    elif num % chunk:
+        raise ValueError(f"chunk={chunk} must divide the {num} tasks of a minibatch")
+    else:
+        fast = in_parts(chunk, lambda losses, gradient: jnp.ones((), bool))
+
+    isolate = lambda: in_parts(1, lambda losses, gradient: _finite(losses) & _finite(gradient))
+    losses, metrics, gradient, diverged = jax.lax.cond(_finite((fast[0], fast[2])), lambda: fast, isolate)
+    return losses, metrics, jax.tree.map(lambda g: g / num, gradient), diverged
+
+
+def _finite(tree: PyTree) -> Array:
+    # 0·x is NaN exactly where x is not finite, so one sum a leaf tells
+    return jnp.isfinite(sum((0.0 * leaf).sum() for leaf in jax.tree.leaves(tree)))
+
+
+class Backprop(MetaOptimizer):
+    """`optimizer` moves the meta-parameters; `chunk` tasks at a time are differentiated (None: all)."""
+
+    optimizer: optax.GradientTransformation = eqx.field(static=True)
+    epochs: int = eqx.field(static=True, default=1)
+    minibatches: int = eqx.field(static=True, default=1)
+    chunk: int | None = eqx.field(static=True, default=None)
+
+    population = None
+
+    def init(self, learner: Learner) -> Memory:
+        if not learner.differentiable:
+            raise Incompatible(
+                f"{type(learner).__name__} declares that it cannot be differentiated through; improve it by Evolution"
+            )
+        learned, _ = partition(learner)
+        if not jax.tree.leaves(learned):
+            raise Incompatible(f"{type(learner).__name__} has no meta-parameters: there is nothing to improve")
+        return self.optimizer.init(learned)
+
+    def candidates(self, learner: Learner, memory: Memory, *, key: Key[Array, ""]) -> Learner:
+        del memory, key
+        return learner
+
+    def update(
+        self, objective: Objective, learner: Learner, memory: Memory, batch: Batch, *, key: Key[Array, ""]
+    ) -> tuple[Learner, Memory, Metrics]:
+        learned, rest = partition(learner)
+        num = jax.tree.leaves(batch)[0].shape[0]
+        if num % self.minibatches:
+            raise ValueError(f"{self.minibatches} minibatches must divide the meta-batch of {num} tasks")
+
+        def improve(carry, indices):
+            learned, memory = carry
+            part = batch if self.minibatches == 1 else jax.tree.map(lambda x: x[indices], batch)
+            losses, metrics, gradient, diverged = mean_gradient(
+                objective, combine(learned, rest), part, chunk=self.chunk
+            )
+            moves, memory = self.optimizer.update(gradient, memory, learned)
+            metrics = {"loss": losses, **metrics, "diverged": diverged}
+            norm = optax.global_norm(gradient)
+            return (optax.apply_updates(learned, moves), memory), (metrics, norm)
+
+        shuffled = [jax.random.permutation(k, num) for k in jax.random.split(key, self.epochs)]
+        if self.minibatches == 1:
+            shuffled = [jnp.arange(num)] * self.epochs
+        order = jnp.stack(shuffled).reshape(self.epochs * self.minibatches, -1)
+        (learned, memory), (metrics, norms) = jax.lax.scan(improve, (learned, memory), order)
+        # What the tasks were worth before this update: the first epoch's, put back in the tasks' order.
+        first = jnp.argsort(order[: self.minibatches].reshape(-1))
+        told = jax.tree.map(lambda m: m[: self.minibatches].reshape(num, *m.shape[2:])[first], metrics)
+        ever = jnp.zeros(num, bool).at[order.reshape(-1)].max(metrics["diverged"].reshape(-1))
+        return combine(learned, rest), memory, {**told, "diverged": ever, "gradient_norm": norms[0]}

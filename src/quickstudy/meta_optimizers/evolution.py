@@ -1,0 +1,90 @@
+"""Evolution strategies: estimate the gradient of the score from what a population of learners lived.
+
+    ∇_θ E[F(θ + σε)]  ≈  1/(2mσ) Σ_{j≤m} (F(θ + σε_j) − F(θ − σε_j)) ε_j,   ε_j ~ N(0, I)
+
+Pairs are antithetic, and all candidates live the same tasks with the same keys, so that what differs is what the
+perturbation did. Salimans et al. 2017, "Evolution Strategies as a Scalable Alternative to Reinforcement Learning";
+over MAML's learner it is ES-MAML (Song et al. 2020).
+"""
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key, PyTree
+
+from quickstudy.core import Batch, Incompatible, Learner, Memory, MetaOptimizer, Metrics, Objective, combine, partition
+
+
+class EvolutionMemory(eqx.Module):
+    optimizer: PyTree
+    scale: PyTree  # one number a leaf
+
+
+class Evolution(MetaOptimizer):
+    """`population` candidates (even); `sigma` is relative to each leaf's own scale: the root mean square of its
+    entries when training starts, but at least `floor`, so that leaves of zeros move too.
+
+    fitness: "ranks" (centred ranks over the population, which no outlier can sway), "standardised", or "raw" (the
+    plain estimate of the gradient).
+    """
+
+    optimizer: optax.GradientTransformation = eqx.field(static=True)
+    population: int = eqx.field(static=True, default=64)
+    sigma: float = eqx.field(static=True, default=0.1)
+    floor: float = eqx.field(static=True, default=0.1)
+    fitness: Literal["ranks", "standardised", "raw"] = eqx.field(static=True, default="ranks")
+
+    def __check_init__(self):
+        if self.population < 2 or self.population % 2:
+            raise ValueError(f"population must be even and at least 2 (antithetic pairs), got {self.population}")
+
+    def init(self, learner: Learner) -> EvolutionMemory:
+        learned, _ = partition(learner)
+        if not jax.tree.leaves(learned):
+            raise Incompatible(f"{type(learner).__name__} has no meta-parameters: there is nothing to improve")
+        scale = jax.tree.map(lambda w: jnp.maximum(jnp.sqrt((w**2).mean()), self.floor), learned)
+        return EvolutionMemory(self.optimizer.init(learned), scale)
+
+    def candidates(self, learner: Learner, memory: EvolutionMemory, *, key: Key[Array, ""]) -> Learner:
+        learned, rest = partition(learner)
+        noise = self._noise(learned, memory.scale, key)
+        plus = jax.tree.map(lambda w, e: w + self.sigma * e, learned, noise)
+        minus = jax.tree.map(lambda w, e: w - self.sigma * e, learned, noise)
+        return combine(jax.tree.map(lambda p, m: jnp.concatenate([p, m]), plus, minus), rest)
+
+    def update(
+        self, objective: Objective, learner: Learner, memory: EvolutionMemory, batch: Batch, *, key: Key[Array, ""]
+    ) -> tuple[Learner, EvolutionMemory, Metrics]:
+        scores = jax.vmap(objective.score)(batch)  # [population, tasks]
+        # A task that any candidate broke tells nothing of the difference between candidates.
+        diverged = ~jnp.isfinite(scores).all(0)
+        fitness = self._shape(jnp.where(diverged, 0.0, scores).mean(1))
+        learned, rest = partition(learner)
+        noise = self._noise(learned, memory.scale, key)
+        plus, minus = jnp.split(fitness, 2)
+        estimate = lambda e: -jnp.tensordot(plus - minus, e, 1) / (self.population * self.sigma)
+        # ε was scaled leaf by leaf: dividing by the scale twice gives the gradient in the leaf's own units.
+        gradient = jax.tree.map(lambda e, s: estimate(e) / s**2, noise, memory.scale)
+        moves, optimizer = self.optimizer.update(gradient, memory.optimizer, learned)
+        metrics = {
+            "loss": -scores.mean(0),
+            "diverged": diverged,
+            "gradient_norm": optax.global_norm(gradient),
+        }
+        return combine(optax.apply_updates(learned, moves), rest), EvolutionMemory(optimizer, memory.scale), metrics
+
+    def _noise(self, learned: PyTree, scale: PyTree, key: Key[Array, ""]) -> PyTree:
+        leaves, structure = jax.tree.flatten(learned)
+        keys = jax.random.split(key, len(leaves))
+        draw = lambda k, w, s: s * jax.random.normal(k, (self.population // 2, *w.shape))
+        return jax.tree.unflatten(structure, list(map(draw, keys, leaves, jax.tree.leaves(scale))))
+
+    def _shape(self, score: Float[Array, "population"]) -> Float[Array, "population"]:
+        if self.fitness == "ranks":
+            return jnp.argsort(jnp.argsort(score)) / (self.population - 1) - 0.5
+        if self.fitness == "standardised":
+            return (score - score.mean()) / (score.std() + 1e-8)
+        return score

@@ -1,0 +1,83 @@
+"""Networks dressed as what a learner needs: a vector in, an `Output` out."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from quickstudy.data import Categorical, Gaussian, Output
+
+
+class MLP(eqx.Module):
+    """Dense layers with `activation` between them. The layers are a plain list, the last one the head."""
+
+    layers: list[eqx.nn.Linear]
+    activation: Callable = eqx.field(static=True)
+
+    def __init__(self, sizes: tuple[int, ...], *, key: Key[Array, ""], activation: Callable = jax.nn.relu):
+        """`sizes` runs from the input to the output: (1, 40, 40, 1) has three layers."""
+        keys = jax.random.split(key, len(sizes) - 1)
+        self.layers = [eqx.nn.Linear(i, o, key=k) for i, o, k in zip(sizes[:-1], sizes[1:], keys, strict=True)]
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "inputs"]) -> Float[Array, "outputs"]:
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x))
+        return self.layers[-1](x)
+
+
+class Predictor(eqx.Module):
+    """A network whose output is the prediction: a regression target, or the logits of classes."""
+
+    net: Callable
+
+    def __call__(self, x: Float[Array, "inputs"]) -> Output:
+        return Output(prediction=self.net(x))
+
+
+class Contextual(eqx.Module):
+    """A predictor that reads a context vector beside its input. With only the context fast, MAML is CAVIA
+    (Zintgraf et al. 2019). The context always starts at zero, so it is not learned: only its use is."""
+
+    net: Callable
+    context: Float[Array, "context"]
+
+    def __call__(self, x: Float[Array, "inputs"]) -> Output:
+        return Output(prediction=self.net(jnp.concatenate([x, self.context])))
+
+
+class CategoricalPolicy(eqx.Module):
+    """A policy over as many actions as the network has outputs."""
+
+    net: Callable
+
+    def __call__(self, x: Float[Array, "inputs"]) -> Output:
+        return Output(policy=Categorical(self.net(x)))
+
+
+class GaussianPolicy(eqx.Module):
+    """A normal policy: the network gives the means, `log_std` is one number an action dimension."""
+
+    net: Callable
+    log_std: Float[Array, "dims"]
+    scale: float = eqx.field(static=True, default=1.0)  # actions of unit size in the network, of this size outside
+
+    def __call__(self, x: Float[Array, "inputs"]) -> Output:
+        return Output(policy=Gaussian(self.scale * self.net(x), self.scale * jnp.exp(self.log_std)))
+
+
+def head(model: eqx.Module) -> eqx.Module:
+    """The last layer of the model's network: ANIL's fast leaves."""
+    return model.net.layers[-1]
+
+
+def context(model: Contextual) -> Float[Array, "context"]:
+    """The context vector: CAVIA's fast leaf."""
+    return model.context
+
+
+def everything(model: eqx.Module) -> eqx.Module:
+    """The whole model: MAML's fast leaves."""
+    return model

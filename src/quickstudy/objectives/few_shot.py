@@ -1,0 +1,74 @@
+"""Query loss after adapting on the support set: the episodic objective of Vinyals et al. 2016 and Finn et al. 2017.
+
+    loss_i = mean over the query set of  ℓ(f(x; adapt(init, support_i)), y)
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from quickstudy.core import Learner, Memory, Metrics, Objective, Tasks
+from quickstudy.data import Episode, Labelled
+from quickstudy.nn.measures import squared_error
+
+
+class Judged(eqx.Module):
+    """A batch: the episodes, the keys they are adapted with, and how well that went."""
+
+    episode: Episode
+    key: Key[Array, "tasks"]
+    quality: Float[Array, "tasks"]
+    diverged: Bool[Array, "tasks"]
+
+
+def adapted(learner: Learner, episode: Episode, key: Key[Array, ""]):
+    """(state before, state after) adapting on the support set."""
+    begin, learn = jax.random.split(key)
+    before = learner.init(key=begin)
+    return before, learner.adapt(before, episode.support, key=learn)
+
+
+def query_mean(measure: Callable, learner: Learner, episode: Episode, key: Key[Array, ""]) -> Float[Array, ""]:
+    """Mean of `measure(prediction, y)` over the query set, after adapting."""
+    _, state = adapted(learner, episode, key)
+
+    def of_one(query: Labelled):
+        return measure(learner.apply(state, query.x).prediction, query.y)
+
+    return jax.vmap(of_one)(episode.query).mean()
+
+
+class FewShot(Objective):
+    """`of_loss(prediction, y)` is what is minimised and `of_score(prediction, y)` what is reported, under the name
+    `metric`; both are of one example and averaged over the query set."""
+
+    of_loss: Callable = eqx.field(static=True, default=squared_error)
+    of_score: Callable = eqx.field(static=True, default=squared_error)
+    metric: str = eqx.field(static=True, default="query MSE")
+    lower_is_better: bool = eqx.field(static=True, default=True)
+
+    adaptations_per_point = 1
+
+    def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
+        del learner, tasks, key
+        return ()
+
+    def collect(
+        self, learner: Learner, memory: Memory, tasks: Episode, *, key: Key[Array, ""]
+    ) -> tuple[Judged, Memory]:
+        keys = jax.random.split(key, jax.tree.leaves(tasks)[0].shape[0])
+        quality = jax.vmap(lambda e, k: query_mean(self.of_score, learner, e, k))(tasks, keys)
+        return Judged(tasks, keys, quality, ~jnp.isfinite(quality)), memory
+
+    def loss(self, learner: Learner, batch: Judged) -> tuple[Float[Array, "tasks"], Metrics]:
+        losses = jax.vmap(lambda e, k: query_mean(self.of_loss, learner, e, k))(batch.episode, batch.key)
+        return losses, {}
+
+    def score(self, batch: Judged) -> Float[Array, "tasks"]:
+        return -batch.quality if self.lower_is_better else batch.quality
+
+    def curve(self, batch: Judged) -> Float[Array, "tasks points"]:
+        return batch.quality[:, None]

@@ -1,0 +1,71 @@
+"""Prediction on a labelled stream: predict, be judged, then see the label (Hochreiter et al. 2001; Santoro et al.
+2016).
+
+    loss_i = mean over t of  ℓ(f(x_t; s_{t−1}), y_t),   s_t = adapt(s_{t−1}, (x_t, y_t))
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from quickstudy.core import Learner, Memory, Metrics, Objective, Tasks
+from quickstudy.data import Labelled
+from quickstudy.nn.measures import squared_error
+
+
+class Streamed(eqx.Module):
+    """A batch: streams [tasks, time], one key a step, and the quality of each prediction."""
+
+    stream: Labelled
+    key: Key[Array, "tasks"]
+    keys: Key[Array, "tasks time"]
+    quality: Float[Array, "tasks time"]
+    diverged: Bool[Array, "tasks"]
+
+
+class Online(Objective):
+    """As FewShot, with a task that is one `Labelled` stream; `burn_in` predictions at its start do not count."""
+
+    of_loss: Callable = eqx.field(static=True, default=squared_error)
+    of_score: Callable = eqx.field(static=True, default=squared_error)
+    metric: str = eqx.field(static=True, default="stream MSE")
+    lower_is_better: bool = eqx.field(static=True, default=True)
+    burn_in: int = eqx.field(static=True, default=0)
+
+    adaptations_per_point = 1
+
+    def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
+        length = jax.tree.leaves(tasks)[0].shape[1]
+        if not 0 <= self.burn_in < length:
+            raise ValueError(f"burn_in={self.burn_in} must lie in [0, {length}), the length of the stream")
+        return ()
+
+    def collect(
+        self, learner: Learner, memory: Memory, tasks: Labelled, *, key: Key[Array, ""]
+    ) -> tuple[Streamed, Memory]:
+        num, length = jax.tree.leaves(tasks)[0].shape[:2]
+        begin, adapt = jax.random.split(key)
+        begin, adapt = jax.random.split(begin, num), jax.random.split(adapt, (num, length))
+        each = lambda *life: self._along(self.of_score, learner, *life)
+        quality = jax.vmap(each)(tasks, begin, adapt)
+        return Streamed(tasks, begin, adapt, quality, ~jnp.isfinite(quality).all(1)), memory
+
+    def loss(self, learner: Learner, batch: Streamed) -> tuple[Float[Array, "tasks"], Metrics]:
+        each = lambda *life: self._along(self.of_loss, learner, *life)[self.burn_in :].mean()
+        return jax.vmap(each)(batch.stream, batch.key, batch.keys), {}
+
+    def score(self, batch: Streamed) -> Float[Array, "tasks"]:
+        return batch.quality[:, self.burn_in :].mean(1) * (-1 if self.lower_is_better else 1)
+
+    def curve(self, batch: Streamed) -> Float[Array, "tasks points"]:
+        return batch.quality
+
+    def _along(
+        self, measure: Callable, learner: Learner, stream: Labelled, key: Key[Array, ""], keys: Key[Array, "time"]
+    ) -> Float[Array, "time"]:
+        single = jax.tree.map(lambda x: x[:, None], stream)  # stretches of one step each
+        outputs = learner.replay(learner.init(key=key), single, key=keys)
+        return jax.vmap(measure)(jax.tree.map(lambda p: p[:, 0], outputs.prediction), stream.y)

@@ -1,0 +1,298 @@
+"""The return of a trial in an on-device environment, and everything between RL² and PPO.
+
+A trial lives `horizon` steps of one task. It lives `adapt_every` steps with the learner's state frozen, then
+lets the learner adapt on that stretch:
+
+    adapt_every=1                       RL² and other memories
+    adapt_every=episode, width=20       MAML-RL: 20 parallel trajectories, then an inner step
+    adapt_every=128, width=16           PPO as an inner loop
+
+`collect` lives; `loss` replays the learner's adaptation along the life without the environment and adds up
+loss terms of what it says now. `burn_in` steps at the start of the trial do not count (MAML judges only what
+follows adaptation). With a `window` shorter than the horizon a meta-step lives only that long, and the
+unfinished lives wait in the objective's memory; the gradient is cut there.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, State, Tasks, starts_from_leaves
+from quickstudy.data import Output, Transition
+from quickstudy.rl import returns
+from quickstudy.rl.losses import LossTerm
+
+
+class Life(eqx.Module):
+    """An unfinished trial of one task."""
+
+    task: PyTree
+    environment: PyTree
+    observation: PyTree
+    state: State
+    time: Int[Array, ""]  # steps lived; 0 begins anew
+    key: Key[Array, ""]  # the one `init` is given
+
+
+class Lived(eqx.Module):
+    """A batch: [tasks, stretches, steps] or, with a width, [tasks, stretches, steps, width]."""
+
+    transition: Transition
+    log_prob: Float[Array, "..."]  # of the actions, when they were taken
+    advantage: Float[Array, "..."]
+    target: Float[Array, "..."]  # λ-returns, what a value should have said
+    counts: Bool[Array, "..."]  # [tasks, stretches, steps (, 1)]: False during burn-in
+    key: Key[Array, "tasks"]
+    keys: Key[Array, "tasks stretches"]
+    start: State  # carried into this window; () where every life begins anew
+    fresh: Bool[Array, "tasks"]
+    diverged: Bool[Array, "tasks"]
+
+
+class Trial(Objective):
+    """`environment` follows gymnax (see tasks.environment); tasks are its parameters.
+
+    horizon, adapt_every, burn_in, window, report_every: in environment steps (of each parallel copy)
+    width: parallel copies of the environment a task; None for one stream without that axis
+    terms: (weight, loss term) pairs; they add up
+    discount, trace: γ and λ of the advantages, in [0, 1]
+    baseline: "value" reads the learner's own value; "linear" fits one to each stretch; "none" is 0
+    across_episodes: the trial is one long life and credit passes the end of an episode (RL²), or not (MAML-RL)
+    normalise: advantages to mean 0 and deviation 1, over all tasks
+    act: "sample" or "mode" of the policy
+    cut_start: allow a window although the learner's start lies before it, and with it a biased gradient
+    """
+
+    environment: Any = eqx.field(static=True)
+    horizon: int = eqx.field(static=True)
+    terms: tuple[tuple[float, LossTerm], ...] = eqx.field(static=True, default=())
+    adapt_every: int = eqx.field(static=True, default=1)
+    width: int | None = eqx.field(static=True, default=None)
+    burn_in: int = eqx.field(static=True, default=0)
+    window: int | None = eqx.field(static=True, default=None)
+    discount: float = eqx.field(static=True, default=0.99)
+    trace: float = eqx.field(static=True, default=0.95)
+    baseline: Literal["value", "linear", "none"] = eqx.field(static=True, default="value")
+    across_episodes: bool = eqx.field(static=True, default=True)
+    normalise: bool = eqx.field(static=True, default=True)
+    act: Literal["sample", "mode"] = eqx.field(static=True, default="sample")
+    report_every: int | None = eqx.field(static=True, default=None)
+    cut_start: bool = eqx.field(static=True, default=False)
+
+    metric = "return"
+    lower_is_better = False
+
+    @property
+    def adaptations_per_point(self) -> int:
+        return (self.report_every or self.adapt_every) // self.adapt_every
+
+    def __check_init__(self):
+        lived = self.horizon if self.window is None else self.window
+        if lived % self.adapt_every or self.horizon % lived:
+            raise ValueError(
+                f"horizon={self.horizon} must be a multiple of window={self.window}, "
+                f"and that of adapt_every={self.adapt_every}"
+            )
+        if not 0 <= self.burn_in < self.horizon:
+            raise ValueError(f"burn_in={self.burn_in} must lie in [0, horizon={self.horizon})")
+        report_every = self.report_every or self.adapt_every
+        if lived % report_every or report_every % self.adapt_every:
+            raise ValueError(f"report_every={report_every} must divide {lived} and be a multiple of {self.adapt_every}")
+        if self.baseline == "linear" and self.width is None:
+            raise ValueError("baseline='linear' is fitted over parallel copies: give a width")
+
+    def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
+        if self.window is None or self.window == self.horizon:
+            return ()
+        if learner.differentiable and not self.cut_start and starts_from_leaves(learner):
+            raise Incompatible(
+                f"{type(learner).__name__} starts each task from its meta-parameters, which lie before every "
+                "window but the first: the gradient would be biased. Use window=None, or cut_start=True to "
+                "accept it"
+            )
+        begin = lambda task, key: self._begin(learner, task, key)
+        return jax.vmap(begin)(tasks, jax.random.split(key, _count(tasks)))
+
+    def collect(
+        self, learner: Learner, memory: Memory, tasks: Tasks, *, key: Key[Array, ""]
+    ) -> tuple[Lived, Memory]:
+        keys = jax.random.split(key, _count(tasks))
+        if isinstance(memory, Life):
+            lives = jax.vmap(lambda life, task, key: self._continue(learner, life, task, key))(memory, tasks, keys)
+        else:
+            lives = jax.vmap(lambda task, key: self._begin(learner, task, key))(tasks, keys)
+        batch, lives = jax.vmap(lambda life, key: self._live(learner, life, key))(lives, keys)
+        if isinstance(memory, Life):
+            return _normalise(batch) if self.normalise else batch, lives
+        batch = eqx.tree_at(lambda b: b.start, batch, (), is_leaf=lambda x: x is batch.start)
+        return _normalise(batch) if self.normalise else batch, ()
+
+    def loss(self, learner: Learner, batch: Lived) -> tuple[Float[Array, "tasks"], Metrics]:
+        def of_one(lived: Lived):
+            state = learner.init(key=lived.key)
+            if jax.tree.leaves(lived.start):
+                state = jax.tree.map(lambda new, old: jnp.where(lived.fresh, new, old), state, lived.start)
+            outputs = learner.replay(state, lived.transition, key=lived.keys)
+            return sum(weight * term(outputs, lived) for weight, term in self.terms)
+
+        return jax.vmap(of_one)(batch), {"return": self.score(batch)}
+
+    def score(self, batch: Lived) -> Float[Array, "tasks"]:
+        """Total reward after the burn-in, the mean over parallel copies."""
+        reward = jnp.where(batch.counts, batch.transition.reward, 0.0)
+        return _over_copies(reward, self.width).sum((1, 2))
+
+    def curve(self, batch: Lived) -> Float[Array, "tasks points"]:
+        """Total reward of each `report_every` steps (one stretch unless said otherwise), burn-in included."""
+        reward = _over_copies(batch.transition.reward, self.width)
+        return reward.reshape(reward.shape[0], -1, self.report_every or self.adapt_every).sum(-1)
+
+    def _copies(self, f: Callable, *args: PyTree) -> PyTree:
+        return (f if self.width is None else jax.vmap(f))(*args)
+
+    def _keys(self, key: Key[Array, ""]) -> Key[Array, "..."]:
+        return key if self.width is None else jax.random.split(key, self.width)
+
+    def _begin(self, learner: Learner, task: PyTree, key: Key[Array, ""]) -> Life:
+        reset, init = jax.random.split(key)
+        observation, environment = self._copies(lambda k: self.environment.reset(k, task), self._keys(reset))
+        return Life(task, environment, observation, learner.init(key=init), jnp.zeros((), int), init)
+
+    def _continue(self, learner: Learner, life: Life, task: PyTree, key: Key[Array, ""]) -> Life:
+        anew = self._begin(learner, task, key)
+        return jax.tree.map(lambda new, old: jnp.where(life.time == 0, new, old), anew, life)
+
+    def _live(self, learner: Learner, life: Life, key: Key[Array, ""]) -> tuple[Lived, Life]:
+        """One window of one task."""
+        windowed = self.window is not None and self.window < self.horizon
+        stretches = (self.window or self.horizon) // self.adapt_every
+        # The keys that `_begin` split from are the same ones: these must differ.
+        acting, adapting = jax.random.split(jax.random.fold_in(key, 1))
+        acting, adapting = jax.random.split(acting, stretches), jax.random.split(adapting, stretches)
+
+        def step(carry, key):
+            state, environment, observation, time = carry
+
+            def one(key, environment, observation):
+                choose, move = jax.random.split(key)
+                said: Output = learner.apply(state, observation)
+                action = said.policy.mode() if self.act == "mode" else said.policy.sample(key=choose)
+                then, environment, reward, terminated, truncated, info = self.environment.step(
+                    move, environment, action, life.task
+                )
+                transition = Transition(
+                    observation,
+                    action,
+                    jnp.asarray(reward, float),
+                    jnp.asarray(terminated, bool),
+                    jnp.asarray(truncated, bool),
+                    time == self.horizon - 1,
+                    info["final_observation"],
+                )
+                return then, environment, (transition, said.policy.log_prob(action), said.value)
+
+            observation, environment, lived = self._copies(one, self._keys(key), environment, observation)
+            return (state, environment, observation, time + 1), lived
+
+        def stretch(carry, key):
+            carry, lived = jax.lax.scan(step, carry, jax.random.split(key, self.adapt_every))
+            following = self._following(learner, carry[0], lived)
+            return carry, (*lived, following)
+
+        def stretch_and_adapt(carry, keys):
+            (state, *rest), lived = stretch(carry, keys[0])
+            return (learner.adapt(state, lived[0], key=keys[1]), *rest), lived
+
+        carry = (life.state, life.environment, life.observation, life.time)
+        if windowed:
+            carry, lived = jax.lax.scan(stretch_and_adapt, carry, (acting, adapting))
+        else:  # what would be learned from the last stretch is never used
+            carry, lived = jax.lax.scan(stretch_and_adapt, carry, (acting[:-1], adapting[:-1]))
+            carry, final = stretch(carry, acting[-1])
+            lived = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), lived, final)
+        state, environment, observation, time = carry
+        transition, log_prob, value, following = lived
+
+        times = life.time + jnp.arange(stretches * self.adapt_every).reshape(stretches, self.adapt_every)
+        advantage, target = self._advantage(learner, carry, transition, value, following)
+        finite = jnp.isfinite(transition.reward).all() & jnp.isfinite(target).all() & ~jnp.isnan(log_prob).any()
+        batch = Lived(
+            transition,
+            log_prob,
+            advantage,
+            target,
+            times >= self.burn_in if self.width is None else (times >= self.burn_in)[..., None],
+            life.key,
+            adapting,
+            life.state,
+            life.time == 0,
+            ~finite,
+        )
+        over = jnp.where(time >= self.horizon, 0, time)
+        return batch, Life(life.task, environment, observation, state, over, life.key)
+
+    def _following(self, learner: Learner, state: State, lived: tuple) -> Array | None:
+        """Values of the observations that followed, under the state that acted: what a cut episode is worth."""
+        if self.across_episodes or self.baseline != "value":
+            return None
+        apply = lambda o: learner.apply(state, o).value
+        for _ in range(1 if self.width is None else 2):
+            apply = jax.vmap(apply)
+        return apply(lived[0].next_observation)
+
+    def _advantage(self, learner: Learner, carry: tuple, t: Transition, value: Array | None, following: Array | None):
+        as_time = lambda x: x.reshape(-1, *x.shape[2:])
+        shape = t.reward.shape
+        stretches, steps = shape[:2]
+        if self.baseline == "value" and value is None:
+            raise Incompatible("baseline='value' needs a learner that says a value; use 'linear' or 'none'")
+        if self.baseline == "linear":
+
+            def fit(t: Transition):
+                target = returns.rewards_to_go(t.reward, t.terminated, t.truncated, t.last, discount=self.discount)
+                return returns.linear_baseline(t.observation, target)
+
+            value = jax.vmap(fit)(t)
+        elif self.baseline == "none":
+            value = jnp.zeros(shape)
+        value = as_time(value)
+        terminated, truncated, last = as_time(t.terminated), as_time(t.truncated), as_time(t.last)
+        if following is not None:
+            following = as_time(following)
+        else:  # the next moment's own value; past a window, that of the observation which waits there
+            state, _, observation, _ = carry
+            end = jnp.zeros_like(value[:1])
+            if self.baseline == "value":
+                end = self._copies(lambda o: learner.apply(state, o).value, observation)[None]
+            following = jnp.concatenate([value[1:], end])
+        if self.across_episodes:
+            terminated, truncated = jnp.zeros_like(terminated), jnp.zeros_like(truncated)
+        elif self.baseline != "value":
+            terminated = terminated | truncated  # a fit to finite sums knows no value beyond the cut
+        advantage = returns.gae(
+            as_time(t.reward), value, following, terminated, truncated, last,
+            discount=self.discount, trace=self.trace,
+        )  # fmt: skip
+        return advantage.reshape(shape), (advantage + value).reshape(shape)
+
+
+def _count(tasks: Tasks) -> int:
+    return jax.tree.leaves(tasks)[0].shape[0]
+
+
+def _over_copies(x: Float[Array, "..."], width: int | None) -> Float[Array, "tasks stretches steps"]:
+    return x if width is None else x.mean(-1)
+
+
+def _normalise(batch: Lived) -> Lived:
+    """Advantages over all tasks to mean 0, deviation 1; tasks that diverged are left out of the statistics."""
+    counts = batch.counts & ~batch.diverged.reshape(-1, *[1] * (batch.counts.ndim - 1))
+    counts = jnp.broadcast_to(counts, batch.advantage.shape)
+    num = jnp.maximum(counts.sum(), 1)
+    mean = jnp.where(counts, batch.advantage, 0.0).sum() / num
+    var = jnp.where(counts, (batch.advantage - mean) ** 2, 0.0).sum() / num
+    return eqx.tree_at(lambda b: b.advantage, batch, (batch.advantage - mean) / jnp.sqrt(var + 1e-8))

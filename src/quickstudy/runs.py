@@ -1,0 +1,323 @@
+"""The run folder: configuration, metrics as JSON lines, checkpoints. It is enough to go on, test and report.
+
+    run.json                     what is run, with which versions
+    metrics.jsonl                one line a log interval; nothing in it depends on the clock
+    validation.jsonl             held-out performance while training
+    timing.jsonl                 wall-clock seconds a log interval
+    checkpoints/00001000/        state.safetensors, manifest.json
+
+A checkpoint is complete or invisible: written to a temporary folder, synced, renamed. The manifest carries SHA-256
+sums of the tensors, of itself and of the metrics so far, which are checked before anything is parsed. No pickle.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+from jaxtyping import PyTree
+
+TENSORS, MANIFEST, METRICS, LOCK = "state.safetensors", "manifest.json", "metrics.jsonl", "lock"
+
+
+class CheckpointRefused(Exception):
+    """A checkpoint is not what was written, or does not fit what is run. The message names the file."""
+
+
+class FolderInUse(Exception):
+    """Another run writes to this folder."""
+
+
+class StorageFailed(Exception):
+    """The disk refused a write. What was saved before is whole."""
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def canonical(value: Any) -> bytes:
+    """JSON that is the same bytes for the same value."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+
+
+def named_arrays(tree: PyTree) -> dict[str, np.ndarray]:
+    """Every array of a tree by its path; keys as their raw data."""
+    out = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        if isinstance(leaf, jax.Array | np.ndarray):
+            out[jax.tree_util.keystr(path)] = np.asarray(leaf)
+    return out
+
+
+def digest(tree: PyTree) -> str:
+    """SHA-256 over the names, types, shapes and bytes of every array of a tree."""
+    total = hashlib.sha256()
+    for name, array in sorted(named_arrays(tree).items()):
+        total.update(canonical([name, str(array.dtype), list(array.shape)]))
+        total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
+
+
+def restore(template: PyTree, arrays: dict[str, np.ndarray], where: str) -> PyTree:
+    """`template` with every array replaced by the one of the same path."""
+    expected = named_arrays(template)
+    wrong = [f"{name} is missing" for name in expected.keys() - arrays.keys()]
+    wrong += [f"{name} is unknown" for name in arrays.keys() - expected.keys()]
+    for name in expected.keys() & arrays.keys():
+        have, want = arrays[name], expected[name]
+        if have.shape != want.shape or have.dtype != want.dtype:
+            wrong.append(f"{name} is {have.dtype}{list(have.shape)}, not {want.dtype}{list(want.shape)}")
+    if wrong:
+        raise CheckpointRefused(f"{where} is of another model: {'; '.join(sorted(wrong)[:5])}")
+
+    def replace(path, leaf):
+        name = jax.tree_util.keystr(path)
+        if name not in expected:
+            return leaf
+        array = jax.numpy.asarray(arrays[name])
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(array)
+        return array
+
+    return jax.tree_util.tree_map_with_path(replace, template)
+
+
+@contextlib.contextmanager
+def storage(doing: str) -> Iterator[None]:
+    """Names what failed when the disk says no."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageFailed(f"{doing} failed: {error.strerror or error} ({error.filename or 'no file'})") from error
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """The file holds the old bytes or the new ones, never a part."""
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        write_synced(temporary, data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class RunFolder:
+    """Reads and writes one run's folder. Open it with `locked()` to write."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other runs out. A lock left by a dead process of this machine is taken over."""
+        with storage(f"opening the run folder {self.path}"):
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        lock = self.path / LOCK
+        me = canonical({"pid": os.getpid(), "host": socket.gethostname(), "born": _born(os.getpid())})
+        for _ in range(2):
+            try:
+                with storage(f"locking {self.path}"):
+                    descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+                break
+            except StorageFailed as error:
+                if not isinstance(error.__cause__, FileExistsError):
+                    raise
+                owner = self._owner(lock)
+                if owner is not None:
+                    raise FolderInUse(
+                        f"{self.path} is in use by process {owner['pid']} on {owner['host']}; choose another --out, "
+                        f"or, if that run is gone, delete {lock}"
+                    ) from None
+                lock.unlink(missing_ok=True)
+        else:
+            raise FolderInUse(f"{self.path} is in use: {lock} keeps coming back")
+        try:
+            os.write(descriptor, me)
+            os.close(descriptor)
+            for stale in (*self.checkpoints.glob(".tmp-*"), *self.path.glob(".tmp-*")):
+                shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+    @staticmethod
+    def _owner(lock: Path) -> dict | None:
+        try:
+            owner = json.loads(lock.read_bytes())
+            pid, host, born = owner["pid"], owner["host"], owner["born"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            return None  # killed while writing it: nobody holds it
+        if host == socket.gethostname() and _born(pid) != born:
+            return None
+        return owner
+
+    # --- what is run -------------------------------------------------------------------------------------------
+
+    @property
+    def exists(self) -> bool:
+        return (self.path / "run.json").exists()
+
+    def write_json(self, name: str, value: Any) -> None:
+        with storage(f"writing {self.path / name}"):
+            write_atomic(self.path / name, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode())
+
+    def read_json(self, name: str) -> Any:
+        path = self.path / name
+        try:
+            return json.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{self.path} is not a run folder: it has no {name}") from None
+        except ValueError as error:
+            raise CheckpointRefused(f"{path} is not readable as JSON ({error}); the run folder is damaged") from None
+
+    # --- logs --------------------------------------------------------------------------------------------------
+
+    def append(self, name: str, line: dict) -> None:
+        with storage(f"writing {self.path / name}"), open(self.path / name, "ab") as file:
+            file.write(canonical(line) + b"\n")
+
+    def lines(self, name: str) -> list[dict]:
+        """The whole lines of a log; a torn last one is dropped."""
+        path = self.path / name
+        if not path.exists():
+            return []
+        out = []
+        for line in path.read_bytes().split(b"\n")[:-1]:
+            try:
+                out.append(json.loads(line))
+            except ValueError:
+                break
+        return out
+
+    def rewind(self, step: int) -> None:
+        """Drops from every log what was written after `step`, and torn lines."""
+        for name in (METRICS, "validation.jsonl", "timing.jsonl"):
+            kept = [line for line in self.lines(name) if line["step"] <= step]
+            with storage(f"rewinding {self.path / name}"):
+                write_atomic(self.path / name, b"".join(canonical(line) + b"\n" for line in kept))
+
+    # --- checkpoints -------------------------------------------------------------------------------------------
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that are there, oldest first."""
+        return sorted(int(p.name) for p in self.checkpoints.glob("[0-9]*") if p.name.isdigit())
+
+    def _log_so_far(self, step: int) -> bytes:
+        return b"".join(canonical(line) + b"\n" for line in self.lines(METRICS) if line["step"] <= step)
+
+    def save(self, step: int, state: dict[str, PyTree], *, keep: int) -> None:
+        """`state` by parts (learner, optimiser, ...); a part's digest is recorded so that runs can be compared."""
+        arrays = named_arrays(state)
+        tensors = safetensors.numpy.save(arrays)
+        manifest = {
+            "format": 1,
+            "step": step,
+            "files": {TENSORS: sha256(tensors)},
+            "digests": {name: digest(part) for name, part in state.items()},
+            "metrics": sha256(self._log_so_far(step)),
+        }
+        manifest["manifest"] = sha256(canonical(manifest))
+        final, temporary = self.checkpoints / f"{step:08d}", self.checkpoints / f".tmp-{os.getpid()}-{step:08d}"
+        with storage(f"saving the checkpoint of step {step}"):
+            try:
+                if (self.path / METRICS).exists():
+                    with open(self.path / METRICS, "rb") as log:
+                        os.fsync(log.fileno())
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir()
+                write_synced(temporary / TENSORS, tensors)
+                write_synced(temporary / MANIFEST, canonical(manifest))
+                _sync_folder(temporary)
+                if final.exists():
+                    shutil.rmtree(final)
+                temporary.rename(final)
+                _sync_folder(self.checkpoints)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+            for old in self.steps()[:-keep]:
+                shutil.rmtree(self.checkpoints / f"{old:08d}")
+
+    def manifest(self, step: int) -> dict:
+        """The manifest of a checkpoint, after its own sum was checked."""
+        path = self.checkpoints / f"{step:08d}" / MANIFEST
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise CheckpointRefused(f"{path} cannot be read: {error.strerror}") from None
+        try:
+            manifest = json.loads(data)
+            claimed = manifest.pop("manifest")
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise CheckpointRefused(f"{path} is damaged: it is not a manifest") from None
+        # The bytes must be canonical too, so that no change, not even of white space, goes unseen.
+        if claimed != sha256(canonical(manifest)) or canonical({**manifest, "manifest": claimed}) != data:
+            raise CheckpointRefused(f"{path} is damaged: its checksum does not match")
+        if manifest["step"] != step:
+            raise CheckpointRefused(f"{path} belongs to step {manifest['step']}, not {step}: folders were swapped")
+        return manifest
+
+    def load(self, step: int, template: dict[str, PyTree]) -> dict[str, PyTree]:
+        """The state saved at `step`. Raises CheckpointRefused, naming the file, if a byte of it is wrong."""
+        manifest = self.manifest(step)
+        path = self.checkpoints / f"{step:08d}" / TENSORS
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise CheckpointRefused(f"{path} cannot be read: {error.strerror}") from None
+        if sha256(data) != manifest["files"][TENSORS]:
+            raise CheckpointRefused(f"{path} is damaged: its checksum does not match")
+        return restore(template, safetensors.numpy.load(data), str(path))
+
+    def newest(self) -> int | None:
+        """The step to go on from: the newest checkpoint whose log is whole, else the newest (None: there is none).
+
+        A log that was cut is written again, bit for bit, by going back to the checkpoint before the cut.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            if self.manifest(step)["metrics"] == sha256(self._log_so_far(step)):
+                return step
+        return steps[-1] if steps else None
+
+
+def _born(pid: int) -> str:
+    """When a process started, where the system tells; distinguishes it from a later one of the same number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return "dead"
+    except PermissionError:
+        pass
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):
+        return "alive"

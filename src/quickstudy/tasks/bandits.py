@@ -1,0 +1,69 @@
+"""Bernoulli bandits: arm i pays 1 with probability p_i, p_i ~ U[0, 1]. Nothing is observed but the reward.
+
+Duan et al. 2016, "RL²: Fast Reinforcement Learning via Slow Reinforcement Learning", section 3.1.
+"""
+
+from functools import lru_cache
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from quickstudy.core import Splits, TaskDistribution, split_by_stream
+from quickstudy.tasks.environment import Spec, Stepped
+
+
+class BanditEnvironment(eqx.Module):
+    """One endless episode; the state is empty, the observation a vector of length 0, `params` the arms' p."""
+
+    def reset(self, key: Key[Array, ""], params: Float[Array, "arms"]):
+        del key, params
+        return jnp.zeros(0), ()
+
+    def step(self, key: Key[Array, ""], state: tuple, action: Int[Array, ""], params: Float[Array, "arms"]) -> Stepped:
+        reward = jax.random.bernoulli(key, params[action]).astype(float)
+        nothing = jnp.zeros(0)
+        never = jnp.zeros((), bool)
+        return nothing, state, reward, never, never, {"final_observation": nothing}
+
+
+class Bandits(TaskDistribution):
+    """A task is the vector of the arms' probabilities."""
+
+    arms: int = eqx.field(static=True)
+
+    environment = BanditEnvironment()
+
+    @property
+    def spec(self) -> Spec:
+        return Spec(observation=0, actions=self.arms)
+
+    def sample(self, num: int, *, key: Key[Array, ""]) -> Float[Array, "num arms"]:
+        return jax.vmap(lambda k: jax.random.uniform(k, (self.arms,)))(jax.random.split(key, num))
+
+    def split(self) -> Splits:
+        return split_by_stream(self)
+
+
+def optimal_return(arms: int, pulls: int) -> float:
+    """The expected total reward of the Bayes-optimal policy, exactly, by dynamic programming over the counts.
+
+    States are multisets of the arms' (successes, failures): feasible up to about 15 pulls of 5 arms.
+    """
+
+    @lru_cache(maxsize=None)
+    def best(counts: tuple[tuple[int, int], ...], left: int) -> float:
+        if left == 0:
+            return 0.0
+        values = []
+        for i in range(len(counts)):
+            if i and counts[i] == counts[i - 1]:
+                continue  # the same arm by another name
+            won, lost = counts[i]
+            p = (won + 1) / (won + lost + 2)
+            then = lambda new: best(tuple(sorted(counts[:i] + (new,) + counts[i + 1 :])), left - 1)  # noqa: B023
+            values.append(p * (1 + then((won + 1, lost))) + (1 - p) * then((won, lost + 1)))
+        return max(values)
+
+    return best(((0, 0),) * arms, pulls)

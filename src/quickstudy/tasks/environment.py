@@ -1,0 +1,41 @@
+"""What an on-device environment is: the interface of gymnax 1.x, so that its environments fit as they are.
+
+    observation, state = reset(key, params)
+    observation, state, reward, terminated, truncated, info = step(key, state, action, params)
+
+`step` resets by itself when an episode ends; `info["final_observation"]` is what was seen before that.
+`params` is the task: a task distribution over an environment is a distribution over its parameters.
+"""
+
+from typing import Any, Protocol
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key, PyTree
+
+Stepped = tuple[PyTree, PyTree, Float[Array, ""], Bool[Array, ""], Bool[Array, ""], dict[str, Any]]
+
+
+class Environment(Protocol):
+    def reset(self, key: Key[Array, ""], params: PyTree) -> tuple[PyTree, PyTree]: ...
+
+    def step(self, key: Key[Array, ""], state: PyTree, action: Array, params: PyTree) -> Stepped: ...
+
+
+class Spec(eqx.Module):
+    """What a learner needs to know of an environment to be built."""
+
+    observation: int = eqx.field(static=True)  # length of the observation vector
+    actions: int | None = eqx.field(static=True)  # number of choices; None where actions are vectors
+    dims: int = eqx.field(static=True, default=0)  # length of an action vector
+
+
+def auto_reset(environment: Any, key: Key[Array, ""], after: tuple, params: PyTree) -> Stepped:
+    """Completes a step: `after` is (observation, state, reward, terminated, truncated) before any reset."""
+    observation, state, reward, terminated, truncated = after
+    anew = environment.reset(key, params)
+    ended = terminated | truncated
+    choose = lambda new, old: jnp.where(ended, new, old)
+    shown, kept = jax.tree.map(choose, anew, (observation, state))
+    return shown, kept, reward, terminated, truncated, {"final_observation": observation}

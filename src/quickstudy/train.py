@@ -1,0 +1,432 @@
+"""Meta-training: one loop for every learner, objective and meta-optimizer.
+
+    for step:  tasks ~ distribution;  batch = collect(candidates, tasks);  learner = update(learner, batch)
+
+Where the objective lives on the device, all steps up to the next line of metrics are one compiled loop whose trip
+count is an argument: logging more or less often runs the same program, so it cannot change the bits. Where it
+touches the host, the same steps are taken one by one, with collecting between two compiled parts.
+"""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key, PyTree
+
+from quickstudy.config import ConfigError, Training
+from quickstudy.core import (
+    TRAIN_STREAM,
+    HeldOut,
+    Incompatible,
+    Learner,
+    MetaOptimizer,
+    Metrics,
+    Objective,
+    TaskDistribution,
+    combine,
+    meta_parameters,
+    partition,
+)
+from quickstudy.display import Listener, Plain
+from quickstudy.evaluate import Evaluation, Protocol, evaluate
+from quickstudy.runs import METRICS, RunFolder, digest
+
+Curriculum = Sequence[tuple[int, Objective]]
+
+
+class TrainingFailed(RuntimeError):
+    """Training cannot go on; the message says why and what was kept."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Stopped by a signal, after saving."""
+
+    def __init__(self, signum: int, message: str):
+        super().__init__(message)
+        self.signum = signum
+
+
+class Progress(eqx.Module):
+    """Everything that one meta-step hands to the next."""
+
+    learner: Learner
+    meta_optimizer: PyTree
+    objective: PyTree
+    key: Key[Array, ""]  # the run's; a step's own is folded from it and the step's number
+
+    def parts(self) -> dict[str, PyTree]:
+        return {
+            "learner": self.learner,
+            "meta_optimizer": self.meta_optimizer,
+            "objective": self.objective,
+            "key": self.key,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A trained learner, and what is needed to test it on tasks it has never seen."""
+
+    learner: Learner
+    held_out: HeldOut
+    protocol: Protocol
+    digests: dict[str, str]  # SHA-256 of the learner, the optimiser, the objective's memory and the key
+    run: RunFolder | None
+
+    def evaluate(self, **changes: Any) -> Evaluation:
+        """Meta-test on the held-out tasks; `changes` are fields of the protocol, as `num_tasks=1000`."""
+        protocol = dataclasses.replace(self.protocol, **changes)
+        return evaluate(self.learner, protocol.objective, self.held_out, protocol=protocol)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the learner to a folder of its own, to be read by `quickstudy.load(path, like=...)`, or without
+        `like` where a recipe made it."""
+        folder = RunFolder(path)
+        about = self.run.read_json("run.json") if self.run is not None else {"recipe": None}
+        with folder.locked():
+            folder.write_json("run.json", about)
+            folder.save(0, {"learner": self.learner}, keep=1)
+
+
+def train(
+    learner: Learner,
+    objective: Objective,
+    meta_optimizer: MetaOptimizer,
+    tasks: TaskDistribution,
+    *,
+    config: Training | None = None,
+    protocol: Protocol | None = None,
+    curriculum: Curriculum = (),
+    out: str | os.PathLike | None = None,
+    about: dict[str, Any] | None = None,
+    resume: int | None = None,
+    listener: Listener | None = None,
+) -> Result:
+    """Meta-trains `learner` on the training split of `tasks`.
+
+    curriculum: (steps, objective) pairs to train on before `objective`, within the same meta_steps
+    protocol: how to test; by default the training objective on 1,000 held-out tasks
+    out: the run folder; None keeps everything in memory
+    about: what to write into run.json, so that the run can be told from others and made again
+    resume: go on from the checkpoint of this step in `out` (0: from the beginning)
+
+    Raises ConfigError (nothing started), Incompatible (the parts do not fit), TrainingFailed (diverged),
+    FolderInUse, StorageFailed, CheckpointRefused, and Interrupted after SIGINT or SIGTERM, when all is saved.
+    """
+    config = config or Training()
+    if not isinstance(tasks, TaskDistribution):
+        raise ConfigError([f"train needs a TaskDistribution, got {type(tasks).__name__}; held-out tasks are for tests"])
+    stages = _stages(curriculum, objective, config)
+    if wrong := config.errors():
+        raise ConfigError(wrong)
+    splits = tasks.split()
+    protocol = protocol or Protocol(objective)
+    listener = listener or Plain()
+    use_compilation_cache()
+
+    folder = RunFolder(out) if out is not None else None
+    with folder.locked() if folder is not None else contextlib.nullcontext(), _signals() as stop:
+        loop = _Loop(learner, meta_optimizer, splits.train, stages, config)
+        listener({"event": "start", "meta_parameters": meta_parameters(learner), "meta_steps": config.meta_steps})
+        progress, step = loop.begin(), 0
+        if folder is not None:
+            if resume:
+                progress, step = _load(folder, resume, progress), resume
+            elif resume == 0:
+                pass  # interrupted before its first checkpoint: begin anew
+            elif folder.exists:
+                raise ConfigError([f"{folder.path} already holds a run; resume it, or choose another folder"])
+            else:
+                folder.write_json("run.json", about or {"recipe": None})
+            folder.rewind(step)
+        loop.on_validate = lambda progress, step: _validate(progress, step, protocol, splits.validation, folder, listener)
+        progress = _run(loop, progress, step, config, folder, listener, stop)
+    digests = {name: digest(part) for name, part in progress.parts().items()}
+    return Result(progress.learner, splits.test, protocol, digests, folder)
+
+
+def use_compilation_cache() -> None:
+    """Compiled programs are kept between processes, in $QUICKSTUDY_CACHE or the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", os.environ.get("QUICKSTUDY_CACHE") or str(Path(home, "quickstudy")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _stages(curriculum: Curriculum, objective: Objective, config: Training) -> list[tuple[int, Objective]]:
+    """(first step beyond, objective) for each stage in turn."""
+    before = sum(steps for steps, _ in curriculum)
+    if curriculum and before >= config.meta_steps:
+        raise ConfigError([f"the curriculum takes {before} steps: meta_steps={config.meta_steps} leaves none after it"])
+    ends, total = [], 0
+    for steps, stage in curriculum:
+        total += steps
+        ends.append((total, stage))
+    return [*ends, (config.meta_steps, objective)]
+
+
+class _Loop:
+    """The compiled parts of the loop for the objective of the moment."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        meta_optimizer: MetaOptimizer,
+        tasks: TaskDistribution,
+        stages: list[tuple[int, Objective]],
+        config: Training,
+    ):
+        self.meta_optimizer, self.tasks, self.stages, self.config = meta_optimizer, tasks, stages, config
+        # The loop gives its buffers away; the caller's learner stays its own.
+        self.learner = jax.tree.map(lambda x: jnp.array(x) if eqx.is_array(x) else x, learner)
+        self.programs: dict[int, Callable] = {}
+        self.compile_seconds = 0.0
+        self.on_validate: Callable[[Progress, int], None] = lambda progress, step: None
+
+    def stage(self, step: int) -> int:
+        return next(i for i, (end, _) in enumerate(self.stages) if step < end or i == len(self.stages) - 1)
+
+    def begin(self) -> Progress:
+        key = jax.random.key(self.config.seed)
+        memories = [self._memory(objective, key) for _, objective in self.stages]
+        if len(memories) > 1 and any(jax.tree.leaves(memory) for memory in memories):
+            raise Incompatible("a curriculum needs objectives without memory: unfinished lives fit only their own stage")
+        return Progress(self.learner, self.meta_optimizer.init(self.learner), memories[-1], key)
+
+    def _memory(self, objective: Objective, key: Key[Array, ""]) -> PyTree:
+        start, candidates, tasks = jax.random.split(jax.random.fold_in(key, 2**31), 3)
+        sampled = self.tasks.sample(self.config.meta_batch, key=jax.random.fold_in(tasks, TRAIN_STREAM))
+        learners = self.meta_optimizer.candidates(
+            self.learner, self.meta_optimizer.init(self.learner), key=candidates
+        )
+        return self._over_candidates(lambda learner, _: objective.init(learner, sampled, key=start), objective)(
+            learners, ()
+        )
+
+    def _over_candidates(self, f: Callable, objective: Objective) -> Callable:
+        """f(learner, memory) for the learner, or for each of a population, which all live the same."""
+        if self.meta_optimizer.population is None:
+            return f
+        if objective.on_device:
+            return lambda learners, memory: _vmap_candidates(f, learners, memory)
+        return lambda learners, memory: _loop_candidates(f, learners, memory, self.meta_optimizer.population)
+
+    def _sample(self, key: Key[Array, ""], step: Array) -> tuple[PyTree, Key[Array, ""], Key[Array, ""]]:
+        tasks, living, improving = jax.random.split(jax.random.fold_in(key, step), 3)
+        return (
+            self.tasks.sample(self.config.meta_batch, key=jax.random.fold_in(tasks, TRAIN_STREAM)),
+            living,
+            improving,
+        )
+
+    def _collect(self, objective: Objective, progress: Progress, tasks: PyTree, living: Array, improving: Array):
+        learners = self.meta_optimizer.candidates(progress.learner, progress.meta_optimizer, key=improving)
+        collect = lambda learner, memory: objective.collect(learner, memory, tasks, key=living)
+        return self._over_candidates(collect, objective)(learners, progress.objective)
+
+    def _update(self, objective: Objective, progress: Progress, batch: PyTree, memory: PyTree, improving: Array):
+        learner, optimizer, metrics = self.meta_optimizer.update(
+            objective, progress.learner, progress.meta_optimizer, batch, key=improving
+        )
+        return Progress(learner, optimizer, memory, progress.key), metrics
+
+    def program(self, stage: int, progress: Progress) -> Callable[[Progress, int, int], tuple[Progress, Metrics]]:
+        """(progress, first step, beyond) -> (progress, metrics with a leading axis of steps)."""
+        if stage not in self.programs:
+            objective = self.stages[stage][1]
+            self.programs[stage] = (self._fused if objective.on_device else self._on_host)(objective, progress)
+        return self.programs[stage]
+
+    def _fused(self, objective: Objective, progress: Progress) -> Callable:
+        arrays, static = eqx.partition(progress, eqx.is_array)
+
+        def one(arrays, step):
+            progress = eqx.combine(arrays, static)
+            tasks, living, improving = self._sample(progress.key, step)
+            batch, memory = self._collect(objective, progress, tasks, living, improving)
+            progress, metrics = self._update(objective, progress, batch, memory, improving)
+            return eqx.filter(progress, eqx.is_array), metrics
+
+        shapes = jax.eval_shape(one, arrays, jnp.zeros((), jnp.uint32))[1]
+        size = self.config.log_interval
+        empty = jax.tree.map(lambda s: jnp.zeros((size, *s.shape), s.dtype), shapes)
+
+        def many(arrays, start, stop):
+            def body(step, carry):
+                arrays, kept = carry
+                arrays, metrics = one(arrays, step)
+                kept = jax.tree.map(lambda k, m: k.at[step - start].set(m), kept, metrics)
+                return arrays, kept
+
+            return jax.lax.fori_loop(start, stop, body, (arrays, empty))
+
+        began = time.perf_counter()
+        at = jnp.zeros((), jnp.uint32)
+        compiled = jax.jit(many, donate_argnums=0).lower(arrays, at, at).compile()
+        self.compile_seconds += time.perf_counter() - began
+
+        def run(progress: Progress, start: int, stop: int):
+            arrays, metrics = compiled(eqx.filter(progress, eqx.is_array), np.uint32(start), np.uint32(stop))
+            return eqx.combine(arrays, static), jax.tree.map(lambda m: np.asarray(m)[: stop - start], metrics)
+
+        return run
+
+    def _on_host(self, objective: Objective, progress: Progress) -> Callable:
+        del progress
+        sample, update = eqx.filter_jit(self._sample), eqx.filter_jit(self._update)
+
+        def run(progress: Progress, start: int, stop: int):
+            kept = []
+            for step in range(start, stop):
+                tasks, living, improving = sample(progress.key, jnp.asarray(step, jnp.uint32))
+                batch, memory = self._collect(objective, progress, tasks, living, improving)
+                progress, metrics = update(objective, progress, batch, memory, improving)
+                kept.append(jax.tree.map(np.asarray, metrics))
+            return progress, jax.tree.map(lambda *m: np.stack(m), *kept)
+
+        return run
+
+
+def _vmap_candidates(f: Callable, learners: Learner, memory: PyTree) -> PyTree:
+    learned, rest = partition(learners)
+    return jax.vmap(lambda learned, memory: f(combine(learned, rest), memory))(learned, memory)
+
+
+def _loop_candidates(f: Callable, learners: Learner, memory: PyTree, population: int) -> PyTree:
+    learned, rest = partition(learners)
+    pick = lambda tree, i: jax.tree.map(lambda x: x[i], tree)
+    lived = [f(combine(pick(learned, i), rest), pick(memory, i)) for i in range(population)]
+    return jax.tree.map(lambda *x: jnp.stack(x), *lived)
+
+
+def _run(
+    loop: _Loop,
+    progress: Progress,
+    step: int,
+    config: Training,
+    folder: RunFolder | None,
+    listener: Listener,
+    stop: list[int],
+) -> Progress:
+    """From `step` to the end: chunks of steps, a line of metrics after each, checkpoints between."""
+    saved = step
+
+    def save() -> None:
+        nonlocal saved
+        if folder is not None and (saved != step or step == 0 or not folder.steps()):
+            folder.save(step, progress.parts(), keep=config.keep)
+            saved = step
+            listener({"event": "save", "step": step, "path": str(folder.checkpoints / f"{step:08d}")})
+
+    while step < config.meta_steps:
+        stage = loop.stage(step)
+        if stage not in loop.programs:
+            listener({"event": "compile", "stage": stage, "stages": len(loop.stages)})
+            before = loop.compile_seconds
+            loop.program(stage, progress)
+            listener({"event": "compiled", "seconds": round(loop.compile_seconds - before, 2)})
+        line_end = (step // config.log_interval + 1) * config.log_interval
+        beyond = min(line_end, loop.stages[stage][0], config.meta_steps)
+        began = time.perf_counter()
+        new, metrics = loop.program(stage, progress)(progress, step, beyond)
+        seconds = time.perf_counter() - began
+        line = _summary(metrics, step, beyond)
+        _check(new, line, metrics, step, config, folder, saved)
+        before, progress, step = step, new, beyond
+        if folder is not None:
+            folder.append(METRICS, line)
+            folder.append("timing.jsonl", {"step": step, "seconds": round(seconds, 6), "steps": step - before})
+        listener({"event": "metrics", **line, "steps_per_second": (step - before) / seconds})
+        if step // config.save_interval > before // config.save_interval or step == config.meta_steps or stop:
+            save()
+        if stop:
+            kept = f"saved at step {step} in {folder.path}" if folder is not None else "nothing is kept without `out`"
+            raise Interrupted(stop[0], f"stopped by {signal.Signals(stop[0]).name} after step {step}; {kept}")
+        every = config.validate_interval
+        if every > 0 and step < config.meta_steps and step // every > before // every:
+            loop.on_validate(progress, step)
+    return progress
+
+
+def _summary(metrics: Metrics, start: int, stop: int) -> dict[str, Any]:
+    """One line: means over steps and tasks, and who diverged (as [step, task], the first ten)."""
+    diverged = metrics["diverged"]
+    line: dict[str, Any] = {"step": stop, "diverged": int(diverged.sum())}
+    for name, values in metrics.items():
+        if name == "diverged":
+            continue
+        values = np.asarray(values, np.float64)
+        per_task = values.ndim == 2
+        good = values[~diverged] if per_task else values
+        line[name] = float(good.mean()) if good.size and np.isfinite(good).all() else None
+        if per_task and good.size:
+            line[f"{name}_std"] = float(good.std()) if np.isfinite(good).all() else None
+    if line["diverged"]:
+        where = np.argwhere(diverged)[:10]
+        line["diverged_tasks"] = [[int(start + s), int(t)] for s, t in where]
+    return line
+
+
+def _check(
+    progress: Progress, line: dict, metrics: Metrics, step: int, config: Training, folder: RunFolder | None, saved: int
+) -> None:
+    kept = f"; the checkpoint of step {saved} in {folder.path} is kept" if folder is not None else ""
+    share = line["diverged"] / metrics["diverged"].size
+    if share > config.max_diverged:
+        raise TrainingFailed(
+            f"{line['diverged']} of {metrics['diverged'].size} tasks diverged in steps {step} to {line['step']} "
+            f"(the first: [step, task] {line['diverged_tasks'][0]}), more than max_diverged={config.max_diverged}; "
+            f"lower the inner or outer learning rate{kept}"
+        )
+    leaves = jax.tree.leaves(eqx.filter((progress.learner, progress.meta_optimizer), eqx.is_inexact_array))
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in leaves):
+        raise TrainingFailed(
+            f"the learner is no longer finite after step {line['step']}; lower the outer learning rate or clip{kept}"
+        )
+
+
+def _validate(
+    progress: Progress, step: int, protocol: Protocol, tasks: HeldOut, folder: RunFolder | None, listener: Listener
+) -> None:
+    small = dataclasses.replace(protocol, num_tasks=min(protocol.num_tasks, protocol.validation_tasks), rulers={})
+    result = evaluate(progress.learner, protocol.objective, tasks, protocol=small)
+    line = {"step": step, "metric": result.metric, "curve": result.curve, "n": result.n}
+    if folder is not None:
+        folder.append("validation.jsonl", line)
+    listener({"event": "validation", **line})
+
+
+def _load(folder: RunFolder, step: int, template: Progress) -> Progress:
+    parts = folder.load(step, template.parts())
+    return Progress(parts["learner"], parts["meta_optimizer"], parts["objective"], parts["key"])
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that holds the first SIGINT or SIGTERM once it came; a second one stops at once."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+
+    def note(signum: int, frame: Any) -> None:
+        if came:
+            raise Interrupted(signum, "stopped at once; the last checkpoint is kept")
+        came.append(signum)
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
