@@ -30,8 +30,8 @@ class Training:
         for name in ("seed", "log_every", "save_every"):
             if getattr(self, name) < 0:
                 wrong.append(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.seed >= 2**32:
-            wrong.append(f"seed must be below 2^32, got {self.seed}")
+        if self.seed >= 2**32 - 1:
+            wrong.append(f"seed must be below 2^32 - 1, got {self.seed}")
         if not 0 <= self.max_diverged <= 1:
             wrong.append(f"max_diverged must lie in [0, 1], got {self.max_diverged}")
         for field in dataclasses.fields(self):

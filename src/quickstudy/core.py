@@ -23,7 +23,7 @@ Outputs = PyTree
 Tasks = PyTree  # a batch of tasks: every array has a leading task axis
 Batch = PyTree
 Memory = PyTree
-Metrics = dict[str, Float[Array, "..."]]
+Metrics = dict[str, Array]
 
 
 class Incompatible(TypeError):
@@ -205,6 +205,9 @@ class TaskDistribution(eqx.Module):
         """Training tasks, and held-out ones for validation and test."""
 
 
+HELD_OUT_SEED = 2**32 - 1  # no run's own: those are below
+
+
 class HeldOut(eqx.Module):
     """Tasks to test on. Not a TaskDistribution: nothing can train on it, and its tasks do not depend on a
     run's seed, so any two runs can be compared pair by pair. The first k of n tasks are the same for any n."""
@@ -214,7 +217,7 @@ class HeldOut(eqx.Module):
     note: str = eqx.field(static=True, default="")
 
     def tasks(self, num: int) -> Tasks:
-        return self.distribution.sample(num, key=jax.random.fold_in(jax.random.key(0), self.stream))
+        return self.distribution.sample(num, key=jax.random.fold_in(jax.random.key(HELD_OUT_SEED), self.stream))
 
 
 class Splits(NamedTuple):
@@ -233,17 +236,17 @@ def split_by_stream(distribution: TaskDistribution, note: str = "") -> Splits:
     )
 
 
-def partition(learner: Learner) -> tuple[PyTree, PyTree]:
+def partition(learner: PyTree) -> tuple[PyTree, PyTree]:
     """(meta-parameters, all the rest), each with None where the other has a leaf."""
     return eqx.partition(learner, eqx.is_inexact_array, is_leaf=lambda node: isinstance(node, Fixed))
 
 
-def combine(meta_parameters: PyTree, rest: PyTree) -> Learner:
+def combine(meta_parameters: PyTree, rest: PyTree) -> PyTree:
     """The inverse of `partition`."""
     return eqx.combine(meta_parameters, rest, is_leaf=lambda node: isinstance(node, Fixed))
 
 
-def meta_parameters(learner: Learner) -> dict[str, tuple[int, ...]]:
+def meta_parameters(learner: PyTree) -> dict[str, tuple[int, ...]]:
     """Path and shape of everything that is learned: what `train` prints and recipes' tests pin."""
     leaves = jax.tree_util.tree_leaves_with_path(partition(learner)[0])
     return {jax.tree_util.keystr(path).lstrip("."): leaf.shape for path, leaf in leaves}

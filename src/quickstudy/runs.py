@@ -199,6 +199,13 @@ class RunFolder:
         except ValueError as error:
             raise CheckpointRefused(f"{path} is not readable as JSON ({error}); the run folder is damaged") from None
 
+    def write_evaluation(self, summary: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """The outcome of a test: evaluation.json for people, evaluation.safetensors with the scores of every task."""
+        packed = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        with storage(f"writing the evaluation to {self.path}"):
+            write_atomic(self.path / "evaluation.safetensors", safetensors.numpy.save(packed))
+        self.write_json("evaluation.json", summary)
+
     # --- logs --------------------------------------------------------------------------------------------------
 
     def append(self, name: str, line: dict) -> None:
@@ -286,7 +293,8 @@ class RunFolder:
         return manifest
 
     def load(self, step: int, template: dict[str, PyTree]) -> dict[str, PyTree]:
-        """The state saved at `step`. Raises CheckpointRefused, naming the file, if a byte of it is wrong."""
+        """The state saved at `step`, or those parts of it that `template` has. Raises CheckpointRefused, naming the
+        file, if a byte of it is wrong."""
         manifest = self.manifest(step)
         path = self.checkpoints / f"{step:08d}" / TENSORS
         try:
@@ -295,7 +303,9 @@ class RunFolder:
             raise CheckpointRefused(f"{path} cannot be read: {error.strerror}") from None
         if sha256(data) != manifest["files"][TENSORS]:
             raise CheckpointRefused(f"{path} is damaged: its checksum does not match")
-        return restore(template, safetensors.numpy.load(data), str(path))
+        arrays = safetensors.numpy.load(data)
+        wanted = tuple(f"[{part!r}]" for part in template)
+        return restore(template, {n: a for n, a in arrays.items() if n.startswith(wanted)}, str(path))
 
     def newest(self) -> int | None:
         """The step to go on from: the newest checkpoint whose log is whole, else the newest (None: there is none).

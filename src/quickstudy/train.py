@@ -41,6 +41,9 @@ from quickstudy.display import Listener, Plain
 from quickstudy.evaluate import Evaluation, Protocol, evaluate
 from quickstudy.runs import METRICS, RunFolder, digest
 
+# Folded into the seed's key, so that a learner initialised from the same seed shares nothing with the run.
+RUN_STREAM, MEMORY_STREAM = 2**31, 2**31
+
 Curriculum = Sequence[tuple[int, Objective]]
 
 
@@ -197,14 +200,14 @@ class _Loop:
         return next(i for i, (end, _) in enumerate(self.stages) if step < end or i == len(self.stages) - 1)
 
     def begin(self) -> Progress:
-        key = jax.random.key(self.config.seed)
+        key = jax.random.fold_in(jax.random.key(self.config.seed), RUN_STREAM)
         memories = [self._memory(objective, key) for _, objective in self.stages]
         if len(memories) > 1 and any(jax.tree.leaves(memory) for memory in memories):
             raise Incompatible("a curriculum needs objectives without memory: unfinished lives fit only their own stage")
         return Progress(self.learner, self.meta_optimizer.init(self.learner), memories[-1], key)
 
     def _memory(self, objective: Objective, key: Key[Array, ""]) -> PyTree:
-        start, candidates, tasks = jax.random.split(jax.random.fold_in(key, 2**31), 3)
+        start, candidates, tasks = jax.random.split(jax.random.fold_in(key, MEMORY_STREAM), 3)
         sampled = self.tasks.sample(self.config.meta_batch, key=jax.random.fold_in(tasks, TRAIN_STREAM))
         learners = self.meta_optimizer.candidates(
             self.learner, self.meta_optimizer.init(self.learner), key=candidates

@@ -64,16 +64,17 @@ class Implicit(Adjoint):
             pull = jax.tree.map(lambda a, w: self.strength * (a - w), adapted, weights)
             return jax.tree.map(jnp.add, jax.grad(loss)(adapted), pull)
 
-        def forward(_, start):
-            def step(carry, _):
-                adapted, memory = carry
-                return update.step(adapted, optimality(adapted), memory), None
+        def step(carry, _):
+            adapted, memory = carry
+            return update.step(adapted, optimality(adapted), memory), None
 
-            return jax.lax.scan(step, (start, memory), None, length=steps)[0][0]
-
-        def conjugate(matvec, b):
-            return jax.scipy.sparse.linalg.cg(matvec, b, maxiter=self.solver_steps, tol=0.0)[0]
-
-        start = jax.lax.stop_gradient(weights)
+        (found, _), _ = jax.lax.scan(step, (weights, memory), None, length=steps)
+        found = jax.lax.stop_gradient(found)
+        # φ* solves optimality(φ*) = 0, so dφ* = −H⁻¹ ∂optimality with H its derivative by φ: one Newton step
+        # whose value is 0 and whose derivative is that. H is symmetric, and constant to first order.
+        residual = optimality(found)
+        residual = jax.tree.map(jnp.subtract, residual, jax.lax.stop_gradient(residual))
+        hessian = lambda v: jax.lax.stop_gradient(jax.jvp(optimality, (found,), (v,))[1])
+        newton, _ = jax.scipy.sparse.linalg.cg(hessian, residual, maxiter=self.solver_steps, tol=0.0)
         # The memory is not carried on: the next solve starts from this optimum with a fresh one.
-        return jax.lax.custom_root(optimality, start, forward, conjugate), memory
+        return jax.tree.map(jnp.subtract, found, newton), memory

@@ -40,12 +40,14 @@ class PolicyGradient(InnerLoss):
     """`discount` and `trace` may be numbers, arrays or wrappers; experience is [time, width].
 
     `dice` keeps the derivatives of the sampling distribution when the step is differentiated again, so that
-    the meta-gradient credits the data collection too. Advantages are normalised over the stretch.
+    the meta-gradient credits the data collection too. `normalise` brings the advantages of a stretch to deviation
+    1; without it the steps shrink as the policy gets better.
     """
 
     discount: PyTree = 0.99
     trace: PyTree = 1.0
     dice: bool = eqx.field(static=True, default=False)
+    normalise: bool = eqx.field(static=True, default=True)
 
     has_minimiser = False
 
@@ -63,6 +65,8 @@ class PolicyGradient(InnerLoss):
         advantage = returns.gae(
             t.reward, value, following, ended, t.truncated, t.last, discount=discount, trace=unwrap(self.trace)
         )
-        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        advantage = advantage - advantage.mean()
+        if self.normalise:
+            advantage = advantage / (advantage.std() + 1e-8)
         weights = losses.dice_weights(log_prob, ended) if self.dice else log_prob
         return -(advantage * weights).mean()

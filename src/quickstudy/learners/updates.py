@@ -39,7 +39,7 @@ class SGD(Update):
 
     @property
     def learned(self) -> bool:
-        return bool(meta_parameters(self))  # type: ignore[arg-type]
+        return bool(meta_parameters(self))
 
     def init(self, weights: PyTree) -> PyTree:
         return ()

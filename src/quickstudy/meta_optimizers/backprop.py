@@ -101,7 +101,7 @@ class Backprop(MetaOptimizer):
             )
             moves, memory = self.optimizer.update(gradient, memory, learned)
             metrics = {"loss": losses, **metrics, "diverged": diverged}
-            norm = optax.global_norm(gradient)
+            norm = optax.tree.norm(gradient)
             return (optax.apply_updates(learned, moves), memory), (metrics, norm)
 
         shuffled = [jax.random.permutation(k, num) for k in jax.random.split(key, self.epochs)]

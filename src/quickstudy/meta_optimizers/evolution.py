@@ -72,7 +72,7 @@ class Evolution(MetaOptimizer):
         metrics = {
             "loss": -scores.mean(0),
             "diverged": diverged,
-            "gradient_norm": optax.global_norm(gradient),
+            "gradient_norm": optax.tree.norm(gradient),
         }
         return combine(optax.apply_updates(learned, moves), rest), EvolutionMemory(optimizer, memory.scale), metrics
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from quickstudy.data import Categorical, Gaussian, Output
 
@@ -68,16 +68,16 @@ class GaussianPolicy(eqx.Module):
         return Output(policy=Gaussian(self.scale * self.net(x), self.scale * jnp.exp(self.log_std)))
 
 
-def head(model: eqx.Module) -> eqx.Module:
+def head(model: PyTree) -> PyTree:
     """The last layer of the model's network: ANIL's fast leaves."""
     return model.net.layers[-1]
 
 
-def context(model: Contextual) -> Float[Array, "context"]:
+def context(model: PyTree) -> PyTree:
     """The context vector: CAVIA's fast leaf."""
     return model.context
 
 
-def everything(model: eqx.Module) -> eqx.Module:
+def everything(model: PyTree) -> PyTree:
     """The whole model: MAML's fast leaves."""
     return model

@@ -46,11 +46,11 @@ class Lived(eqx.Module):
     advantage: Float[Array, "..."]
     target: Float[Array, "..."]  # λ-returns, what a value should have said
     counts: Bool[Array, "..."]  # [tasks, stretches, steps (, 1)]: False during burn-in
-    key: Key[Array, "tasks"]
-    keys: Key[Array, "tasks stretches"]
+    key: Key[Array, "*tasks"]
+    keys: Key[Array, "*tasks stretches"]
     start: State  # carried into this window; () where every life begins anew
-    fresh: Bool[Array, "tasks"]
-    diverged: Bool[Array, "tasks"]
+    fresh: Bool[Array, "*tasks"]
+    diverged: Bool[Array, "*tasks"]
 
 
 class Trial(Objective):
@@ -106,7 +106,7 @@ class Trial(Objective):
             raise ValueError("baseline='linear' is fitted over parallel copies: give a width")
 
     def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
-        if self.window is None or self.window == self.horizon:
+        if not self._windowed:
             return ()
         if learner.differentiable and not self.cut_start and starts_from_leaves(learner):
             raise Incompatible(
@@ -120,16 +120,14 @@ class Trial(Objective):
     def collect(
         self, learner: Learner, memory: Memory, tasks: Tasks, *, key: Key[Array, ""]
     ) -> tuple[Lived, Memory]:
-        keys = jax.random.split(key, _count(tasks))
-        if isinstance(memory, Life):
-            lives = jax.vmap(lambda life, task, key: self._continue(learner, life, task, key))(memory, tasks, keys)
-        else:
-            lives = jax.vmap(lambda task, key: self._begin(learner, task, key))(tasks, keys)
-        batch, lives = jax.vmap(lambda life, key: self._live(learner, life, key))(lives, keys)
-        if isinstance(memory, Life):
-            return _normalise(batch) if self.normalise else batch, lives
-        batch = eqx.tree_at(lambda b: b.start, batch, (), is_leaf=lambda x: x is batch.start)
-        return _normalise(batch) if self.normalise else batch, ()
+        beginning, living = (jax.random.split(k, _count(tasks)) for k in jax.random.split(key))
+        lives = jax.vmap(lambda task, key: self._begin(learner, task, key))(tasks, beginning)
+        if self._windowed:  # lives go on where they are not over
+            lives = jax.vmap(lambda new, old: jax.tree.map(lambda n, o: jnp.where(old.time == 0, n, o), new, old))(
+                lives, memory
+            )
+        batch, lives = jax.vmap(lambda life, key: self._live(learner, life, key))(lives, living)
+        return _normalise(batch) if self.normalise else batch, lives if self._windowed else ()
 
     def loss(self, learner: Learner, batch: Lived) -> tuple[Float[Array, "tasks"], Metrics]:
         def of_one(lived: Lived):
@@ -151,6 +149,10 @@ class Trial(Objective):
         reward = _over_copies(batch.transition.reward, self.width)
         return reward.reshape(reward.shape[0], -1, self.report_every or self.adapt_every).sum(-1)
 
+    @property
+    def _windowed(self) -> bool:
+        return self.window is not None and self.window < self.horizon
+
     def _copies(self, f: Callable, *args: PyTree) -> PyTree:
         return (f if self.width is None else jax.vmap(f))(*args)
 
@@ -162,17 +164,10 @@ class Trial(Objective):
         observation, environment = self._copies(lambda k: self.environment.reset(k, task), self._keys(reset))
         return Life(task, environment, observation, learner.init(key=init), jnp.zeros((), int), init)
 
-    def _continue(self, learner: Learner, life: Life, task: PyTree, key: Key[Array, ""]) -> Life:
-        anew = self._begin(learner, task, key)
-        return jax.tree.map(lambda new, old: jnp.where(life.time == 0, new, old), anew, life)
-
     def _live(self, learner: Learner, life: Life, key: Key[Array, ""]) -> tuple[Lived, Life]:
         """One window of one task."""
-        windowed = self.window is not None and self.window < self.horizon
         stretches = (self.window or self.horizon) // self.adapt_every
-        # The keys that `_begin` split from are the same ones: these must differ.
-        acting, adapting = jax.random.split(jax.random.fold_in(key, 1))
-        acting, adapting = jax.random.split(acting, stretches), jax.random.split(adapting, stretches)
+        acting, adapting = (jax.random.split(k, stretches) for k in jax.random.split(key))
 
         def step(carry, key):
             state, environment, observation, time = carry
@@ -208,7 +203,7 @@ class Trial(Objective):
             return (learner.adapt(state, lived[0], key=keys[1]), *rest), lived
 
         carry = (life.state, life.environment, life.observation, life.time)
-        if windowed:
+        if self._windowed:
             carry, lived = jax.lax.scan(stretch_and_adapt, carry, (acting, adapting))
         else:  # what would be learned from the last stretch is never used
             carry, lived = jax.lax.scan(stretch_and_adapt, carry, (acting[:-1], adapting[:-1]))
@@ -228,7 +223,7 @@ class Trial(Objective):
             times >= self.burn_in if self.width is None else (times >= self.burn_in)[..., None],
             life.key,
             adapting,
-            life.state,
+            life.state if self._windowed else (),
             life.time == 0,
             ~finite,
         )

@@ -17,14 +17,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from quickstudy.data import Output
 
 LossTerm = Callable[[Output, Any], Float[Array, ""]]
 
 
-def _each(method: Callable, *arrays: Array, axes: int) -> Array:
+def _each(method: Callable, *arrays: PyTree, axes: int) -> Float[Array, "..."]:
     for _ in range(axes):
         method = jax.vmap(method)
     return method(*arrays)

@@ -1,0 +1,354 @@
+"""The command line: list, train, resume, evaluate, report.
+
+Exit codes: 0 done; 2 bad command, configuration or data, nothing started; 3 the run failed; 4 checkpoint refused;
+5 folder in use; 6 storage; 7 device or memory; 130 Ctrl-C and 143 SIGTERM, both after saving. One clear message,
+no traceback without --debug. Nothing here imports JAX until there is something to compute.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from quickstudy import display
+from quickstudy._version import __version__
+from quickstudy.config import ConfigError
+from quickstudy.recipes import all_recipes, get
+from quickstudy.recipes.base import Recipe
+
+EXIT = {
+    "ConfigError": 2, "Incompatible": 2, "FileNotFoundError": 2, "ImportError": 2, "ModuleNotFoundError": 2,
+    "TrainingFailed": 3, "FloatingPointError": 3,
+    "CheckpointRefused": 4, "FolderInUse": 5, "StorageFailed": 6,
+    "MemoryError": 7, "XlaRuntimeError": 7, "JaxRuntimeError": 7,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """How to speak. These options stand after the command."""
+
+    json: bool = False
+    """Every line on stdout is a JSON object; the last one is the result."""
+    quiet: bool = False
+    """Only the result."""
+    debug: bool = False
+    """Show tracebacks."""
+
+    def listener(self, resume: str | None = None) -> display.Listener:
+        if self.json:
+            return display.Json()
+        if self.quiet:
+            return display.quiet
+        if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+            return display.Live(resume)
+        return display.Plain()
+
+
+@dataclasses.dataclass(frozen=True)
+class Writers:
+    """Where metrics go beside the run folder."""
+
+    tensorboard: bool = False
+    """Also write TensorBoard events into the run folder (extra `tensorboard`)."""
+    wandb: str | None = None
+    """Also log to Weights & Biases, under this project (extra `wandb`)."""
+
+    def add(self, listener: display.Listener, folder: Path, config: dict[str, Any]) -> display.Listener:
+        extra: list[display.Listener] = []
+        if self.tensorboard:
+            extra.append(display.TensorBoard(str(folder / "tensorboard")))
+        if self.wandb:
+            extra.append(display.WeightsAndBiases(project=self.wandb, config=config))
+        return display.together(listener, *extra) if extra else listener
+
+
+# --- the commands ------------------------------------------------------------------------------------------------
+
+
+def list_recipes(output: Output) -> None:
+    rows = [
+        {
+            "name": name,
+            "description": cls.description,
+            "expected": cls.expected,
+            "source": cls.source,
+        }
+        for name, cls in sorted(all_recipes().items())
+    ]
+    if output.json:
+        print(json.dumps({"status": "ok", "recipes": rows}))
+        return
+    for row in rows:
+        print(f"{row['name']:<22} {row['description']}\n{'':<22} to expect: {row['expected']}")
+
+
+def train(recipe: Recipe, folder: Path, output: Output, writers: Writers, resume: int | None = None) -> None:
+    again = f"quickstudy resume {shlex.quote(str(folder))}"
+    speak = output.listener(again)
+    _hello(output, f"quickstudy {__version__}: {recipe.name}, seed {recipe.seed}, into {folder}")
+    try:
+        recipe.check()
+        experiment = recipe.build()
+        listener = writers.add(speak, folder, dataclasses.asdict(recipe))
+        experiment.train(folder, resume=resume, listener=listener)
+    finally:
+        close = getattr(speak, "close", None)
+        if close:
+            close()
+    test(folder, output, recipe.name)
+
+
+def test(folder: Path, output: Output, name: str, *, step: int | None = None, tasks: int | None = None) -> None:
+    """Meta-tests what a folder holds, writes the outcome and the report beside it, and says so."""
+    from quickstudy.load import load
+    from quickstudy.report.page import report
+    from quickstudy.runs import RunFolder
+
+    loaded = load(folder, step=step)
+    assert loaded.protocol is not None
+    changes = {} if tasks is None else {"num_tasks": tasks, "chunk": min(tasks, loaded.protocol.chunk)}
+    count = changes.get("num_tasks", loaded.protocol.num_tasks)
+    _hello(output, f"testing on {count:,} held-out tasks …")
+    result = loaded.evaluate(**changes)
+    summary = {"step": loaded.step, **result.summary()}
+    arrays = {"values": result.values, "curves": result.curves}
+    arrays |= {f"trace/{key}": value for key, value in result.traces.items()}
+    RunFolder(folder).write_evaluation(summary, arrays)
+    page = report([folder])
+    if output.json:
+        last = {"status": "ok", "recipe": name, "run": str(folder), **summary, "report": str(page)}
+        print(json.dumps(last, allow_nan=False), flush=True)
+        return
+    better = "lower" if result.lower_is_better else "higher"
+    print(f"\n{name}: {result.metric} {result.score:.4g} [{result.ci[0]:.4g}, {result.ci[1]:.4g}] ({better} is better), ", end="")
+    print(f"{result.n:,} held-out tasks, 95 % interval\n  {display.curve_line(result.curve, 11)}")
+    for ruler, theirs in result.rulers.items():
+        gap = theirs["difference"]
+        print(f"  {ruler}: {theirs['score']:.4g}; ours minus it {gap['mean']:+.4g} [{gap['ci'][0]:+.4g}, {gap['ci'][1]:+.4g}]")
+    if result.diverged:
+        print(f"  not finite, left out: tasks {result.diverged[:10]}{' …' if len(result.diverged) > 10 else ''}")
+    print(f"report: {page}\ntest again: quickstudy evaluate {shlex.quote(str(folder))}")
+
+
+def _hello(output: Output, line: str) -> None:
+    if output.json:
+        print(json.dumps({"event": "text", "text": line}), flush=True)
+    elif not output.quiet:
+        print(line, flush=True)
+
+
+def resume(folder: Path, output: Output, *, step: int | None, meta_steps: int | None) -> None:
+    from quickstudy.load import experiment_of
+    from quickstudy.recipes.experiment import fingerprint
+    from quickstudy.runs import CheckpointRefused, RunFolder
+
+    run = RunFolder(folder)
+    about = run.read_json("run.json")
+    recipe = experiment_of(run).recipe
+    at = step if step is not None else (run.newest() or 0)
+    if at and at not in run.steps():
+        raise CheckpointRefused(f"{run.checkpoints} has no checkpoint of step {at}; it has {run.steps()}")
+    if meta_steps is not None and meta_steps != recipe.meta_steps:
+        # Intervals and schedules follow meta_steps: more steps is another run, except where they are pinned.
+        raise ConfigError(
+            [
+                f"meta_steps={meta_steps} differs from the run's {recipe.meta_steps}, which its learning-rate schedule "
+                f"and intervals follow; start a new run: quickstudy train {recipe.name} --meta-steps {meta_steps}"
+            ]
+        )
+    _hello(output, f"going on from step {at} of {recipe.meta_steps}")
+    changed = {k: (v, fingerprint().get(k)) for k, v in about.get("fingerprint", {}).items() if fingerprint().get(k) != v}
+    if changed:
+        said = ", ".join(f"{k} was {old}, is {new}" for k, (old, new) in changed.items())
+        _hello(output, f"numerically close, not identical, to the uninterrupted run: {said}")
+    train(recipe, folder, output, Writers(), resume=at)
+
+
+# --- parsing -----------------------------------------------------------------------------------------------------
+
+
+def _parse_train(name: str, words: Sequence[str]) -> Callable[[], None]:
+    cls = get(name)
+
+    def options(
+        recipe: Annotated[cls, tyro.conf.arg(name="")],  # type: ignore[valid-type]
+        out: Path | None = None,
+        output: Annotated[Output, tyro.conf.arg(name="")] = Output(),
+        writers: Annotated[Writers, tyro.conf.arg(name="")] = Writers(),
+    ) -> None:
+        """
+        Args:
+            out: The run folder (default: runs/RECIPE-seedN, numbered where that is taken).
+        """
+        train(recipe, out or _free_folder(recipe), output, writers)
+
+    options.__doc__ = f"{cls.description}.\n\nExpected: {cls.expected}.\nSource: {cls.source}.\n{options.__doc__}"
+    return lambda: tyro.cli(options, prog=f"quickstudy train {name}", args=words, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def _free_folder(recipe: Recipe) -> Path:
+    base = Path("runs", f"{recipe.name}-seed{recipe.seed}")
+    candidates = (base if i == 1 else base.with_name(f"{base.name}-{i}") for i in range(1, 10_000))
+    return next(path for path in candidates if not path.exists())
+
+
+def _parse_resume(words: Sequence[str]) -> Callable[[], None]:
+    def options(
+        folder: Annotated[Path, tyro.conf.Positional],
+        step: int | None = None,
+        meta_steps: int | None = None,
+        output: Annotated[Output, tyro.conf.arg(name="")] = Output(),
+    ) -> None:
+        """Goes on from the newest checkpoint of a run, bit for bit as if it had never stopped.
+
+        Args:
+            folder: The run folder.
+            step: Go on from this checkpoint instead of the newest.
+            meta_steps: Must be the run's own; a run of another length is another run.
+        """
+        resume(folder, output, step=step, meta_steps=meta_steps)
+
+    return lambda: tyro.cli(options, prog="quickstudy resume", args=words, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def _parse_evaluate(words: Sequence[str]) -> Callable[[], None]:
+    def options(
+        folder: Annotated[Path, tyro.conf.Positional],
+        step: int | None = None,
+        tasks: int | None = None,
+        output: Annotated[Output, tyro.conf.arg(name="")] = Output(),
+    ) -> None:
+        """Tests what a run learned on held-out tasks, and writes its report.
+
+        Args:
+            folder: The run folder.
+            step: Test this checkpoint instead of the newest.
+            tasks: Number of held-out tasks (default: as the recipe says).
+        """
+        from quickstudy.load import experiment_of
+        from quickstudy.runs import RunFolder
+
+        if tasks is not None and tasks < 5:
+            raise ConfigError([f"tasks must be at least 5, got {tasks}"])
+        test(folder, output, experiment_of(RunFolder(folder)).recipe.name, step=step, tasks=tasks)
+
+    return lambda: tyro.cli(options, prog="quickstudy evaluate", args=words, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def _parse_report(words: Sequence[str]) -> Callable[[], None]:
+    def options(
+        folders: Annotated[tuple[Path, ...], tyro.conf.Positional],
+        out: Path | None = None,
+        output: Annotated[Output, tyro.conf.arg(name="")] = Output(),
+    ) -> None:
+        """Draws the report of one run, or of several side by side.
+
+        Args:
+            folders: Run folders; those that differ only in the seed are pooled.
+            out: Where to write (default: the first folder).
+        """
+        from quickstudy.report.page import report
+
+        if not folders:
+            raise ConfigError(["report needs at least one run folder"])
+        page = report(folders, out)
+        print(json.dumps({"status": "ok", "report": str(page)}) if output.json else f"report: {page}")
+
+    return lambda: tyro.cli(options, prog="quickstudy report", args=words, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def _parse_list(words: Sequence[str]) -> Callable[[], None]:
+    def options(output: Annotated[Output, tyro.conf.arg(name="")] = Output()) -> None:
+        """Lists the recipes, with what to expect of each."""
+        list_recipes(output)
+
+    return lambda: tyro.cli(options, prog="quickstudy list", args=words, config=(tyro.conf.OmitArgPrefixes,))
+
+
+USAGE = """\
+usage: quickstudy [-h] [--version] COMMAND ...
+
+Meta-train models and agents that adapt fast, test them on held-out tasks, and show it.
+
+commands:
+  list                      the recipes, with what to expect of each
+  train RECIPE [options]    meta-train, test on held-out tasks, write the report
+  resume DIR                go on from the newest checkpoint, bit for bit
+  evaluate DIR              test on held-out tasks again
+  report DIR [DIR ...]      one page for one run, or several side by side
+
+`quickstudy COMMAND --help` and `quickstudy train RECIPE --help` say more.
+"""
+COMMANDS = {
+    "list": _parse_list, "resume": _parse_resume, "evaluate": _parse_evaluate, "report": _parse_report,
+}  # fmt: skip
+
+
+def _command(words: Sequence[str]) -> Callable[[], None]:
+    if not words or words[0] in ("-h", "--help"):
+        return lambda: print(USAGE, end="")
+    if words[0] == "--version":
+        return lambda: print(f"quickstudy {__version__}")
+    command, *rest = words
+    if command == "train":
+        if not rest or rest[0] in ("-h", "--help"):
+            listed = "\n".join(f"  {name:<22} {cls.description}" for name, cls in sorted(all_recipes().items()))
+            text = f"usage: quickstudy train RECIPE [options]\n\nrecipes:\n{listed}\n"
+            if rest:
+                return lambda: print(text, end="")
+            raise ConfigError([f"train needs a recipe\n{text}"])
+        return _parse_train(rest[0], rest[1:])
+    if command not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(command, [*COMMANDS, "train"], 1)
+        raise ConfigError([f"there is no command {command!r}" + (f"; did you mean {near[0]}?" if near else "")])
+    return COMMANDS[command](rest)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one command and exits with its code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _command(words)()
+    except SystemExit as error:  # the parser's own: it has said what is wrong
+        if error.code and "--json" in words:
+            print(json.dumps({"status": "error", "code": 2, "message": "bad command line; see stderr"}), flush=True)
+        raise
+    except KeyboardInterrupt as error:
+        _fail(words, 128 + getattr(error, "signum", 2), str(error) or "stopped")
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.exit(1)
+    except Exception as error:
+        if "--debug" in words:
+            traceback.print_exc()
+        code = next((EXIT[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in EXIT), None)
+        message = str(error) or type(error).__name__
+        if code is None:
+            code = 2 if isinstance(error, ValueError | TypeError) else 3
+            message = f"{type(error).__name__}: {message}"
+        if code == 7:
+            message = f"out of memory or device trouble: {message.splitlines()[0]}; lower --meta-batch. Checkpoints are kept"
+        _fail(words, code, message)
+
+
+def _fail(words: Sequence[str], code: int, message: str) -> None:
+    if "--json" in words:
+        print(json.dumps({"status": "error", "code": code, "message": message}), flush=True)
+    else:
+        print(f"quickstudy: {message}", file=sys.stderr, flush=True)
+        folder = next((w for w in words[1:] if (Path(w) / "run.json").exists()), None)
+        if code in (3, 6, 7, 130, 143) and folder:
+            print(f"go on with: quickstudy resume {shlex.quote(folder)}", file=sys.stderr, flush=True)
+    sys.exit(code)

@@ -1,0 +1,61 @@
+"""From a name or a folder to something that can be used."""
+
+import dataclasses
+import os
+from typing import Any
+
+from quickstudy.core import HeldOut, Learner
+from quickstudy.evaluate import Evaluation, Protocol, evaluate
+from quickstudy.recipes import configure
+from quickstudy.recipes.experiment import Experiment
+from quickstudy.runs import CheckpointRefused, RunFolder
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A trained learner read from a folder; where a recipe made it, with the way to test it."""
+
+    learner: Learner
+    step: int
+    experiment: Experiment | None
+
+    @property
+    def protocol(self) -> Protocol | None:
+        return self.experiment.protocol if self.experiment else None
+
+    def evaluate(self, held_out: HeldOut | None = None, **changes: Any) -> Evaluation:
+        """Meta-tests as the recipe says; `changes` are fields of its protocol."""
+        if self.experiment is None:
+            raise ValueError("no recipe made this learner: use quickstudy.evaluate with your own objective and tasks")
+        protocol = dataclasses.replace(self.experiment.protocol, **changes)
+        held_out = held_out or self.experiment.tasks.split().test
+        return evaluate(self.learner, protocol.objective, held_out, protocol=protocol)
+
+
+def recipe(name: str, **values: Any) -> Experiment:
+    """A recipe, built, with these values of its fields: `recipe("sinusoid-maml", seed=1).train("runs/1")`."""
+    return configure(name, values).build()
+
+
+def experiment_of(folder: RunFolder) -> Experiment:
+    """The experiment that a run folder holds."""
+    about = folder.read_json("run.json")
+    if not about.get("recipe"):
+        raise ValueError(f"{folder.path} was not made by a recipe: give `like=`, a learner of the same structure")
+    return configure(about["recipe"], about["config"]).build()
+
+
+def load(path: str | os.PathLike, *, like: Learner | None = None, step: int | None = None) -> Loaded:
+    """The learner of a run folder, or of what `Result.save` wrote, at its newest checkpoint or that of `step`.
+
+    like: a learner of the same structure, where no recipe made it. Raises FileNotFoundError when there is no run,
+    and CheckpointRefused, naming the file, when a byte of the checkpoint is wrong or it is of another model.
+    """
+    folder = RunFolder(path)
+    experiment = experiment_of(folder) if like is None else None
+    steps = folder.steps()
+    if not steps or (step is not None and step not in steps):
+        raise CheckpointRefused(f"{folder.checkpoints} has no checkpoint{'' if step is None else f' of step {step}'}")
+    chosen = steps[-1] if step is None else step
+    template = like if like is not None else experiment.learner  # type: ignore[union-attr]
+    return Loaded(folder.load(chosen, {"learner": template})["learner"], chosen, experiment)

@@ -1,0 +1,64 @@
+"""RL² on Bernoulli bandits (Duan et al. 2016, table 1): total reward over n pulls of k arms.
+
+n=10, k=5: the exact optimum is 6.660, Bayesian greedy has 6.634. n=100, k=5: greedy 75.5, Gittins 78.3.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from quickstudy.recipes.rl2 import DUAN, RL2
+
+if TYPE_CHECKING:
+    from quickstudy.recipes.experiment import Experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class BanditRL2(RL2):
+    meta_steps: int = 4000
+    meta_batch: int = 2048
+    test_tasks: int = 100_000
+    pulls: int = 10
+    arms: int = 5
+    # (meta-steps, pulls) to train on first, where shorter than `pulls`
+    curriculum: tuple[tuple[int, int], ...] = ((200, 10), (100, 25), (100, 50))
+
+    name = "bandit-rl2"
+    description = "RL² on Bernoulli bandits: a recurrent agent that explores, then exploits"
+    expected = "10 pulls of 5 arms: at least 6.62 of the optimum 6.660; 100 pulls (--pulls 100): at least 77.7"
+    source = DUAN
+
+    def errors(self) -> list[str]:
+        wrong = super().errors()
+        if self.pulls < 2:
+            wrong.append(f"pulls must be at least 2, got {self.pulls}")
+        if self.arms < 2:
+            wrong.append(f"arms must be at least 2, got {self.arms}")
+        if any(len(stage) != 2 or min(stage) < 1 for stage in self.curriculum):
+            wrong.append(f"curriculum must be pairs of meta-steps and pulls, each at least 1, got {self.curriculum}")
+        elif sum(s for s, shorter in self.curriculum if shorter < self.pulls) >= self.meta_steps:
+            wrong.append(f"the curriculum {self.curriculum} leaves none of the meta_steps={self.meta_steps}")
+        return wrong
+
+    def build(self) -> "Experiment":
+        from quickstudy.learners import bandits
+        from quickstudy.report.traces import bandit
+        from quickstudy.tasks.bandits import Bandits, optimal_return
+
+        before = tuple(stage for stage in self.curriculum if stage[1] < self.pulls)
+        optimum = None
+        if self.pulls <= 10 and self.arms <= 5:  # feasible exactly; beyond that the Gittins index is the ruler
+            optimum = lambda tasks: optimal_return(self.arms, self.pulls)
+        return self.compose(
+            Bandits(self.arms),
+            (*before, (self.meta_steps, self.pulls)),
+            report_every=max(1, self.pulls // 10) if self.pulls % 10 == 0 else 1,
+            rulers={
+                "Bayesian greedy": bandits.bayes_greedy(self.arms),
+                "Gittins index": bandits.gittins(self.arms, pulls=self.pulls),
+                "UCB1": bandits.ucb1(self.arms, scale=0.4),
+                "Thompson sampling": bandits.thompson(self.arms),
+            },
+            optimum=optimum,
+            trace=bandit,
+            chunk=5000,
+        )

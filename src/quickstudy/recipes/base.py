@@ -1,0 +1,40 @@
+"""What a recipe is: a frozen configuration with a `build`. Imports nothing heavy, so that listing is quick."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from quickstudy.config import ConfigError, Training
+
+if TYPE_CHECKING:
+    from quickstudy.recipes.experiment import Experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe(Training):
+    """A published result as a configuration: every field is an option of the command line."""
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+    expected: ClassVar[str]  # the figure to expect, with its conditions
+    source: ClassVar[str]  # the paper
+
+    test_tasks: int = 1000  # held-out tasks in the final test
+
+    def errors(self) -> list[str]:
+        wrong = super().errors()
+        if self.test_tasks < 2:
+            wrong.append(f"test_tasks must be at least 2, got {self.test_tasks}")
+        return wrong
+
+    def build(self) -> "Experiment":
+        """The four nouns, composed. Raises ConfigError or Incompatible."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raises ConfigError with everything that is wrong."""
+        if wrong := self.errors():
+            raise ConfigError(wrong)
+
+    def about(self) -> dict[str, Any]:
+        """What goes into run.json: enough to make the run again."""
+        return {"recipe": self.name, "config": dataclasses.asdict(self), "source": self.source, "expected": self.expected}

@@ -1,0 +1,64 @@
+"""A recipe, built: the four nouns and how they are trained and tested."""
+
+import dataclasses
+import os
+import platform
+from typing import Any
+
+import jax
+import jaxlib
+
+from quickstudy._version import __version__
+from quickstudy.core import Learner, MetaOptimizer, Objective, TaskDistribution
+from quickstudy.display import Listener
+from quickstudy.evaluate import Protocol
+from quickstudy.recipes.base import Recipe
+from quickstudy.train import Curriculum, Result, train
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    recipe: Recipe
+    learner: Learner
+    objective: Objective
+    meta_optimizer: MetaOptimizer
+    tasks: TaskDistribution
+    protocol: Protocol
+    curriculum: Curriculum = ()
+    citations: tuple[str, ...] = ()
+
+    def train(
+        self,
+        out: str | os.PathLike | None = None,
+        *,
+        resume: int | None = None,
+        listener: Listener | None = None,
+    ) -> Result:
+        """Meta-trains as the recipe says; see quickstudy.train."""
+        return train(
+            self.learner,
+            self.objective,
+            self.meta_optimizer,
+            self.tasks,
+            config=self.recipe,
+            protocol=self.protocol,
+            curriculum=self.curriculum,
+            out=out,
+            about={**self.recipe.about(), "citations": list(self.citations), "fingerprint": fingerprint()},
+            resume=resume,
+            listener=listener,
+        )
+
+
+def fingerprint() -> dict[str, Any]:
+    """What the bits depend on beside the configuration: resuming on another one is close, not identical."""
+    return {
+        "quickstudy": __version__,
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }

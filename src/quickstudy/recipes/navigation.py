@@ -1,0 +1,149 @@
+"""2-D navigation (Finn et al. 2017, section 5.3): reach a goal that is felt only through the reward.
+
+The paper's protocol: goals uniform in [−½, ½]², 100 steps, 20 trajectories a task, meta-batch 40, TRPO outside,
+one inner step; returns after 0/1/2 steps about −40 / −12 / −3 (curves). Standing still is worth −38.1.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from quickstudy.recipes.base import Recipe
+from quickstudy.recipes.sinusoid import FINN
+
+if TYPE_CHECKING:
+    from quickstudy.core import MetaOptimizer
+    from quickstudy.recipes.experiment import Experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Navigation(Recipe):
+    meta_steps: int = 300
+    meta_batch: int = 20
+    trajectories: int = 20  # lived before each inner step
+    adaptations: int = 1  # inner steps while training; the test takes three
+    inner_rate: float = 0.1
+    learn_rates: bool = True  # a learned inner rate for every weight (Meta-SGD), or one constant
+    learning_rate: float = 3e-3
+    final_rate: float = 0.1  # of the learning rate, reached linearly at the end
+    discount: float = 0.99
+    dice: bool = False  # let the meta-gradient credit the pre-adaptation actions
+    hidden: int = 64
+    scratch_rate: float = 0.1
+
+    def errors(self) -> list[str]:
+        wrong = super().errors()
+        for name in ("trajectories", "adaptations", "hidden"):
+            if getattr(self, name) < 1:
+                wrong.append(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("inner_rate", "learning_rate", "scratch_rate"):
+            if not getattr(self, name) > 0:
+                wrong.append(f"{name} must be above 0, got {getattr(self, name)}")
+        if not 0 <= self.discount <= 1:
+            wrong.append(f"discount must lie in [0, 1], got {self.discount}")
+        return wrong
+
+    def optimizer(self) -> "MetaOptimizer":
+        raise NotImplementedError
+
+    def build(self) -> "Experiment":
+        import jax
+        import jax.numpy as jnp
+
+        from quickstudy.evaluate import Protocol
+        from quickstudy.learners.gradient import Gradient
+        from quickstudy.learners.inner_losses import PolicyGradient
+        from quickstudy.learners.updates import SGD, per_weight
+        from quickstudy.nn.models import MLP, GaussianPolicy
+        from quickstudy.objectives.trial import Trial
+        from quickstudy.recipes.experiment import Experiment
+        from quickstudy.report.traces import navigation
+        from quickstudy.rl import losses
+        from quickstudy.tasks.navigation import REACH, Navigation, optimal_return
+
+        tasks = Navigation()
+        episode = tasks.episode
+        first, second = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1))
+
+        def policy(key):
+            net = MLP((2, self.hidden, self.hidden, 2), key=key, activation=jnp.tanh)
+            return GaussianPolicy(net, jnp.zeros(2), REACH)
+
+        start = policy(first)
+        inner = PolicyGradient(self.discount, dice=self.dice)
+        update = per_weight(start, self.inner_rate) if self.learn_rates else SGD(self.inner_rate)
+        trial = Trial(
+            tasks.environment,
+            horizon=episode * (1 + self.adaptations),
+            terms=((1.0, losses.reinforce),),
+            adapt_every=episode,
+            width=self.trajectories,
+            burn_in=episode,
+            discount=self.discount,
+            trace=1.0,
+            baseline="linear",
+            across_episodes=False,
+        )
+        return Experiment(
+            self,
+            Gradient(start, inner, update),
+            trial,
+            self.optimizer(),
+            tasks,
+            Protocol(
+                dataclasses.replace(trial, horizon=4 * episode, burn_in=3 * episode),
+                num_tasks=self.test_tasks,
+                rulers={"from scratch": Gradient(policy(second), inner, SGD(self.scratch_rate))},
+                optimum=lambda goals: optimal_return(goals, episode),
+                trace=navigation,
+                chunk=50,
+            ),
+            citations=(self.source, FINN),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class NavigationMAML(Navigation):
+    name = "navigation-maml"
+    description = "MAML-RL on 2-D navigation: an agent that learns where its goal is from 20 tries"
+    expected = "at least 70 % of the gap from standing still (-38.1) to the optimum (-0.5) after one adaptation, 90 % after three"
+    source = FINN
+
+    def optimizer(self) -> "MetaOptimizer":
+        import optax
+
+        from quickstudy.meta_optimizers.backprop import Backprop
+
+        schedule = optax.linear_schedule(
+            self.learning_rate, self.final_rate * self.learning_rate, self.meta_steps
+        )
+        return Backprop(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule)))
+
+
+@dataclasses.dataclass(frozen=True)
+class NavigationESMAML(Navigation):
+    population: int = 32
+    sigma: float = 0.1
+    learning_rate: float = 1e-2
+
+    name = "navigation-es-maml"
+    description = "the same MAML learner, improved by evolution instead of back-propagation"
+    expected = "a stated share of the gap closed after one adaptation (see RESULTS.md); ES-MAML's paper has other tasks"
+    source = "Song et al. 2020, ES-MAML: Simple Hessian-Free Meta Learning, ICLR"
+
+    def errors(self) -> list[str]:
+        wrong = super().errors()
+        if self.population < 2 or self.population % 2:
+            wrong.append(f"population must be even and at least 2, got {self.population}")
+        if not self.sigma > 0:
+            wrong.append(f"sigma must be above 0, got {self.sigma}")
+        return wrong
+
+    def optimizer(self) -> "MetaOptimizer":
+        import optax
+
+        from quickstudy.meta_optimizers.evolution import Evolution
+
+        schedule = optax.linear_schedule(
+            self.learning_rate, self.final_rate * self.learning_rate, self.meta_steps
+        )
+        return Evolution(optax.adam(schedule), population=self.population, sigma=self.sigma)

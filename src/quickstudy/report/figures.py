@@ -1,0 +1,199 @@
+"""The pictures of a report. Each function draws onto a fresh figure and returns it; the same data, the same bytes."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+OURS = ("#1f6feb", "#d4513d", "#2a9d5c", "#8a4fbf", "#c78a00", "#0e8a92")
+RULERS = ("#8c8c8c", "#b07d62", "#7a9e7e", "#9a86a4", "#a0a04a")
+INK, FAINT = "#24292f", "#d8dee4"
+
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 11,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#eef1f4",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "svg.hashsalt": "quickstudy",
+    "svg.fonttype": "path",
+    "legend.frameon": False,
+}
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as an inline <svg>, without the date."""
+    with matplotlib.rc_context(STYLE):
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def to_png(figure: Figure) -> bytes:
+    with matplotlib.rc_context(STYLE):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None}, bbox_inches="tight")
+    return buffer.getvalue()
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, NDArray]:
+    figure = Figure(figsize=size, layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        axes = figure.subplots(rows, columns, squeeze=False)
+    return figure, axes
+
+
+def adaptation_curve(runs: Sequence[Mapping[str, Any]]) -> Figure:
+    """Performance after each adaptation: ours with 95 % bands, rulers dashed, the optimum dotted.
+
+    A run is {label, metric, curve, rulers}; rulers are drawn once, they are the same tasks.
+    """
+    figure, [[ax]] = _figure(1, 1, (7.6, 4.2))
+    with matplotlib.rc_context(STYLE):
+        for run, colour in zip(runs, OURS * (1 + len(runs) // len(OURS)), strict=False):
+            x = [p["adaptations"] for p in run["curve"]]
+            ax.fill_between(x, *np.transpose([p["ci"] for p in run["curve"]]), color=colour, alpha=0.18, lw=0)
+            ax.plot(x, [p["mean"] for p in run["curve"]], "o-", color=colour, lw=2.4, ms=5, label=run["label"], zorder=5)
+        drawn: set[str] = set()
+        for run in runs:
+            for name, ruler in run["rulers"].items():
+                if name in drawn:
+                    continue
+                colour = RULERS[len(drawn) % len(RULERS)]
+                drawn.add(name)
+                if ruler["curve"]:
+                    x = [p["adaptations"] for p in ruler["curve"]]
+                    ax.plot(x, [p["mean"] for p in ruler["curve"]], "--", color=colour, lw=1.6, label=name)
+                elif len(runs[0]["curve"]) < 7 and name == "optimum" and run["per_episode"]:
+                    ax.axhline(ruler["score"], color=INK, ls=":", lw=1.4, label=name)
+        ax.set_xlabel(f"adaptations to the new task ({runs[0]['unit']})")
+        ax.set_ylabel(f"{runs[0]['metric']} on held-out tasks")
+        if len(runs[0]["curve"]) < 7:
+            ax.set_xticks([p["adaptations"] for p in runs[0]["curve"]])
+        ax.legend(loc="best", fontsize=10)
+    return figure
+
+
+def training_curves(runs: Sequence[Mapping[str, Any]]) -> Figure:
+    """Metrics over meta-steps: a run is {label, metrics: lines, validation: lines, metric}."""
+    names = [n for n in ("return", "loss", "gradient_norm") if any(n in line for r in runs for line in r["metrics"])]
+    if not any(line.get("return") is not None for r in runs for line in r["metrics"]):
+        names = [n for n in names if n != "return"]
+    columns = len(names) + 1
+    figure, [axes] = _figure(1, columns, (3.7 * columns, 3.0))
+    with matplotlib.rc_context(STYLE):
+        for run, colour in zip(runs, OURS * (1 + len(runs) // len(OURS)), strict=False):
+            for ax, name in zip(axes, names, strict=False):
+                points = [(line["step"], line[name]) for line in run["metrics"] if line.get(name) is not None]
+                if points:
+                    ax.plot(*np.transpose(points), color=colour, lw=1.2, label=run["label"])
+            for i, adaptation in enumerate(_shown(run["validation"])):
+                points = [(line["step"], line["curve"][adaptation]["mean"]) for line in run["validation"]]
+                done = run["validation"][0]["curve"][adaptation]["adaptations"]
+                axes[-1].plot(
+                    *np.transpose(points), "o-", ms=3, color=colour, lw=1.4, alpha=0.35 + 0.65 * (i + 1) / 4,
+                    label=f"after {done}" if run is runs[0] else None,
+                )  # fmt: skip
+        for ax, name in zip(axes, [*(n.replace("_", " ") for n in names), f"held-out {runs[0]['metric']}"], strict=True):
+            ax.set_title(name)
+            ax.set_xlabel("meta-steps")
+        if "gradient_norm" in names:
+            axes[names.index("gradient_norm")].set_yscale("log")
+        if axes[-1].has_data():
+            axes[-1].legend(fontsize=8)
+        if len(runs) > 1:
+            axes[0].legend(fontsize=8)
+    return figure
+
+
+def _shown(validation: Sequence[Mapping[str, Any]]) -> list[int]:
+    if not validation:
+        return []
+    points = len(validation[0]["curve"])
+    return sorted({round(i * (points - 1) / 3) for i in range(4)})
+
+
+# --- one row of panels for the worst, the middle and the best held-out tasks -----------------------------------
+
+PLACES = ("worst", "second worst", "median", "second best", "best")
+
+
+def _navigation(ax: Axes, arrays: Mapping[str, NDArray], i: int) -> None:
+    paths, goal = arrays["paths"][i], arrays["goal"][i]
+    stages = len(paths)
+    for k, copies in enumerate(paths):
+        colour = OURS[0] if k else RULERS[0]
+        for c in range(copies.shape[1]):
+            path = np.concatenate([np.zeros((1, 2)), copies[:, c]])
+            ax.plot(
+                *path.T, color=colour, lw=0.8 + 0.3 * k, alpha=0.25 + 0.6 * k / max(1, stages - 1),
+                label=f"after {k}" if c == 0 else None, zorder=k,
+            )  # fmt: skip
+    ax.plot(*goal, "*", ms=15, color=OURS[1], mec="white", zorder=20)
+    ax.plot(0, 0, "o", ms=4, color=INK, zorder=20)
+    ax.set(xlim=(-0.8, 0.8), ylim=(-0.8, 0.8), aspect="equal")
+
+
+def _sinusoid(ax: Axes, arrays: Mapping[str, NDArray], i: int) -> None:
+    order = np.argsort(arrays["query_x"][i])
+    ax.plot(arrays["query_x"][i][order], arrays["query_y"][i][order], "o", ms=3, color=FAINT, label="query")
+    steps = arrays["steps"][i]
+    for k, fit in enumerate(arrays["fits"][i]):
+        colour = RULERS[0] if k == 0 else OURS[0]
+        ax.plot(arrays["grid"][i], fit, color=colour, lw=1.4, alpha=0.3 + 0.7 * k / len(steps), label=f"after {steps[k]}")
+    ax.plot(arrays["x"][i], arrays["y"][i], "^", ms=7, color=OURS[1], label="support")
+    ax.set(ylim=(-5.5, 5.5))
+
+
+def _bandit(ax: Axes, arrays: Mapping[str, NDArray], i: int) -> None:
+    p, actions, rewards = arrays["probabilities"][i], arrays["actions"][i], arrays["rewards"][i]
+    rank = np.argsort(np.argsort(p))
+    for arm, chance in enumerate(p):
+        ax.axhline(rank[arm], color=FAINT, lw=10 * chance + 0.3, alpha=0.6, zorder=0)
+    pulls = np.arange(1, len(actions) + 1)
+    size = 60 if len(pulls) <= 20 else 12
+    for won, colour, label in ((1, OURS[0], "paid"), (0, OURS[1], "did not")):
+        at = rewards == won
+        ax.scatter(pulls[at], rank[actions[at]], s=size, color=colour, label=label, zorder=3)
+    ax.set_yticks(range(len(p)), [f"p={v:.2f}" for v in np.sort(p)], fontsize=8)
+    ax.set_xlabel("pull")
+
+
+DRAWERS: dict[str, Callable[[Axes, Mapping[str, NDArray], int], None]] = {
+    "paths": _navigation,
+    "fits": _sinusoid,
+    "actions": _bandit,
+}
+
+
+def tasks(traces: Mapping[str, NDArray], metric: str) -> Figure | None:
+    """The held-out tasks that were kept, from the worst to the best; None where nothing is known to draw."""
+    kind = next((name for name in DRAWERS if name in traces), None)
+    if kind is None:
+        return None
+    count = len(traces["task"])
+    figure, [axes] = _figure(1, count, (2.75 * count, 3.1))
+    with matplotlib.rc_context(STYLE):
+        for i, ax in enumerate(axes):
+            DRAWERS[kind](ax, traces, i)
+            ax.set_title(f"{PLACES[i]}\n{metric} {traces['value'][i]:.3g}", fontsize=9)
+            ax.tick_params(labelsize=8)
+        axes[0].legend(fontsize=7, loc="upper left")
+    return figure

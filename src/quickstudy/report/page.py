@@ -1,0 +1,278 @@
+"""The report: one self-contained HTML file and PNGs, from one or several run folders. Same folders, same bytes."""
+
+import dataclasses
+import html
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from matplotlib.figure import Figure
+
+from quickstudy import stats
+from quickstudy.report import figures
+from quickstudy.runs import METRICS, RunFolder, storage, write_atomic
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a report reads of a run folder."""
+
+    folder: RunFolder
+    about: dict[str, Any]
+    evaluation: dict[str, Any] | None
+    arrays: dict[str, np.ndarray]
+    metrics: list[dict]
+    validation: list[dict]
+    timing: list[dict]
+
+    @staticmethod
+    def read(path: str | os.PathLike) -> "Run":
+        folder = RunFolder(path)
+        about = folder.read_json("run.json")
+        tested = (folder.path / "evaluation.json").exists()
+        arrays = folder.path / "evaluation.safetensors"
+        return Run(
+            folder,
+            about,
+            folder.read_json("evaluation.json") if tested else None,
+            safetensors.numpy.load(arrays.read_bytes()) if tested and arrays.exists() else {},
+            folder.lines(METRICS),
+            folder.lines("validation.jsonl"),
+            folder.lines("timing.jsonl"),
+        )
+
+    @property
+    def recipe(self) -> str:
+        return self.about.get("recipe") or "custom run"
+
+    @property
+    def seed(self) -> Any:
+        return self.about.get("config", {}).get("seed", "?")
+
+    @property
+    def metric(self) -> str:
+        return self.evaluation["metric"] if self.evaluation else "score"
+
+
+def report(paths: Sequence[str | os.PathLike], out: str | os.PathLike | None = None) -> Path:
+    """Writes report.html and the PNGs into `out` (default: the first run's folder) and returns the page's path."""
+    runs = [Run.read(path) for path in paths]
+    folder = Path(out) if out is not None else runs[0].folder.path
+    with storage(f"writing the report to {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures: dict[str, Figure] = {}
+        tested = [run for run in runs if run.evaluation]
+        if tested:
+            pictures["adaptation"] = figures.adaptation_curve([_curve(group) for group in _groups(tested)])
+        for i, run in enumerate(tested):
+            drawn = figures.tasks(_traces(run), run.metric)
+            if drawn is not None:
+                pictures["tasks" if i == 0 else f"tasks-{i + 1}"] = drawn
+        if any(run.metrics for run in runs):
+            pictures["training"] = figures.training_curves(
+                [
+                    {"label": _label(run, runs), "metrics": run.metrics, "validation": run.validation, "metric": run.metric}
+                    for run in runs
+                ]
+            )
+        for name, figure in pictures.items():
+            write_atomic(folder / f"{name}.png", figures.to_png(figure))
+        page = folder / "report.html"
+        write_atomic(page, _page(runs, pictures).encode())
+    return page
+
+
+def _groups(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that differ in nothing but the seed stand together."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        config = {k: v for k, v in run.about.get("config", {}).items() if k != "seed"}
+        groups.setdefault(str((run.recipe, sorted(config.items()))), []).append(run)
+    return list(groups.values())
+
+
+def _label(run: Run, runs: Sequence[Run]) -> str:
+    same = [r for r in runs if r.recipe == run.recipe]
+    return run.recipe if len(same) == 1 else f"{run.recipe}, seed {run.seed}"
+
+
+def _curve(group: list[Run]) -> dict[str, Any]:
+    """One run's curve, or the pooled one of several seeds on the same tasks."""
+    first = group[0].evaluation or {}
+    curve = first["curve"]
+    label = group[0].recipe
+    shapes = {run.arrays["curves"].shape for run in group if "curves" in run.arrays}
+    if len(group) > 1 and len(shapes) == 1:
+        stacked = np.stack([run.arrays["curves"] for run in group])  # [seeds, tasks, points]
+        curve = [
+            {**p, "mean": float(np.nanmean(stacked[:, :, i])), "ci": stats.interval_over_seeds(stacked[:, :, i])}
+            for i, p in enumerate(curve)
+        ]
+        label += f" ({len(group)} seeds)"
+    per_episode = abs(curve[-1]["mean"] - first["score"]) < 1e-3 * (1 + abs(first["score"]))
+    unit = "gradient steps" if "inner_steps" in group[0].about.get("config", {}) else "updates of the agent"
+    return {
+        "label": label, "metric": first["metric"], "curve": curve, "rulers": first["rulers"],
+        "per_episode": per_episode, "unit": unit,
+    }  # fmt: skip
+
+
+def _traces(run: Run) -> dict[str, np.ndarray]:
+    return {name.removeprefix("trace/"): a for name, a in run.arrays.items() if name.startswith("trace/")}
+
+
+def command(about: Mapping[str, Any]) -> str:
+    """The command that makes the run again: every field that is not the recipe's own default."""
+    if not about.get("recipe"):
+        return "(made through the Python API)"
+    from quickstudy.recipes import get
+
+    defaults = {f.name: f.default for f in dataclasses.fields(get(about["recipe"]))}
+    words = ["quickstudy", "train", about["recipe"]]
+    for name, value in about["config"].items():
+        if value != _plain(defaults.get(name)):
+            option = name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{option}" if value else f"--no-{option}")
+            else:
+                words += [f"--{option}", *map(str, np.ravel(value))]
+    return " ".join(words)
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def number(value: float) -> str:
+    """Four significant digits, with a real minus sign."""
+    return f"{value:,.4g}".replace("-", "−")
+
+
+def _interval(mean: float, ci: Sequence[float]) -> str:
+    return f"{number(mean)} <span class=ci>[{number(ci[0])}, {number(ci[1])}]</span>"
+
+
+CSS = """
+:root{color-scheme:light}
+body{font:16px/1.55 system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif;color:#24292f;background:#fff;
+margin:0 auto;max-width:1080px;padding:36px 28px 80px}
+h1{font-size:30px;margin:0 0 4px;letter-spacing:-.02em}h2{font-size:19px;margin:44px 0 10px}
+p.lead{color:#57606a;margin:0 0 26px}
+.head{display:flex;gap:18px;flex-wrap:wrap;margin:8px 0 22px}
+.card{border:1px solid #d8dee4;border-radius:12px;padding:14px 20px;min-width:180px;background:#f9fafb}
+.card b{display:block;font-size:27px;letter-spacing:-.02em;color:#1f6feb}.card small{color:#57606a}
+.ci{color:#6e7781;font-size:.86em;white-space:nowrap}
+table{border-collapse:collapse;font-size:14.5px}td,th{padding:5px 18px 5px 0;text-align:left;border-bottom:1px solid #eef1f4}
+th{color:#57606a;font-weight:600}svg{max-width:100%;height:auto;display:block}
+pre{background:#0d1117;color:#e6edf3;padding:14px 18px;border-radius:10px;overflow:auto;font-size:13.5px}
+details summary{cursor:pointer;color:#57606a}.warn{color:#b35900}
+footer{margin-top:50px;color:#8c959f;font-size:13px}
+"""
+
+
+def _page(runs: Sequence[Run], pictures: Mapping[str, Figure]) -> str:
+    e = html.escape
+    title = " · ".join(dict.fromkeys(run.recipe for run in runs))
+    out = [
+        "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width'>",
+        f"<title>{e(title)} – quickstudy</title><style>{CSS}</style></head><body>",
+        f"<h1>{e(title)}</h1><p class=lead>{e(_lead(runs))}</p>",
+    ]
+    tested = [run for run in runs if run.evaluation]
+    if tested:
+        out.append("<div class=head>")
+        for run in tested[:6]:
+            out += _cards(run, runs)
+        out.append("</div>")
+        out.append("<h2>Adaptation to tasks it has never seen</h2>")
+        out.append(figures.to_svg(pictures["adaptation"]))
+        out.append(_rulers(tested, runs))
+    else:
+        out.append("<p class=warn>Not tested yet: run <code>quickstudy evaluate</code> on the folder.</p>")
+    for i, run in enumerate(tested):
+        name = "tasks" if i == 0 else f"tasks-{i + 1}"
+        if name in pictures:
+            which = f": {e(_label(run, runs))}" if len(tested) > 1 else ""
+            out.append(f"<h2>The worst and the best held-out tasks{which}</h2>")
+            out.append(figures.to_svg(pictures[name]))
+    if "training" in pictures:
+        out.append("<h2>Meta-training</h2>")
+        out.append(figures.to_svg(pictures["training"]))
+    out.append("<h2>Health</h2>")
+    out.append(_health(runs))
+    for run in runs:
+        out.append(f"<h2>Make it again{': ' + e(_label(run, runs)) if len(runs) > 1 else ''}</h2>")
+        out.append(f"<pre>{e(command(run.about))}</pre>")
+        rows = "".join(f"<tr><td>{e(k)}</td><td>{e(str(v))}</td></tr>" for k, v in run.about.get("config", {}).items())
+        made = ", ".join(f"{k} {v}" for k, v in run.about.get("fingerprint", {}).items())
+        out.append(f"<details><summary>configuration</summary><table>{rows}</table><p>{e(made)}</p></details>")
+    citations = dict.fromkeys(c for run in runs for c in run.about.get("citations", []))
+    if citations:
+        out.append("<h2>Please cite</h2><ul>" + "".join(f"<li>{e(c)}</li>" for c in citations) + "</ul>")
+    out.append("<footer>quickstudy – every figure is on held-out tasks, at the end of training. Intervals are 95 % ")
+    out.append("bootstrap intervals.</footer></body></html>\n")
+    return "\n".join(out)
+
+
+def _lead(runs: Sequence[Run]) -> str:
+    if not runs[0].about.get("recipe"):
+        return "Made through the Python API."
+    from quickstudy.recipes import get
+
+    recipe = get(runs[0].about["recipe"])
+    return f"{recipe.description[0].upper()}{recipe.description[1:]}. To expect: {recipe.expected}."
+
+
+def _cards(run: Run, runs: Sequence[Run]) -> list[str]:
+    evaluation = run.evaluation or {}
+    label = f"{html.escape(_label(run, runs))}: " if len(runs) > 1 else ""
+    first, last = evaluation["curve"][0], evaluation["curve"][-1]
+    cards = [
+        f"<div class=card><small>{label}{html.escape(run.metric)}, {evaluation['n']:,} held-out tasks</small>"
+        f"<b>{number(evaluation['score'])}</b><small>95 % [{', '.join(map(number, evaluation['ci']))}]</small></div>"
+    ]
+    if len(runs) == 1:
+        for point, name in ((first, "before adaptation"), (last, f"after {last['adaptations']}")):
+            cards.append(
+                f"<div class=card><small>{name}</small><b>{number(point['mean'])}</b>"
+                f"<small>95 % [{', '.join(map(number, point['ci']))}]</small></div>"
+            )
+    return cards
+
+
+def _rulers(tested: Sequence[Run], runs: Sequence[Run]) -> str:
+    rows = []
+    for run in tested:
+        evaluation = run.evaluation or {}
+        rows.append(
+            f"<tr><td><b>{html.escape(_label(run, runs))}</b></td>"
+            f"<td>{_interval(evaluation['score'], evaluation['ci'])}</td><td></td></tr>"
+        )
+        if run is tested[0] or run.recipe != tested[0].recipe:
+            for name, ruler in evaluation["rulers"].items():
+                difference = ruler["difference"]
+                rows.append(
+                    f"<tr><td>{html.escape(name)}</td><td>{_interval(ruler['score'], ruler['ci'])}</td>"
+                    f"<td>{_interval(difference['mean'], difference['ci'])}</td></tr>"
+                )
+    better = "lower" if (tested[0].evaluation or {})["lower_is_better"] else "higher"
+    head = f"<tr><th></th><th>{html.escape(tested[0].metric)} ({better} is better)</th><th>ours minus this, paired</th></tr>"
+    return f"<table>{head}{''.join(rows)}</table>"
+
+
+def _health(runs: Sequence[Run]) -> str:
+    rows = ["<tr><th></th><th>meta-steps</th><th>diverged tasks</th><th>training time</th><th>steps a second</th></tr>"]
+    for run in runs:
+        steps = run.metrics[-1]["step"] if run.metrics else 0
+        diverged = sum(line["diverged"] for line in run.metrics)
+        seconds = sum(line["seconds"] for line in run.timing)
+        done = sum(line["steps"] for line in run.timing)
+        speed = f"{done / seconds:,.3g}" if seconds else "–"
+        rows.append(
+            f"<tr><td>{html.escape(_label(run, runs))}</td><td>{steps:,}</td><td>{diverged:,}</td>"
+            f"<td>{seconds / 60:,.1f} min</td><td>{speed}</td></tr>"
+        )
+    return f"<table>{''.join(rows)}</table>"

@@ -1,0 +1,21 @@
+"""Shapes and types are checked while the tests run; compilations are kept between runs."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+install_import_hook("quickstudy", "beartype.beartype")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+CACHE = os.environ.setdefault("QUICKSTUDY_CACHE", str(Path(tempfile.gettempdir(), f"quickstudy-tests-{os.getuid()}")))
+jax.config.update("jax_compilation_cache_dir", CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)

@@ -1,0 +1,101 @@
+"""One row a learner: what the contract suite runs it on. A new learner is one more row."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from quickstudy.data import Labelled, Transition
+from quickstudy.learners import bandits
+from quickstudy.learners.adjoints import FirstOrder, Implicit, Unrolled
+from quickstudy.learners.gradient import Gradient
+from quickstudy.learners.inner_losses import PolicyGradient, Supervised
+from quickstudy.learners.recurrent import ActorCritic, LabelFeedback, OutcomeFeedback, Prediction, Recurrent
+from quickstudy.learners.sinusoid_posterior import SinusoidPosterior
+from quickstudy.learners.updates import SGD, Optax, per_weight
+from quickstudy.core import Positive
+from quickstudy.nn.cells import GRU, LSTM
+from quickstudy.nn.models import MLP, Contextual, GaussianPolicy, Predictor, context, head
+
+
+class Row(NamedTuple):
+    make: Callable[[], Any]
+    experience: Callable[[int], Any]  # stretches of experience: leaves are [stretches, steps, ...]
+    learned: bool = True  # whether it has meta-parameters
+
+
+K = jax.random.key(7)
+
+
+def labelled(stretches: int, shots: int = 4) -> Labelled:
+    x = jax.random.uniform(K, (stretches, shots, 1), minval=-3, maxval=3)
+    return Labelled(x, jnp.sin(x))
+
+
+def stream(stretches: int) -> Labelled:
+    return labelled(stretches, 1)
+
+
+def pulls(stretches: int, arms: int = 3) -> Transition:
+    a, r = jax.random.split(K)
+    shape = (stretches, 1)
+    none, never = jnp.zeros((*shape, 0)), jnp.zeros(shape, bool)
+    reward = jax.random.bernoulli(r, 0.5, shape).astype(float)
+    return Transition(none, jax.random.randint(a, shape, 0, arms), reward, never, never, never, none)
+
+
+def walks(stretches: int, steps: int = 6, width: int = 3) -> Transition:
+    o, a, r = jax.random.split(K, 3)
+    shape = (stretches, steps, width)
+    observation, never = jax.random.normal(o, (*shape, 2)), jnp.zeros(shape, bool)
+    cut = never.at[:, -1].set(True)
+    action, reward = jax.random.normal(a, (*shape, 2)), jax.random.normal(r, shape)
+    return Transition(observation, action, reward, never, cut, never, observation)
+
+
+def predictor(inputs: int = 1) -> Predictor:
+    return Predictor(MLP((inputs, 8, 8, 1), key=K, activation=jnp.tanh))
+
+
+def policy() -> GaussianPolicy:
+    return GaussianPolicy(MLP((2, 8, 2), key=K, activation=jnp.tanh), jnp.zeros(2))
+
+
+def gradient(update=None, **choices) -> Gradient:
+    start = choices.pop("start", None)
+    return Gradient(predictor() if start is None else start, Supervised(), update or SGD(0.05), **choices)
+
+
+def recurrent(cell=GRU) -> Recurrent:
+    feedback = OutcomeFeedback(3)
+    return Recurrent(cell(feedback.size, 8, key=K), ActorCritic(8, 3, key=K), feedback)
+
+
+REGISTRY: dict[str, Row] = {
+    "maml": Row(lambda: gradient(adjoint=Unrolled(), steps=2), labelled),
+    "maml-learned-rate": Row(lambda: gradient(SGD(Positive(0.05))), labelled),
+    "fomaml": Row(lambda: gradient(adjoint=FirstOrder(), steps=2), labelled),
+    "imaml": Row(lambda: gradient(adjoint=Implicit(1.0, 5), steps=10), labelled),
+    "anil": Row(lambda: gradient(fast=head), labelled),
+    "cavia": Row(
+        lambda: gradient(start=Contextual(MLP((3, 8, 1), key=K, activation=jnp.tanh), jnp.zeros(2)), fast=context),
+        labelled,
+    ),
+    "meta-sgd": Row(lambda: gradient(per_weight(predictor(), 0.05)), labelled),
+    "maml-adam": Row(lambda: gradient(Optax(optax.adam(0.01)), steps=2), labelled),
+    "maml-rl": Row(lambda: Gradient(policy(), PolicyGradient(), SGD(0.1)), walks),
+    "maml-rl-dice": Row(lambda: Gradient(policy(), PolicyGradient(dice=True), SGD(0.1)), walks),
+    "rl2-gru": Row(recurrent, pulls),
+    "rl2-lstm": Row(lambda: recurrent(LSTM), pulls),
+    "stream-gru": Row(
+        lambda: Recurrent(GRU(2, 8, key=K), Prediction(8, 1, key=K), LabelFeedback(None, 1)),
+        stream,
+    ),
+    "bayes-greedy": Row(lambda: bandits.bayes_greedy(3), pulls, learned=False),
+    "ucb1": Row(lambda: bandits.ucb1(3), pulls, learned=False),
+    "thompson": Row(lambda: bandits.thompson(3), pulls, learned=False),
+    "gittins": Row(lambda: bandits.gittins(3, pulls=8, discount=0.9), pulls, learned=False),
+    "sinusoid-posterior": Row(lambda: SinusoidPosterior(20, 0.3), labelled, learned=False),
+}

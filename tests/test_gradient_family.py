@@ -1,0 +1,268 @@
+"""Witnesses of the inner and the meta-gradient: hand-written two-liners, closed forms, PyTorch."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from registry import K, gradient, labelled, policy, predictor, walks
+
+from quickstudy.core import Fixed, Incompatible, Positive, combine, meta_parameters, partition
+from quickstudy.data import Episode
+from quickstudy.learners.adjoints import FirstOrder, Implicit, Unrolled
+from quickstudy.learners.gradient import Gradient
+from quickstudy.learners.inner_losses import PolicyGradient, Supervised
+from quickstudy.learners.updates import SGD, Optax, per_weight
+from quickstudy.meta_optimizers.backprop import mean_gradient
+from quickstudy.nn.models import Contextual, MLP, Predictor, context, head
+from quickstudy.objectives.few_shot import FewShot
+from quickstudy.objectives.trial import Trial
+from quickstudy.rl import losses
+from quickstudy.tasks.navigation import Navigation
+from quickstudy.tasks.sinusoid import Sinusoids
+
+
+def mse(params, x, y):
+    (w1, b1), (w2, b2) = params
+    return ((jnp.tanh(x @ w1.T + b1) @ w2.T + b2 - y) ** 2).mean()
+
+
+def small():
+    """A learner and the same network as plain arrays."""
+    model = Predictor(MLP((1, 8, 1), key=K, activation=jnp.tanh))
+    plain = [(layer.weight, layer.bias) for layer in model.net.layers]
+    return model, plain
+
+
+def meta_gradient(learner, tasks, objective=None):
+    objective = objective or FewShot()
+    batch, _ = objective.collect(learner, (), tasks, key=K)
+    return mean_gradient(objective, learner, batch)[2]
+
+
+def layers(gradient):
+    return [(layer.weight, layer.bias) for layer in gradient.start.net.layers]
+
+
+def close(a, b, rtol=1e-5, atol=1e-6):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=rtol, atol=atol)
+
+
+def test_maml_is_the_two_liner():
+    model, plain = small()
+    tasks = Sinusoids(5, 7).sample(4, key=K)
+
+    def by_hand(params):
+        adapt = lambda s: jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(mse)(params, s.x, s.y))
+        return jax.vmap(lambda e: mse(adapt(e.support), e.query.x, e.query.y))(tasks).mean()
+
+    ours = meta_gradient(Gradient(model, Supervised(), SGD(0.1)), tasks)
+    close(layers(ours), jax.grad(by_hand)(plain))
+
+
+def test_fomaml_is_the_query_gradient_at_the_adapted_weights():
+    model, plain = small()
+    tasks = Sinusoids(5, 7).sample(4, key=K)
+
+    def one(e):
+        adapted = jax.tree.map(lambda p, g: p - 0.1 * g, plain, jax.grad(mse)(plain, e.support.x, e.support.y))
+        return jax.grad(mse)(adapted, e.query.x, e.query.y)
+
+    by_hand = jax.tree.map(lambda g: g.mean(0), jax.vmap(one)(tasks))
+    ours = meta_gradient(Gradient(model, Supervised(), SGD(0.1), FirstOrder()), tasks)
+    close(layers(ours), by_hand)
+    second = meta_gradient(Gradient(model, Supervised(), SGD(0.1), Unrolled()), tasks)
+    assert not np.allclose(layers(ours)[0][0], layers(second)[0][0], rtol=1e-3)
+
+
+def test_maml_agrees_with_pytorch():
+    torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
+    model, plain = small()
+    tasks = Sinusoids(5, 7).sample(3, key=K)
+    params = [torch.tensor(np.asarray(p), dtype=torch.float64, requires_grad=True) for p in jax.tree.leaves(plain)]
+    t = lambda x: torch.tensor(np.asarray(x), dtype=torch.float64)
+
+    def loss(p, x, y):
+        return ((torch.tanh(x @ p[0].T + p[1]) @ p[2].T + p[3] - y) ** 2).mean()
+
+    total = 0.0
+    for i in range(3):
+        e = jax.tree.map(lambda x: x[i], tasks)
+        p = params
+        for _ in range(3):
+            gs = torch.autograd.grad(loss(p, t(e.support.x), t(e.support.y)), p, create_graph=True)
+            p = [w - 0.1 * g for w, g in zip(p, gs, strict=True)]
+        total = total + loss(p, t(e.query.x), t(e.query.y)) / 3
+    theirs = torch.autograd.grad(total, params)
+    ours = meta_gradient(Gradient(model, Supervised(), SGD(0.1), steps=3), tasks)
+    close(jax.tree.leaves(layers(ours)), [g.numpy() for g in theirs], rtol=1e-5, atol=1e-5)
+
+
+def test_imaml_has_the_closed_form_of_a_quadratic():
+    start, centre = jnp.array([1.0, 2.0]), jnp.array([0.3, -1.0])
+    hessian, strength = jnp.array([[2.0, 0.5], [0.5, 1.0]]), 0.7
+
+    def outer(start):
+        loss = lambda p: 0.5 * (p - centre) @ hessian @ (p - centre)
+        found, _ = Implicit(strength, 5).solve(loss, start, (), update=SGD(0.2), steps=200)
+        return (found**2).sum()
+
+    def closed(start):
+        found = jnp.linalg.solve(hessian + strength * jnp.eye(2), hessian @ centre + strength * start)
+        return (found**2).sum()
+
+    np.testing.assert_allclose(outer(start), closed(start), rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(outer)(start), jax.grad(closed)(start), rtol=1e-4)
+
+
+def test_imaml_is_the_regularised_problem_unrolled_to_convergence():
+    model, _ = small()
+    e = jax.tree.map(lambda x: x[0], Sinusoids(5, 7).sample(1, key=K))
+    strength, rate = 2.0, 0.05
+    learned, rest = partition(model)
+
+    def query(adapted):
+        return ((jax.vmap(lambda x: combine(adapted, rest)(x).prediction)(e.query.x) - e.query.y) ** 2).mean()
+
+    def support(adapted):
+        return Supervised()(lambda x: combine(adapted, rest)(x), e.support)
+
+    def unrolled(start):
+        pulled = lambda p: support(p) + 0.5 * strength * sum(
+            ((a - b) ** 2).sum() for a, b in zip(jax.tree.leaves(p), jax.tree.leaves(start), strict=True)
+        )
+        step = lambda p, _: (jax.tree.map(lambda w, g: w - rate * g, p, jax.grad(pulled)(p)), None)
+        return query(jax.lax.scan(step, start, None, length=400)[0])
+
+    def implicit(start):
+        return query(Implicit(strength, 20).solve(support, start, (), update=SGD(rate), steps=400)[0])
+
+    close(jax.grad(implicit)(learned), jax.grad(unrolled)(learned), rtol=2e-3, atol=1e-5)
+
+
+def test_meta_sgd_with_equal_rates_is_sgd_and_learns_its_rates():
+    tasks = Sinusoids(5, 7).sample(4, key=K)
+    same, ours = gradient(SGD(0.05)), gradient(per_weight(predictor(), 0.05))
+    g_same, g_ours = meta_gradient(same, tasks), meta_gradient(ours, tasks)
+    close(jax.tree.leaves(g_ours.start), jax.tree.leaves(g_same.start))
+    assert all((leaf != 0).any() for leaf in jax.tree.leaves(g_ours.update))
+
+
+def test_only_the_fast_leaves_adapt():
+    support = jax.tree.map(lambda x: x[0], labelled(1))
+    learner = gradient(fast=head)
+    state = learner.init(key=K)
+    after = learner.adapt(state, support, key=K)
+    assert len(jax.tree.leaves(state.weights)) == 2
+    assert all((a != b).any() for a, b in zip(*map(jax.tree.leaves, (state.weights, after.weights)), strict=True))
+    model = Contextual(MLP((3, 8, 1), key=K), jnp.zeros(2))
+    state = gradient(start=model, fast=context).init(key=K)
+    assert [leaf.shape for leaf in jax.tree.leaves(state.weights)] == [(2,)]
+
+
+def test_zero_steps_is_no_adaptation():
+    support = jax.tree.map(lambda x: x[0], labelled(1))
+    learner = gradient(steps=0)
+    state = learner.init(key=K)
+    close(learner.adapt(state, support, key=K), state, rtol=0, atol=0)
+
+
+def test_inner_adam_is_optax_adam():
+    support = jax.tree.map(lambda x: x[0], labelled(1))
+    learner = gradient(Optax(optax.adam(0.01)), steps=3)
+    adapted = learner.adapt(learner.init(key=K), support, key=K).weights
+    weights, optimizer = learner.split()[0], optax.adam(0.01)
+    memory = optimizer.init(weights)
+    for _ in range(3):
+        loss = lambda w: Supervised()(combine(w, learner.split()[1][1]), support)
+        moves, memory = optimizer.update(jax.grad(loss)(weights), memory)
+        weights = optax.apply_updates(weights, moves)
+    close(jax.tree.leaves(adapted), jax.tree.leaves(weights))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: Gradient(policy(), PolicyGradient(), SGD(0.1), Implicit(1.0)), "no|none|has none"),
+        (lambda: gradient(SGD(Positive(0.1)), adjoint=Implicit(1.0)), "learned rate"),
+        (lambda: gradient(start=Fixed(predictor())), "nothing would adapt"),
+    ],
+)
+def test_compositions_without_sense_are_refused(make, reason):
+    with pytest.raises(Incompatible, match=reason):
+        make()
+
+
+def test_what_is_learned_is_what_is_listed():
+    assert set(meta_parameters(gradient())) == {
+        f"start.net.layers[{i}].{leaf}" for i in range(3) for leaf in ("weight", "bias")
+    }
+    assert "update.rate.log" in meta_parameters(gradient(SGD(Positive(0.1))))
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 4])
+def test_any_chunking_of_the_tasks_gives_the_same_gradient(chunk):
+    tasks = Sinusoids(5, 7).sample(8, key=K)
+    learner, objective = gradient(), FewShot()
+    batch, _ = objective.collect(learner, (), tasks, key=K)
+    whole, parts = mean_gradient(objective, learner, batch), mean_gradient(objective, learner, batch, chunk=chunk)
+    close(whole[0], parts[0])
+    close(whole[2], parts[2])
+
+
+def navigation_trial(**changes):
+    tasks = Navigation(episode=5)
+    fields = {
+        "horizon": 10, "terms": ((1.0, losses.reinforce), (0.5, losses.dice)), "adapt_every": 5, "width": 4,
+        "burn_in": 5, "baseline": "linear", "across_episodes": False,
+    }  # fmt: skip
+    return tasks, Trial(tasks.environment, **{**fields, **changes})
+
+
+def test_chunking_gives_the_same_gradient_in_rl():
+    tasks, trial = navigation_trial()
+    learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
+    batch, _ = trial.collect(learner, (), tasks.sample(4, key=K), key=K)
+    whole, parts = mean_gradient(trial, learner, batch), mean_gradient(trial, learner, batch, chunk=2)
+    close(whole[2], parts[2], rtol=1e-4, atol=1e-6)
+
+
+def test_dice_credits_what_the_plain_surrogate_does_not():
+    """The first derivatives of the two inner losses agree; through an inner step they differ."""
+    experience = jax.tree.map(lambda x: x[0], walks(1))
+    model = policy()
+    learned, rest = partition(model)
+    inner = lambda dice: jax.grad(lambda w: PolicyGradient(dice=dice)(combine(w, rest), experience))(learned)
+    close(inner(True), inner(False), rtol=1e-4, atol=1e-6)
+    twice = lambda dice: jax.grad(
+        lambda w: sum(
+            (g**2).sum()
+            for g in jax.tree.leaves(jax.grad(lambda v: PolicyGradient(dice=dice)(combine(v, rest), experience))(w))
+        )
+    )(learned)
+    assert not np.allclose(jax.tree.leaves(twice(True))[0], jax.tree.leaves(twice(False))[0], rtol=1e-3)
+
+
+def test_a_fixed_leaf_is_not_learned_and_not_lost():
+    net = MLP((1, 4, 1), key=K)
+    learner = gradient(start=_Shifted(net, Fixed(jnp.ones(1))))
+    assert not any("shift" in name for name in meta_parameters(learner))
+    support = jax.tree.map(lambda x: x[0], labelled(1))
+    state = learner.adapt(learner.init(key=K), support, key=K)
+    assert jnp.isfinite(learner.apply(state, jnp.ones(1)).prediction).all()
+
+
+class _Shifted(eqx.Module):
+    net: MLP
+    shift: Fixed
+
+    def __call__(self, x):
+        return Predictor(self.net)(x + self.shift.value)
+
+
+def test_episode_is_a_pytree_of_examples():
+    e = Sinusoids(5, 7).sample(2, key=K)
+    assert isinstance(e, Episode)
+    assert e.support.x.shape == (2, 5, 1) and e.query.y.shape == (2, 7, 1)

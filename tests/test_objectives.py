@@ -1,0 +1,312 @@
+"""Trials, streams and Reptile: what is collected, what is replayed, what outlives a meta-step."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from registry import K, gradient, policy, recurrent
+from test_gradient_family import close, navigation_trial
+
+from quickstudy.config import Training
+from quickstudy.core import Incompatible, Objective, combine, partition
+from quickstudy.data import Transition
+from quickstudy.display import quiet
+from quickstudy.learners.gradient import Gradient
+from quickstudy.learners.inner_losses import PolicyGradient
+from quickstudy.learners.recurrent import ActorCritic, LabelFeedback, OutcomeFeedback, Prediction, Recurrent
+from quickstudy.learners.updates import SGD
+from quickstudy.meta_optimizers.backprop import Backprop
+from quickstudy.nn.cells import GRU
+from quickstudy.objectives.few_shot import FewShot
+from quickstudy.objectives.online import Online
+from quickstudy.objectives.reptile import Reptile
+from quickstudy.objectives.trial import Trial
+from quickstudy.rl import losses, returns
+from quickstudy.tasks.bandits import Bandits
+from quickstudy.tasks.mdps import TabularMDPs
+from quickstudy.tasks.sinusoid import SinusoidStreams, Sinusoids
+from quickstudy.train import train
+
+PPO = ((1.0, losses.ppo(0.2)), (0.5, losses.value), (0.01, losses.entropy))
+
+
+def test_gae_against_a_table_worked_out_by_hand():
+    """γ = ½, λ = ½. Step 1 terminates, step 3 is cut, step 5 ends the trial.
+
+    δ: 1+½·2−1=1, 2+0−2=0, 3+½·4−1=4, 1+½·8−3=2 (worth what would have followed), 2+½·2−1=2, 1+0−2=−1.
+    Â: 1+¼·0=1, 0, 4+¼·2=4.5, 2, 2+¼·(−1)=1.75, −1.
+    """
+    table = dict(
+        reward=jnp.array([1.0, 2, 3, 1, 2, 1]),
+        value=jnp.array([1.0, 2, 1, 3, 1, 2]),
+        next_value=jnp.array([2.0, 9, 4, 8, 2, 7]),
+        terminated=jnp.array([0, 1, 0, 0, 0, 0], bool),
+        truncated=jnp.array([0, 0, 0, 1, 0, 0], bool),
+        last=jnp.array([0, 0, 0, 0, 0, 1], bool),
+    )
+    ours = returns.gae(**table, discount=0.5, trace=0.5)
+    np.testing.assert_allclose(ours, [1, 0, 4.5, 2, 1.75, -1])
+
+
+def test_rewards_to_go_stop_at_every_kind_of_end():
+    flags = np.zeros((3, 6), bool)
+    flags[0, 1] = flags[1, 3] = flags[2, 5] = True
+    ours = returns.rewards_to_go(jnp.ones(6), *map(jnp.asarray, flags), discount=0.5)
+    np.testing.assert_allclose(ours, [1.5, 1, 1.5, 1, 1.5, 1])
+
+
+def test_linear_baseline_fits_what_is_linear_in_its_features():
+    observation = jax.random.normal(K, (30, 5, 2))
+    target = 2 * observation[..., 0] - observation[..., 1] ** 2 + 0.3
+    np.testing.assert_allclose(returns.linear_baseline(observation, target, ridge=1e-9), target, atol=1e-2)
+
+
+def test_dice_weights_differentiate_to_the_score_function():
+    advantage, ended = jnp.array([1.0, -2.0, 3.0, 0.5]), jnp.array([0, 1, 0, 0], bool)
+    surrogate = lambda l: (losses.dice_weights(l, ended) * advantage).sum()
+    np.testing.assert_allclose(jax.grad(surrogate)(jnp.full(4, -0.7)), advantage, rtol=1e-6)
+    hessian = jax.hessian(surrogate)(jnp.full(4, -0.7))
+    # A_t ∂ℓ_t scaled by □ of what came before in the same episode, and by itself
+    expected = np.array([[1.0, -2, 0, 0], [-2, -2, 0, 0], [0, 0, 3, 0.5], [0, 0, 0.5, 0.5]])
+    np.testing.assert_allclose(hessian, expected, rtol=1e-6)
+
+
+def bandit_trial(**changes):
+    tasks = Bandits(3)
+    return tasks, Trial(tasks.environment, **{"horizon": 6, "terms": PPO, **changes})
+
+
+@pytest.mark.parametrize("family", ["rl2", "maml-rl"])
+def test_replay_reproduces_the_collected_log_probabilities(family):
+    if family == "rl2":
+        (tasks, trial), learner = bandit_trial(), recurrent()
+    else:
+        tasks, trial = navigation_trial(terms=PPO[:1])
+        learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
+    batch, memory = trial.collect(learner, (), tasks.sample(4, key=K), key=K)
+    assert memory == ()
+
+    def again(lived):
+        outputs = learner.replay(learner.init(key=lived.key), lived.transition, key=lived.keys)
+        return losses.log_probs(outputs, lived)
+
+    np.testing.assert_allclose(jax.vmap(again)(batch), batch.log_prob, rtol=1e-4, atol=1e-5)
+
+
+def test_ppo_without_movement_is_reinforce():
+    tasks, trial = bandit_trial()
+    learner = recurrent()
+    batch, _ = trial.collect(learner, (), tasks.sample(8, key=K), key=K)
+    learned, rest = partition(learner)
+
+    def gradient_of(term):
+        trial_of = Trial(tasks.environment, horizon=6, terms=((1.0, term),))
+        return jax.grad(lambda w: trial_of.loss(combine(w, rest), batch)[0].mean())(learned)
+
+    close(gradient_of(losses.ppo(0.2)), gradient_of(losses.reinforce), rtol=1e-3, atol=1e-6)
+
+
+def test_advantages_are_normalised_over_all_tasks():
+    tasks, trial = bandit_trial()
+    batch, _ = trial.collect(recurrent(), (), tasks.sample(16, key=K), key=K)
+    np.testing.assert_allclose(batch.advantage.mean(), 0, atol=1e-5)
+    np.testing.assert_allclose(batch.advantage.std(), 1, atol=1e-3)
+
+
+def test_the_score_is_the_reward_after_the_burn_in_and_the_curve_is_all_of_it():
+    tasks, trial = navigation_trial()
+    learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
+    batch, _ = trial.collect(learner, (), tasks.sample(3, key=K), key=K)
+    reward = np.asarray(batch.transition.reward)  # [tasks, stretches, steps, width]
+    np.testing.assert_allclose(trial.score(batch), reward[:, 1].mean(-1).sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(trial.curve(batch), reward.mean(-1).sum(-1), rtol=1e-5)
+    assert trial.adaptations_per_point == 1
+
+
+def test_the_last_step_of_the_trial_is_marked_and_episodes_end_within_it():
+    tasks = TabularMDPs(states=3, actions=2, episode=4)
+    trial = Trial(tasks.environment, horizon=8, terms=PPO)
+    feedback = OutcomeFeedback(2)
+    learner = Recurrent(GRU(3 + feedback.size, 4, key=K), ActorCritic(4, 2, key=K), feedback)
+    t = trial.collect(learner, (), tasks.sample(2, key=K), key=K)[0].transition
+    assert t.last[:, -1].all() and t.last.sum() == 2
+    assert (np.flatnonzero(t.truncated[0, :, 0]) == [3, 7]).all()
+    # After the cut the agent is back in state 0, but what it saw before the reset is kept.
+    assert (t.observation[:, 4, 0].argmax(-1) == 0).all()
+
+
+def test_one_lifetime_spans_three_meta_steps():
+    """horizon 6, window 2: the learner's state and the clock go on, and the life replays as it was lived."""
+    tasks, trial = bandit_trial(window=2)
+    whole = bandit_trial()[1]
+    learner, sampled = recurrent(), tasks.sample(4, key=K)
+    memory = trial.init(learner, sampled, key=K)
+    seen, times = [], []
+    for i in range(4):
+        times.append(np.asarray(memory.time).tolist())
+        other = tasks.sample(4, key=jax.random.key(100 + i))  # must not replace a task that is being lived
+        batch, memory = trial.collect(learner, memory, sampled if i == 0 else other, key=jax.random.key(i))
+        seen.append(batch)
+
+        def again(lived):
+            fresh = learner.init(key=lived.key)
+            state = jax.tree.map(lambda new, old: jnp.where(lived.fresh, new, old), fresh, lived.start)
+            outputs = learner.replay(state, lived.transition, key=lived.keys)
+            return losses.log_probs(outputs, lived)
+
+        np.testing.assert_allclose(jax.vmap(again)(batch), batch.log_prob, rtol=1e-4, atol=1e-5)
+    assert times == [[0] * 4, [2] * 4, [4] * 4, [0] * 4]
+    assert [bool(b.fresh.all()) for b in seen] == [True, False, False, True]
+    assert [bool(b.transition.last.any()) for b in seen] == [False, False, True, False]
+    # One life in three windows: replaying it whole from its beginning gives what the windows gave.
+    life = jax.tree.map(lambda *x: jnp.concatenate(x, 1), *[b.transition for b in seen[:3]])
+    keys = jnp.concatenate([b.keys for b in seen[:3]], 1)
+    said = jax.vmap(lambda t, k: learner.replay(learner.init(key=K), t, key=k))(life, keys)
+    lived = eqx.tree_at(
+        lambda b: (b.transition, b.log_prob), seen[0], (life, jnp.concatenate([b.log_prob for b in seen[:3]], 1))
+    )
+    np.testing.assert_allclose(jax.vmap(losses.log_probs)(said, lived), lived.log_prob, rtol=1e-4, atol=1e-5)
+    assert whole.init(learner, sampled, key=K) == ()
+
+
+def test_a_lifetime_over_three_meta_steps_trains_and_its_memory_is_kept():
+    tasks, trial = bandit_trial(window=2)
+    result = train(recurrent(), trial, Backprop(optax.adam(1e-3)), tasks, config=Training(4, 4), listener=quiet)
+    assert set(result.digests) == {"learner", "meta_optimizer", "objective", "key"}
+
+
+def test_a_window_is_refused_where_the_start_is_learned():
+    tasks, _ = navigation_trial()
+    trial = lambda **more: Trial(
+        tasks.environment, horizon=20, window=10, adapt_every=5, width=4, baseline="linear", **more
+    )
+    learner, sampled = Gradient(policy(), PolicyGradient(), SGD(0.1)), tasks.sample(2, key=K)
+    with pytest.raises(Incompatible, match="biased"):
+        trial().init(learner, sampled, key=K)
+    assert trial(cut_start=True).init(learner, sampled, key=K).time.shape == (2,)
+
+
+@pytest.mark.parametrize(
+    "wrong", [dict(window=4), dict(adapt_every=4), dict(burn_in=6), dict(report_every=4), dict(baseline="linear")]
+)
+def test_horizons_that_do_not_fit_are_named(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        bandit_trial(**wrong)
+
+
+def test_reptile_points_from_the_start_to_where_adaptation_ends():
+    learner, tasks = gradient(SGD(0.02), steps=5), Sinusoids(5, 5).sample(3, key=K)
+    objective = Reptile(FewShot())
+    batch, _ = objective.collect(learner, (), tasks, key=K)
+    learned, rest = partition(learner)
+    ours = jax.grad(lambda w: objective.loss(combine(w, rest), batch)[0].mean())(learned)
+    state = learner.init(key=K)
+
+    def ends(e):
+        together = jax.tree.map(lambda s, q: jnp.concatenate([s, q]), e.support, e.query)
+        return learner.adapt(state, together, key=K).weights
+
+    moved = jax.tree.map(lambda w, a: (w - a).mean(0), state.weights, jax.vmap(ends)(tasks))
+    close(jax.tree.leaves(ours), jax.tree.leaves(moved), rtol=1e-4, atol=1e-6)
+
+
+def test_reptile_refuses_a_state_that_is_not_of_the_parameters():
+    with pytest.raises(Incompatible, match="Reptile"):
+        Reptile(FewShot()).init(recurrent(), Sinusoids().sample(2, key=K), key=K)
+
+
+def test_online_predicts_before_it_sees_the_label():
+    learner = Recurrent(GRU(2, 8, key=K), Prediction(8, 1, key=K), LabelFeedback(None, 1))
+    stream = SinusoidStreams(6).sample(2, key=K)
+    changed = eqx.tree_at(lambda s: s.y, stream, stream.y.at[:, 3].add(5.0))
+    errors = lambda s: Online().collect(learner, (), s, key=K)[0].quality
+    prediction = lambda s: jax.vmap(
+        lambda l: learner.replay(
+            learner.init(key=K), jax.tree.map(lambda x: x[:, None], l), key=jax.random.split(K, 6)
+        ).prediction
+    )(s)
+    np.testing.assert_array_equal(prediction(stream)[:, :4], prediction(changed)[:, :4])
+    assert not np.allclose(prediction(stream)[:, 4:], prediction(changed)[:, 4:])
+    assert errors(stream).shape == (2, 6)
+
+
+def test_online_trains_on_streams():
+    learner = Recurrent(GRU(2, 16, key=K), Prediction(16, 1, key=K), LabelFeedback(None, 1))
+    result = train(
+        learner, Online(), Backprop(optax.adam(1e-2)), SinusoidStreams(10), config=Training(150, 32), listener=quiet
+    )
+    points = [p["mean"] for p in result.evaluate(num_tasks=200).curve]
+    assert points[-1] < 0.8 * points[0]
+
+
+class HostObjective(Objective):
+    """The seam to the host: collects in a plain Python loop, with numpy, and trains through the same `update`."""
+
+    judge: Trial
+    calls: list = eqx.field(static=True)
+
+    on_device = False
+    metric = "return"
+    lower_is_better = False
+    adaptations_per_point = 1
+
+    def init(self, learner, tasks, *, key) -> Any:
+        return {"steps": np.zeros((), np.int32)}  # a cursor on the host, checkpointed like any memory
+
+    def collect(self, learner, memory, tasks, *, key):
+        self.calls.append(int(memory["steps"]))
+        lives = []
+        for i, probabilities in enumerate(np.asarray(tasks)):
+            rng = np.random.default_rng(int(memory["steps"]) * 1000 + i)
+            state, items = learner.init(key=K), []
+            for t in range(self.judge.horizon):
+                said = learner.apply(state, jnp.zeros(0))
+                p = np.asarray(jax.nn.softmax(said.policy.logits), np.float64)
+                action = int(rng.choice(3, p=p / p.sum()))
+                reward = float(rng.random() < probabilities[action])
+                item = Transition(
+                    jnp.zeros(0), jnp.asarray(action), jnp.asarray(reward), *(jnp.zeros((), bool),) * 2,
+                    jnp.asarray(t == self.judge.horizon - 1), jnp.zeros(0),
+                )  # fmt: skip
+                items.append((item, said.policy.log_prob(item.action), said.value))
+                state = learner.adapt(state, jax.tree.map(lambda x: x[None], item), key=K)
+            lives.append(jax.tree.map(lambda *x: jnp.stack(x)[:, None], *items))
+        transition, log_prob, value = jax.tree.map(lambda *x: jnp.stack(x), *lives)
+        template, _ = self.judge.collect(learner, (), tasks, key=key)
+        target = jnp.flip(jnp.cumsum(jnp.flip(transition.reward, 1), 1), 1)
+        batch = eqx.tree_at(
+            lambda b: (b.transition, b.log_prob, b.advantage, b.target),
+            template,
+            (transition, log_prob, target - value, target),
+        )
+        return batch, {"steps": np.asarray(memory["steps"] + 1, np.int32)}
+
+    def loss(self, learner, batch):
+        return self.judge.loss(learner, batch)
+
+    def score(self, batch):
+        return self.judge.score(batch)
+
+    def curve(self, batch):
+        return self.judge.curve(batch)
+
+
+def test_the_host_seam(tmp_path):
+    tasks, trial = bandit_trial(horizon=3)
+    config = Training(4, 2, save_every=2, validate_every=-1)
+    run = lambda out, **more: train(
+        recurrent(), HostObjective(trial, []), Backprop(optax.adam(1e-2)), tasks,
+        config=config, out=out, listener=quiet, **more,
+    )  # fmt: skip
+    whole = run(tmp_path / "whole")
+    objective = HostObjective(trial, [])
+    again = train(
+        recurrent(), objective, Backprop(optax.adam(1e-2)), tasks,
+        config=config, out=tmp_path / "whole", resume=2, listener=quiet,
+    )  # fmt: skip
+    assert objective.calls == [2, 3]  # the cursor came back with the checkpoint
+    assert again.digests == whole.digests
