@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from quickstudy.core import Positive
 from quickstudy.data import Labelled, Transition
 from quickstudy.learners import bandits
 from quickstudy.learners.adjoints import FirstOrder, Implicit, Unrolled
@@ -14,8 +15,7 @@ from quickstudy.learners.gradient import Gradient
 from quickstudy.learners.inner_losses import PolicyGradient, Supervised
 from quickstudy.learners.recurrent import ActorCritic, LabelFeedback, OutcomeFeedback, Prediction, Recurrent
 from quickstudy.learners.sinusoid_posterior import SinusoidPosterior
-from quickstudy.learners.updates import SGD, Optax, per_weight
-from quickstudy.core import Positive
+from quickstudy.learners.updates import SGD, Optax, per_step, per_weight
 from quickstudy.nn.cells import GRU, LSTM
 from quickstudy.nn.models import MLP, Contextual, GaussianPolicy, Predictor, context, head
 
@@ -84,6 +84,7 @@ REGISTRY: dict[str, Row] = {
         labelled,
     ),
     "meta-sgd": Row(lambda: gradient(per_weight(predictor(), 0.05)), labelled),
+    "per-step-rates": Row(lambda: gradient(per_step(predictor(), 0.05, 2), steps=2), labelled),
     "maml-adam": Row(lambda: gradient(Optax(optax.adam(0.01)), steps=2), labelled),
     "maml-rl": Row(lambda: Gradient(policy(), PolicyGradient(), SGD(0.1)), walks),
     "maml-rl-dice": Row(lambda: Gradient(policy(), PolicyGradient(dice=True), SGD(0.1)), walks),

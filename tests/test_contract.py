@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import REGISTRY
 
 from quickstudy.core import along, combine, meta_parameters, partition, scan_replay
 from quickstudy.runs import RunFolder
+from registry import REGISTRY
 
 rows = pytest.mark.parametrize("name", REGISTRY)
 
@@ -23,7 +23,9 @@ def first(experience):
 
 
 def assert_equal(a, b, **tolerance):
-    leaves = zip(jax.tree.leaves(eqx.filter(a, eqx.is_array)), jax.tree.leaves(eqx.filter(b, eqx.is_array)), strict=True)
+    leaves = zip(
+        jax.tree.leaves(eqx.filter(a, eqx.is_array)), jax.tree.leaves(eqx.filter(b, eqx.is_array)), strict=True
+    )
     for x, y in leaves:
         np.testing.assert_allclose(x, y, **{"rtol": 2e-5, "atol": 2e-6, **tolerance})
 

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from registry import K, gradient, labelled, policy, predictor, walks
 
 from quickstudy.core import Fixed, Incompatible, Positive, combine, meta_parameters, partition
 from quickstudy.data import Episode
@@ -15,12 +14,13 @@ from quickstudy.learners.gradient import Gradient
 from quickstudy.learners.inner_losses import PolicyGradient, Supervised
 from quickstudy.learners.updates import SGD, Optax, per_weight
 from quickstudy.meta_optimizers.backprop import mean_gradient
-from quickstudy.nn.models import Contextual, MLP, Predictor, context, head
+from quickstudy.nn.models import MLP, Contextual, Predictor, context, head
 from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.trial import Trial
 from quickstudy.rl import losses
 from quickstudy.tasks.navigation import Navigation
 from quickstudy.tasks.sinusoid import Sinusoids
+from registry import K, gradient, labelled, policy, predictor, walks
 
 
 def mse(params, x, y):
@@ -130,8 +130,11 @@ def test_imaml_is_the_regularised_problem_unrolled_to_convergence():
         return Supervised()(lambda x: combine(adapted, rest)(x), e.support)
 
     def unrolled(start):
-        pulled = lambda p: support(p) + 0.5 * strength * sum(
-            ((a - b) ** 2).sum() for a, b in zip(jax.tree.leaves(p), jax.tree.leaves(start), strict=True)
+        pulled = lambda p: (
+            support(p)
+            + 0.5
+            * strength
+            * sum(((a - b) ** 2).sum() for a, b in zip(jax.tree.leaves(p), jax.tree.leaves(start), strict=True))
         )
         step = lambda p, _: (jax.tree.map(lambda w, g: w - rate * g, p, jax.grad(pulled)(p)), None)
         return query(jax.lax.scan(step, start, None, length=400)[0])

@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from registry import K, gradient, policy, recurrent
-from test_gradient_family import close, navigation_trial
 
 from quickstudy.config import Training
 from quickstudy.core import Incompatible, Objective, combine, partition
@@ -28,8 +26,10 @@ from quickstudy.objectives.trial import Trial
 from quickstudy.rl import losses, returns
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.mdps import TabularMDPs
-from quickstudy.tasks.sinusoid import SinusoidStreams, Sinusoids
+from quickstudy.tasks.sinusoid import Sinusoids, SinusoidStreams
 from quickstudy.train import train
+from registry import K, gradient, policy, recurrent
+from test_gradient_family import close, navigation_trial
 
 PPO = ((1.0, losses.ppo(0.2)), (0.5, losses.value), (0.01, losses.entropy))
 
@@ -225,9 +225,11 @@ def test_online_predicts_before_it_sees_the_label():
     changed = eqx.tree_at(lambda s: s.y, stream, stream.y.at[:, 3].add(5.0))
     errors = lambda s: Online().collect(learner, (), s, key=K)[0].quality
     prediction = lambda s: jax.vmap(
-        lambda l: learner.replay(
-            learner.init(key=K), jax.tree.map(lambda x: x[:, None], l), key=jax.random.split(K, 6)
-        ).prediction
+        lambda l: (
+            learner.replay(
+                learner.init(key=K), jax.tree.map(lambda x: x[:, None], l), key=jax.random.split(K, 6)
+            ).prediction
+        )
     )(s)
     np.testing.assert_array_equal(prediction(stream)[:, :4], prediction(changed)[:, :4])
     assert not np.allclose(prediction(stream)[:, 4:], prediction(changed)[:, 4:])

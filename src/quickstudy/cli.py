@@ -115,7 +115,7 @@ def test(folder: Path, output: Output, name: str, *, step: int | None = None, ta
 
     loaded = load(folder, step=step)
     assert loaded.protocol is not None
-    changes = {} if tasks is None else {"num_tasks": tasks, "chunk": min(tasks, loaded.protocol.chunk)}
+    changes: dict[str, Any] = {} if tasks is None else {"num_tasks": tasks, "chunk": min(tasks, loaded.protocol.chunk)}
     count = changes.get("num_tasks", loaded.protocol.num_tasks)
     _hello(output, f"testing on {count:,} held-out tasks …")
     result = loaded.evaluate(**changes)
@@ -129,11 +129,15 @@ def test(folder: Path, output: Output, name: str, *, step: int | None = None, ta
         print(json.dumps(last, allow_nan=False), flush=True)
         return
     better = "lower" if result.lower_is_better else "higher"
-    print(f"\n{name}: {result.metric} {result.score:.4g} [{result.ci[0]:.4g}, {result.ci[1]:.4g}] ({better} is better), ", end="")
+    print(
+        f"\n{name}: {result.metric} {result.score:.4g} [{result.ci[0]:.4g}, {result.ci[1]:.4g}] ({better} is better), ",
+        end="",
+    )
     print(f"{result.n:,} held-out tasks, 95 % interval\n  {display.curve_line(result.curve, 11)}")
     for ruler, theirs in result.rulers.items():
         gap = theirs["difference"]
-        print(f"  {ruler}: {theirs['score']:.4g}; ours minus it {gap['mean']:+.4g} [{gap['ci'][0]:+.4g}, {gap['ci'][1]:+.4g}]")
+        low, high = gap["ci"]
+        print(f"  {ruler}: {theirs['score']:.4g}; ours minus it {gap['mean']:+.4g} [{low:+.4g}, {high:+.4g}]")
     if result.diverged:
         print(f"  not finite, left out: tasks {result.diverged[:10]}{' …' if len(result.diverged) > 10 else ''}")
     print(f"report: {page}\ntest again: quickstudy evaluate {shlex.quote(str(folder))}")
@@ -166,7 +170,9 @@ def resume(folder: Path, output: Output, *, step: int | None, meta_steps: int | 
             ]
         )
     _hello(output, f"going on from step {at} of {recipe.meta_steps}")
-    changed = {k: (v, fingerprint().get(k)) for k, v in about.get("fingerprint", {}).items() if fingerprint().get(k) != v}
+    changed = {
+        k: (v, fingerprint().get(k)) for k, v in about.get("fingerprint", {}).items() if fingerprint().get(k) != v
+    }
     if changed:
         said = ", ".join(f"{k} was {old}, is {new}" for k, (old, new) in changed.items())
         _hello(output, f"numerically close, not identical, to the uninterrupted run: {said}")
@@ -339,7 +345,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             code = 2 if isinstance(error, ValueError | TypeError) else 3
             message = f"{type(error).__name__}: {message}"
         if code == 7:
-            message = f"out of memory or device trouble: {message.splitlines()[0]}; lower --meta-batch. Checkpoints are kept"
+            message = (
+                f"out of memory or device trouble: {message.splitlines()[0]}; lower --meta-batch. Checkpoints are kept"
+            )
         _fail(words, code, message)
 
 

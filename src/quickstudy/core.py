@@ -115,7 +115,7 @@ class Learner(eqx.Module):
         """
 
 
-def along(learner: Learner, state: State, experience: Experience) -> Outputs:
+def along(learner: Any, state: State, experience: Experience) -> Outputs:
     """`apply` for every input of a stretch, the state frozen; `experience.axes` says how many axes lead."""
     apply = lambda x: learner.apply(state, x)
     for _ in range(experience.axes):
@@ -123,7 +123,7 @@ def along(learner: Learner, state: State, experience: Experience) -> Outputs:
     return apply(experience.x)
 
 
-def scan_replay(learner: Learner, state: State, experience: Experience, *, key: Key[Array, "stretches"]) -> Outputs:
+def scan_replay(learner: Any, state: State, experience: Experience, *, key: Key[Array, "stretches"]) -> Outputs:
     """Replay by doing it again: apply along a stretch, adapt on it, and on to the next.
 
     The last stretch is applied outside the scan: nobody asks what would be learned from it.
@@ -143,18 +143,28 @@ class Objective(eqx.Module):
     """What a good adaptation is worth. `collect` lives, `loss` replays what was lived and is differentiated."""
 
     on_device: ClassVar[bool] = True  # False: `collect` touches the host, so the loop calls it outside of jit
-    metric: eqx.AbstractVar[str]  # what a person calls the score
-    lower_is_better: eqx.AbstractVar[bool]  # the score is then the metric with its sign changed
-    adaptations_per_point: eqx.AbstractVar[int]  # of `curve`: how many adaptations lie between two points
+
+    @property
+    @abc.abstractmethod
+    def metric(self) -> str:
+        """What a person calls the score."""
+
+    @property
+    @abc.abstractmethod
+    def lower_is_better(self) -> bool:
+        """Whether the score is the metric with its sign changed."""
+
+    @property
+    @abc.abstractmethod
+    def adaptations_per_point(self) -> int:
+        """How many adaptations lie between two points of `curve`."""
 
     @abc.abstractmethod
     def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
         """What outlives a meta-step, `()` for most. Raises `Incompatible` for learners it cannot serve."""
 
     @abc.abstractmethod
-    def collect(
-        self, learner: Learner, memory: Memory, tasks: Tasks, *, key: Key[Array, ""]
-    ) -> tuple[Batch, Memory]:
+    def collect(self, learner: Learner, memory: Memory, tasks: Tasks, *, key: Key[Array, ""]) -> tuple[Batch, Memory]:
         """Lives all tasks; never differentiated. The batch has a leading task axis and holds all that stays
         constant while it is used: keys, collected log-probabilities, advantages, normalisation over all tasks."""
 
@@ -175,7 +185,10 @@ class MetaOptimizer(eqx.Module):
     """How the learner is improved. `candidates` and `update` of one meta-step are given the same key, so that
     a population is drawn again rather than stored."""
 
-    population: eqx.AbstractVar[int | None]  # None: the one candidate is the learner, without a leading axis
+    @property
+    @abc.abstractmethod
+    def population(self) -> int | None:
+        """How many candidates live a meta-step; None: one, the learner, without a leading axis."""
 
     @abc.abstractmethod
     def init(self, learner: Learner) -> Memory:

@@ -8,7 +8,7 @@ Writers for TensorBoard and Weights & Biases are listeners too (extras `tensorbo
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 Listener = Callable[[Mapping[str, Any]], None]
@@ -74,7 +74,7 @@ def metrics_line(event: Mapping[str, Any]) -> str:
     return line
 
 
-def curve_line(curve: list[Mapping[str, Any]], most: int = 5) -> str:
+def curve_line(curve: Sequence[Mapping[str, Any]], most: int = 5) -> str:
     """after 0: −38.1 [−38.5, −37.8]   after 1: …"""
     picked = curve if len(curve) <= most else [curve[round(i * (len(curve) - 1) / (most - 1))] for i in range(most)]
     return "   ".join(f"after {p['adaptations']}: {p['mean']:.4g} [{p['ci'][0]:.4g}, {p['ci'][1]:.4g}]" for p in picked)

@@ -10,7 +10,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 from numpy.typing import NDArray
@@ -120,7 +119,7 @@ def evaluate(
         rulers,
         [int(i) for i in np.flatnonzero(~sound)],
         held_out.note,
-        {} if protocol.trace is None else _traces(learner, protocol, tasks, values),
+        {} if protocol.trace is None else _traces(learner, protocol, protocol.trace, tasks, values),
     )
 
 
@@ -164,7 +163,9 @@ def _measure(learner: Learner, protocol: Protocol, tasks: PyTree) -> tuple[NDArr
     for steps in protocol.steps or (None,):
         rebuilt = learner if steps is None else with_steps(learner, steps)
         lived = [live(rebuilt, objective, *_chunk(protocol, tasks, i)) for i in range(-(-num // protocol.chunk))]
-        scores, curves = (np.concatenate([np.asarray(x, np.float64) for x in xs])[:num] for xs in zip(*lived, strict=True))
+        scores, curves = (
+            np.concatenate([np.asarray(x, np.float64) for x in xs])[:num] for xs in zip(*lived, strict=True)
+        )
         values = -scores if objective.lower_is_better else scores
         columns.append(curves)
     points = columns[0].shape[1]
@@ -196,15 +197,15 @@ def _ruler(ours: NDArray, theirs: NDArray, curve: list[dict[str, Any]] | None) -
     }
 
 
-def _traces(learner: Learner, protocol: Protocol, tasks: PyTree, values: NDArray) -> dict[str, NDArray]:
+def _traces(learner: Learner, protocol: Protocol, trace: Trace, tasks: PyTree, values: NDArray) -> dict[str, NDArray]:
     """Arrays that draw the worst, the middle and the best tasks, stacked in that order."""
     order = np.argsort(-values if protocol.objective.lower_is_better else values)
-    chosen = [order[0], order[1], order[len(order) // 2], order[-2], order[-1]]
+    chosen = [int(order[i]) for i in (0, 1, len(order) // 2, -2, -1)]
     drawn = []
     for task in chosen:
         chunk, key = _chunk(protocol, tasks, task // protocol.chunk)
         lived = _live(learner, protocol.objective, chunk, key)
         row = task % protocol.chunk
         one = jax.tree.map(lambda x: x[row], (chunk, lived))  # noqa: B023
-        drawn.append({**protocol.trace(learner, protocol, *one), "task": np.asarray(task), "value": values[task]})
+        drawn.append({**trace(learner, protocol, *one), "task": np.asarray(task), "value": values[task]})
     return {name: np.stack([np.asarray(d[name]) for d in drawn]) for name in drawn[0]}

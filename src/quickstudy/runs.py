@@ -53,7 +53,7 @@ def named_arrays(tree: PyTree) -> dict[str, np.ndarray]:
     """Every array of a tree by its path; keys as their raw data."""
     out = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         if isinstance(leaf, jax.Array | np.ndarray):
             out[jax.tree_util.keystr(path)] = np.asarray(leaf)
@@ -86,7 +86,7 @@ def restore(template: PyTree, arrays: dict[str, np.ndarray], where: str) -> PyTr
         if name not in expected:
             return leaf
         array = jax.numpy.asarray(arrays[name])
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(array)
         return array
 

@@ -30,7 +30,6 @@ from quickstudy.core import (
     Incompatible,
     Learner,
     MetaOptimizer,
-    Metrics,
     Objective,
     TaskDistribution,
     combine,
@@ -152,7 +151,9 @@ def train(
             else:
                 folder.write_json("run.json", about or {"recipe": None})
             folder.rewind(step)
-        loop.on_validate = lambda progress, step: _validate(progress, step, protocol, splits.validation, folder, listener)
+        loop.on_validate = lambda progress, step: _validate(
+            progress, step, protocol, splits.validation, folder, listener
+        )
         progress = _run(loop, progress, step, config, folder, listener, stop)
     digests = {name: digest(part) for name, part in progress.parts().items()}
     return Result(progress.learner, splits.test, protocol, digests, folder)
@@ -161,8 +162,10 @@ def train(
 def use_compilation_cache() -> None:
     """Compiled programs are kept between processes, in $QUICKSTUDY_CACHE or the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", os.environ.get("QUICKSTUDY_CACHE") or str(Path(home, "quickstudy")))
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
+        jax.config.update(
+            "jax_compilation_cache_dir", os.environ.get("QUICKSTUDY_CACHE") or str(Path(home, "quickstudy"))
+        )
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
@@ -203,15 +206,15 @@ class _Loop:
         key = jax.random.fold_in(jax.random.key(self.config.seed), RUN_STREAM)
         memories = [self._memory(objective, key) for _, objective in self.stages]
         if len(memories) > 1 and any(jax.tree.leaves(memory) for memory in memories):
-            raise Incompatible("a curriculum needs objectives without memory: unfinished lives fit only their own stage")
+            raise Incompatible(
+                "a curriculum needs objectives without memory: unfinished lives fit only their own stage"
+            )
         return Progress(self.learner, self.meta_optimizer.init(self.learner), memories[-1], key)
 
     def _memory(self, objective: Objective, key: Key[Array, ""]) -> PyTree:
         start, candidates, tasks = jax.random.split(jax.random.fold_in(key, MEMORY_STREAM), 3)
         sampled = self.tasks.sample(self.config.meta_batch, key=jax.random.fold_in(tasks, TRAIN_STREAM))
-        learners = self.meta_optimizer.candidates(
-            self.learner, self.meta_optimizer.init(self.learner), key=candidates
-        )
+        learners = self.meta_optimizer.candidates(self.learner, self.meta_optimizer.init(self.learner), key=candidates)
         return self._over_candidates(lambda learner, _: objective.init(learner, sampled, key=start), objective)(
             learners, ()
         )
@@ -220,9 +223,9 @@ class _Loop:
         """f(learner, memory) for the learner, or for each of a population, which all live the same."""
         if self.meta_optimizer.population is None:
             return f
-        if objective.on_device:
-            return lambda learners, memory: _vmap_candidates(f, learners, memory)
-        return lambda learners, memory: _loop_candidates(f, learners, memory, self.meta_optimizer.population)
+        return lambda learners, memory: (_vmap_candidates if objective.on_device else _loop_candidates)(
+            f, learners, memory
+        )
 
     def _sample(self, key: Key[Array, ""], step: Array) -> tuple[PyTree, Key[Array, ""], Key[Array, ""]]:
         tasks, living, improving = jax.random.split(jax.random.fold_in(key, step), 3)
@@ -243,7 +246,9 @@ class _Loop:
         )
         return Progress(learner, optimizer, memory, progress.key), metrics
 
-    def program(self, stage: int, progress: Progress) -> Callable[[Progress, int, int], tuple[Progress, Metrics]]:
+    def program(
+        self, stage: int, progress: Progress
+    ) -> Callable[[Progress, int, int], tuple[Progress, dict[str, np.ndarray]]]:
         """(progress, first step, beyond) -> (progress, metrics with a leading axis of steps)."""
         if stage not in self.programs:
             objective = self.stages[stage][1]
@@ -305,10 +310,10 @@ def _vmap_candidates(f: Callable, learners: Learner, memory: PyTree) -> PyTree:
     return jax.vmap(lambda learned, memory: f(combine(learned, rest), memory))(learned, memory)
 
 
-def _loop_candidates(f: Callable, learners: Learner, memory: PyTree, population: int) -> PyTree:
+def _loop_candidates(f: Callable, learners: Learner, memory: PyTree) -> PyTree:
     learned, rest = partition(learners)
     pick = lambda tree, i: jax.tree.map(lambda x: x[i], tree)
-    lived = [f(combine(pick(learned, i), rest), pick(memory, i)) for i in range(population)]
+    lived = [f(combine(pick(learned, i), rest), pick(memory, i)) for i in range(jax.tree.leaves(learned)[0].shape[0])]
     return jax.tree.map(lambda *x: jnp.stack(x), *lived)
 
 
@@ -361,7 +366,7 @@ def _run(
     return progress
 
 
-def _summary(metrics: Metrics, start: int, stop: int) -> dict[str, Any]:
+def _summary(metrics: dict[str, np.ndarray], start: int, stop: int) -> dict[str, Any]:
     """One line: means over steps and tasks, and who diverged (as [step, task], the first ten)."""
     diverged = metrics["diverged"]
     line: dict[str, Any] = {"step": stop, "diverged": int(diverged.sum())}
@@ -381,7 +386,13 @@ def _summary(metrics: Metrics, start: int, stop: int) -> dict[str, Any]:
 
 
 def _check(
-    progress: Progress, line: dict, metrics: Metrics, step: int, config: Training, folder: RunFolder | None, saved: int
+    progress: Progress,
+    line: dict,
+    metrics: dict[str, np.ndarray],
+    step: int,
+    config: Training,
+    folder: RunFolder | None,
+    saved: int,
 ) -> None:
     kept = f"; the checkpoint of step {saved} in {folder.path} is kept" if folder is not None else ""
     share = line["diverged"] / metrics["diverged"].size

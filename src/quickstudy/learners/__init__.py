@@ -1,0 +1,1 @@
+"""How one task is adapted to: one file an idea."""

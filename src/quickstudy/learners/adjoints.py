@@ -1,13 +1,14 @@
 """How the outer gradient passes through the inner steps.
 
-    Unrolled     differentiate every step: MAML (Finn et al. 2017)
-    FirstOrder   take the inner gradients for constants: FOMAML (the same paper)
-    Implicit     φ* = argmin ℓ(φ) + λ/2 ‖φ − θ‖²,  dφ*/dθ = (I + ∇²ℓ(φ*)/λ)⁻¹, by conjugate gradients:
-                 iMAML (Rajeswaran et al. 2019); the path to φ* does not matter, and costs no memory
+Unrolled     differentiate every step: MAML (Finn et al. 2017)
+FirstOrder   take the inner gradients for constants: FOMAML (the same paper)
+Implicit     φ* = argmin ℓ(φ) + λ/2 ‖φ − θ‖²,  dφ*/dθ = (I + ∇²ℓ(φ*)/λ)⁻¹, by conjugate gradients:
+             iMAML (Rajeswaran et al. 2019); the path to φ* does not matter, and costs no memory
 """
 
 import abc
 from collections.abc import Callable
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -20,7 +21,7 @@ Loss = Callable[[PyTree], Float[Array, ""]]
 
 
 class Adjoint(eqx.Module):
-    exact_path: eqx.AbstractClassVar[bool]  # whether what shapes the path (a learned rate) gets a gradient
+    exact_path: ClassVar[bool]  # whether what shapes the path (a learned rate) gets a gradient
 
     @abc.abstractmethod
     def solve(

@@ -1,16 +1,16 @@
 """Learning by gradient steps: the family of MAML as a product of independent choices.
 
-    φ_0 = θ,   φ_{k+1} = u(φ_k, ∇ℓ(φ_k; support)),   prediction = f(x; φ_K)
+φ_0 = θ,   φ_{k+1} = u(φ_k, ∇ℓ(φ_k; support)),   prediction = f(x; φ_K)
 
-    start × inner loss × update × adjoint × which leaves are fast
+start × inner loss × update × adjoint × which leaves are fast
 
-    MAML       SGD, Unrolled                 Finn et al. 2017
-    FOMAML     SGD, FirstOrder               the same
-    iMAML      SGD, Implicit                 Rajeswaran et al. 2019
-    ANIL       SGD, only the head is fast    Raghu et al. 2020
-    CAVIA      SGD, only a context is fast   Zintgraf et al. 2019
-    Meta-SGD   a learned rate per weight     Li et al. 2017
-    Reptile    MAML's learner under the Reptile objective; Nichol et al. 2018
+MAML       SGD, Unrolled                 Finn et al. 2017
+FOMAML     SGD, FirstOrder               the same
+iMAML      SGD, Implicit                 Rajeswaran et al. 2019
+ANIL       SGD, only the head is fast    Raghu et al. 2020
+CAVIA      SGD, only a context is fast   Zintgraf et al. 2019
+Meta-SGD   a learned rate per weight     Li et al. 2017
+Reptile    MAML's learner under the Reptile objective; Nichol et al. 2018
 """
 
 from collections.abc import Callable
@@ -79,9 +79,7 @@ class Gradient(Learner):
     def adapt(self, state: GradientState, experience: PyTree, *, key: Key[Array, ""]) -> GradientState:
         del key
         loss = lambda weights: self.inner_loss(lambda x: self._model(weights)(x), experience)
-        weights, memory = self.adjoint.solve(
-            loss, state.weights, state.memory, update=self.update, steps=self.steps
-        )
+        weights, memory = self.adjoint.solve(loss, state.weights, state.memory, update=self.update, steps=self.steps)
         return GradientState(weights, memory)
 
     def apply(self, state: GradientState, x: PyTree) -> Output:

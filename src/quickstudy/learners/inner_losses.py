@@ -1,11 +1,12 @@
 """What the inner loop descends: one number of the model's behaviour on a stretch of experience.
 
-    Supervised       mean of a loss over labelled examples
-    PolicyGradient   −mean Â_t log π(a_t | o_t), or its DiCE form; Â by GAE over a linear baseline
+Supervised       mean of a loss over labelled examples
+PolicyGradient   −mean Â_t log π(a_t | o_t), or its DiCE form; Â by GAE over a linear baseline
 """
 
 import abc
 from collections.abc import Callable
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -21,7 +22,7 @@ Apply = Callable[[PyTree], Output]
 
 
 class InnerLoss(eqx.Module):
-    has_minimiser: eqx.AbstractClassVar[bool]  # what the implicit adjoint needs
+    has_minimiser: ClassVar[bool]  # what the implicit adjoint needs: experience does not change with the weights
 
     @abc.abstractmethod
     def __call__(self, apply: Apply, experience: PyTree) -> Float[Array, ""]: ...

@@ -22,7 +22,10 @@ from quickstudy.nn.cells import Cell
 class Feedback(eqx.Module):
     """What the network is told of the step before: a vector made from one item of experience."""
 
-    size: eqx.AbstractVar[int]
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """Length of the vector."""
 
     @abc.abstractmethod
     def __call__(self, item: PyTree) -> Float[Array, "size"]: ...
@@ -130,7 +133,7 @@ class Recurrent(Learner):
         `scan_replay` where stretches are single steps; within a longer one `apply` would not see its beginning.
         """
         del key
-        stretches, steps = jax.tree.leaves(experience)[0].shape[:2]
+        steps = jax.tree.leaves(experience)[0].shape[1]
         if steps != 1:
             raise Incompatible(f"Recurrent adapts at every step; use adapt_every=1, not {steps}")
         items = jax.tree.map(lambda x: x[:, 0], experience)

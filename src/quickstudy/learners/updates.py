@@ -1,6 +1,7 @@
 """How one inner step moves the fast weights.
 
     SGD        φ ← φ − α g            one rate for all, or (Meta-SGD, Li et al. 2017) one for each weight
+    PerStep    φ ← φ − α_k g          a learned rate for each weight and each step k (Antoniou et al. 2019)
     Optax      φ ← φ + u(g, m)        any optax transformation as it is, nothing in it learned
 
 A rate is a plain number (constant), an array or a `Positive` (learned), or a tree of them shaped like the
@@ -14,7 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, Int, PyTree
 
 from quickstudy.core import meta_parameters, unwrap
 
@@ -54,6 +55,33 @@ class SGD(Update):
 def per_weight(weights: PyTree, rate: float) -> SGD:
     """Meta-SGD's update: a learned rate for each of `weights` (signed, as in the paper), all starting at `rate`."""
     return SGD(jax.tree.map(lambda w: jnp.full_like(w, rate), eqx.filter(weights, eqx.is_inexact_array)))
+
+
+class PerStep(Update):
+    """Learned rates for every weight and every step: leaf shapes are [steps, ...], later steps use the last row.
+
+    A task's later steps can then be smaller than its first, which one rate for all cannot be. With a rate a layer
+    it is a part of MAML++ (Antoniou et al. 2019).
+    """
+
+    rates: PyTree
+
+    @property
+    def learned(self) -> bool:
+        return bool(meta_parameters(self))
+
+    def init(self, weights: PyTree) -> Int[Array, ""]:
+        return jnp.zeros((), int)
+
+    def step(self, weights: PyTree, gradient: PyTree, memory: Int[Array, ""]) -> tuple[PyTree, PyTree]:
+        move = lambda w, a, g: w - a[jnp.minimum(memory, len(a) - 1)] * g
+        return jax.tree.map(move, weights, unwrap(self.rates), gradient), memory + 1
+
+
+def per_step(weights: PyTree, rate: float, steps: int) -> PerStep:
+    """`PerStep` for `weights`, all rates starting at `rate`."""
+    learned = eqx.filter(weights, eqx.is_inexact_array)
+    return PerStep(jax.tree.map(lambda w: jnp.full((steps, *w.shape), rate), learned))
 
 
 class Optax(Update):

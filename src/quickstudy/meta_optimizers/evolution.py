@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key, PyTree
 
-from quickstudy.core import Batch, Incompatible, Learner, Memory, MetaOptimizer, Metrics, Objective, combine, partition
+from quickstudy.core import Batch, Incompatible, Learner, MetaOptimizer, Metrics, Objective, combine, partition
 
 
 class EvolutionMemory(eqx.Module):

@@ -1,0 +1,1 @@
+"""The few networks that Equinox lacks, and what dresses them as a learner needs."""

@@ -1,6 +1,6 @@
 """Query loss after adapting on the support set: the episodic objective of Vinyals et al. 2016 and Finn et al. 2017.
 
-    loss_i = mean over the query set of  ℓ(f(x; adapt(init, support_i)), y)
+loss_i = mean over the query set of  ℓ(f(x; adapt(init, support_i)), y)
 """
 
 from collections.abc import Callable

@@ -50,7 +50,8 @@ class Reptile(Objective):
             together = jax.tree.map(lambda s, q: jnp.concatenate([s, q]), episode.support, episode.query)
             before, after = adapted(learner, Episode(together, episode.query), key)
             start, end = eqx.filter((before, jax.lax.stop_gradient(after)), eqx.is_inexact_array)
-            return 0.5 * sum(((s - e) ** 2).sum() for s, e in zip(*map(jax.tree.leaves, (start, end)), strict=True))
+            apart = [((s - e) ** 2).sum() for s, e in zip(*map(jax.tree.leaves, (start, end)), strict=True)]
+            return 0.5 * jnp.stack(apart).sum()
 
         return jax.vmap(distance)(batch.episode, batch.key), {}
 

@@ -117,9 +117,7 @@ class Trial(Objective):
         begin = lambda task, key: self._begin(learner, task, key)
         return jax.vmap(begin)(tasks, jax.random.split(key, _count(tasks)))
 
-    def collect(
-        self, learner: Learner, memory: Memory, tasks: Tasks, *, key: Key[Array, ""]
-    ) -> tuple[Lived, Memory]:
+    def collect(self, learner: Learner, memory: Memory, tasks: Tasks, *, key: Key[Array, ""]) -> tuple[Lived, Memory]:
         beginning, living = (jax.random.split(k, _count(tasks)) for k in jax.random.split(key))
         lives = jax.vmap(lambda task, key: self._begin(learner, task, key))(tasks, beginning)
         if self._windowed:  # lives go on where they are not over
@@ -135,7 +133,7 @@ class Trial(Objective):
             if jax.tree.leaves(lived.start):
                 state = jax.tree.map(lambda new, old: jnp.where(lived.fresh, new, old), state, lived.start)
             outputs = learner.replay(state, lived.transition, key=lived.keys)
-            return sum(weight * term(outputs, lived) for weight, term in self.terms)
+            return jnp.stack([weight * term(outputs, lived) for weight, term in self.terms]).sum()
 
         return jax.vmap(of_one)(batch), {"return": self.score(batch)}
 
@@ -239,37 +237,39 @@ class Trial(Objective):
             apply = jax.vmap(apply)
         return apply(lived[0].next_observation)
 
-    def _advantage(self, learner: Learner, carry: tuple, t: Transition, value: Array | None, following: Array | None):
-        as_time = lambda x: x.reshape(-1, *x.shape[2:])
-        shape = t.reward.shape
-        stretches, steps = shape[:2]
-        if self.baseline == "value" and value is None:
-            raise Incompatible("baseline='value' needs a learner that says a value; use 'linear' or 'none'")
+    def _values(self, t: Transition, said: Array | None) -> Array:
+        if self.baseline == "none":
+            return jnp.zeros_like(t.reward)
         if self.baseline == "linear":
 
             def fit(t: Transition):
                 target = returns.rewards_to_go(t.reward, t.terminated, t.truncated, t.last, discount=self.discount)
                 return returns.linear_baseline(t.observation, target)
 
-            value = jax.vmap(fit)(t)
-        elif self.baseline == "none":
-            value = jnp.zeros(shape)
-        value = as_time(value)
+            return jax.vmap(fit)(t)
+        if said is None:
+            raise Incompatible("baseline='value' needs a learner that says a value; use 'linear' or 'none'")
+        return said
+
+    def _advantage(self, learner: Learner, carry: tuple, t: Transition, said: Array | None, following: Array | None):
+        as_time = lambda x: x.reshape(-1, *x.shape[2:])
+        shape = t.reward.shape
+        value = as_time(self._values(t, said))
         terminated, truncated, last = as_time(t.terminated), as_time(t.truncated), as_time(t.last)
         if following is not None:
-            following = as_time(following)
+            next_value = as_time(following)
         else:  # the next moment's own value; past a window, that of the observation which waits there
             state, _, observation, _ = carry
             end = jnp.zeros_like(value[:1])
             if self.baseline == "value":
                 end = self._copies(lambda o: learner.apply(state, o).value, observation)[None]
-            following = jnp.concatenate([value[1:], end])
+            next_value = jnp.concatenate([value[1:], end])
         if self.across_episodes:
             terminated, truncated = jnp.zeros_like(terminated), jnp.zeros_like(truncated)
         elif self.baseline != "value":
             terminated = terminated | truncated  # a fit to finite sums knows no value beyond the cut
         advantage = returns.gae(
-            as_time(t.reward), value, following, terminated, truncated, last,
+            as_time(t.reward), value, next_value, terminated, truncated, last,
             discount=self.discount, trace=self.trace,
         )  # fmt: skip
         return advantage.reshape(shape), (advantage + value).reshape(shape)

@@ -45,7 +45,9 @@ def configure(name: str, values: dict[str, Any]) -> Recipe:
         kind = float if isinstance(default, float) else type(default)
         if kind is tuple:
             values = {**values, key: _tuples(value)}
-        elif isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
+        elif isinstance(value, bool) != (kind is bool) or not isinstance(
+            value, (int, float) if kind is float else kind
+        ):
             wrong.append(f"{key} must be of type {kind.__name__}, got {value!r}")
     if wrong:
         raise ConfigError(wrong)

@@ -37,4 +37,9 @@ class Recipe(Training):
 
     def about(self) -> dict[str, Any]:
         """What goes into run.json: enough to make the run again."""
-        return {"recipe": self.name, "config": dataclasses.asdict(self), "source": self.source, "expected": self.expected}
+        return {
+            "recipe": self.name,
+            "config": dataclasses.asdict(self),
+            "source": self.source,
+            "expected": self.expected,
+        }

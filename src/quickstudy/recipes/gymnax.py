@@ -37,6 +37,4 @@ class CartPoleRL2(RL2):
         from quickstudy.tasks.gymnax import GymnaxTasks, random_cartpole
 
         tasks = GymnaxTasks.make("CartPole-v1", random_cartpole)
-        return self.compose(
-            tasks, ((self.meta_steps, self.horizon),), report_every=self.horizon // 10, chunk=100
-        )
+        return self.compose(tasks, ((self.meta_steps, self.horizon),), report_every=self.horizon // 10, chunk=100)

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from quickstudy.recipes.base import Recipe
 
 if TYPE_CHECKING:
-    from quickstudy.core import Learner, TaskDistribution
+    from quickstudy.core import Learner
     from quickstudy.recipes.experiment import Experiment
+    from quickstudy.tasks.environment import EnvironmentTasks
 
-DUAN = "Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel 2016, RL²: Fast Reinforcement Learning via Slow Reinforcement Learning"
+DUAN = (
+    "Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel 2016, RL²: Fast Reinforcement Learning via Slow "
+    "Reinforcement Learning"
+)
 WANG = "Wang et al. 2016, Learning to Reinforcement Learn"
 PPO = "Schulman, Wolski, Dhariwal, Radford, Klimov 2017, Proximal Policy Optimization Algorithms"
 
@@ -56,7 +60,7 @@ class RL2(Recipe):
 
     def compose(
         self,
-        tasks: "TaskDistribution",
+        tasks: "EnvironmentTasks",
         horizons: tuple[tuple[int, int], ...],
         *,
         report_every: int,
@@ -101,7 +105,10 @@ class RL2(Recipe):
             Backprop(optimizer, epochs=self.epochs, minibatches=self.minibatches),
             tasks,
             Protocol(
-                dataclasses.replace(trial(horizon), act=self.act, report_every=report_every),
+                # Tests need no advantages, and rulers say no values.
+                dataclasses.replace(
+                    trial(horizon), act=self.act, report_every=report_every, baseline="none", normalise=False
+                ),
                 num_tasks=self.test_tasks,
                 validation_tasks=1000,
                 rulers=rulers or {},

@@ -17,7 +17,7 @@ OURS = ("#1f6feb", "#d4513d", "#2a9d5c", "#8a4fbf", "#c78a00", "#0e8a92")
 RULERS = ("#8c8c8c", "#b07d62", "#7a9e7e", "#9a86a4", "#a0a04a")
 INK, FAINT = "#24292f", "#d8dee4"
 
-STYLE = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
     "axes.edgecolor": FAINT,
@@ -70,7 +70,9 @@ def adaptation_curve(runs: Sequence[Mapping[str, Any]]) -> Figure:
         for run, colour in zip(runs, OURS * (1 + len(runs) // len(OURS)), strict=False):
             x = [p["adaptations"] for p in run["curve"]]
             ax.fill_between(x, *np.transpose([p["ci"] for p in run["curve"]]), color=colour, alpha=0.18, lw=0)
-            ax.plot(x, [p["mean"] for p in run["curve"]], "o-", color=colour, lw=2.4, ms=5, label=run["label"], zorder=5)
+            ax.plot(
+                x, [p["mean"] for p in run["curve"]], "o-", color=colour, lw=2.4, ms=5, label=run["label"], zorder=5
+            )
         drawn: set[str] = set()
         for run in runs:
             for name, ruler in run["rulers"].items():
@@ -111,7 +113,9 @@ def training_curves(runs: Sequence[Mapping[str, Any]]) -> Figure:
                     *np.transpose(points), "o-", ms=3, color=colour, lw=1.4, alpha=0.35 + 0.65 * (i + 1) / 4,
                     label=f"after {done}" if run is runs[0] else None,
                 )  # fmt: skip
-        for ax, name in zip(axes, [*(n.replace("_", " ") for n in names), f"held-out {runs[0]['metric']}"], strict=True):
+        for ax, name in zip(
+            axes, [*(n.replace("_", " ") for n in names), f"held-out {runs[0]['metric']}"], strict=True
+        ):
             ax.set_title(name)
             ax.set_xlabel("meta-steps")
         if "gradient_norm" in names:
@@ -157,7 +161,9 @@ def _sinusoid(ax: Axes, arrays: Mapping[str, NDArray], i: int) -> None:
     steps = arrays["steps"][i]
     for k, fit in enumerate(arrays["fits"][i]):
         colour = RULERS[0] if k == 0 else OURS[0]
-        ax.plot(arrays["grid"][i], fit, color=colour, lw=1.4, alpha=0.3 + 0.7 * k / len(steps), label=f"after {steps[k]}")
+        ax.plot(
+            arrays["grid"][i], fit, color=colour, lw=1.4, alpha=0.3 + 0.7 * k / len(steps), label=f"after {steps[k]}"
+        )
     ax.plot(arrays["x"][i], arrays["y"][i], "^", ms=7, color=OURS[1], label="support")
     ax.set(ylim=(-5.5, 5.5))
 

@@ -74,7 +74,12 @@ def report(paths: Sequence[str | os.PathLike], out: str | os.PathLike | None = N
         if any(run.metrics for run in runs):
             pictures["training"] = figures.training_curves(
                 [
-                    {"label": _label(run, runs), "metrics": run.metrics, "validation": run.validation, "metric": run.metric}
+                    {
+                        "label": _label(run, runs),
+                        "metrics": run.metrics,
+                        "validation": run.validation,
+                        "metric": run.metric,
+                    }
                     for run in runs
                 ]
             )
@@ -165,7 +170,8 @@ p.lead{color:#57606a;margin:0 0 26px}
 .card{border:1px solid #d8dee4;border-radius:12px;padding:14px 20px;min-width:180px;background:#f9fafb}
 .card b{display:block;font-size:27px;letter-spacing:-.02em;color:#1f6feb}.card small{color:#57606a}
 .ci{color:#6e7781;font-size:.86em;white-space:nowrap}
-table{border-collapse:collapse;font-size:14.5px}td,th{padding:5px 18px 5px 0;text-align:left;border-bottom:1px solid #eef1f4}
+table{border-collapse:collapse;font-size:14.5px}td,th{padding:5px 18px 5px 0;text-align:left;
+border-bottom:1px solid #eef1f4}
 th{color:#57606a;font-weight:600}svg{max-width:100%;height:auto;display:block}
 pre{background:#0d1117;color:#e6edf3;padding:14px 18px;border-radius:10px;overflow:auto;font-size:13.5px}
 details summary{cursor:pointer;color:#57606a}.warn{color:#b35900}
@@ -259,7 +265,8 @@ def _rulers(tested: Sequence[Run], runs: Sequence[Run]) -> str:
                     f"<td>{_interval(difference['mean'], difference['ci'])}</td></tr>"
                 )
     better = "lower" if (tested[0].evaluation or {})["lower_is_better"] else "higher"
-    head = f"<tr><th></th><th>{html.escape(tested[0].metric)} ({better} is better)</th><th>ours minus this, paired</th></tr>"
+    metric = html.escape(tested[0].metric)
+    head = f"<tr><th></th><th>{metric} ({better} is better)</th><th>ours minus this, paired</th></tr>"
     return f"<table>{head}{''.join(rows)}</table>"
 
 

@@ -1,0 +1,1 @@
+"""Equations of reinforcement learning: arrays in, arrays out."""

@@ -32,7 +32,9 @@ def _each(method: Callable, *arrays: PyTree, axes: int) -> Float[Array, "..."]:
 
 def log_probs(outputs: Output, lived: Any) -> Float[Array, "..."]:
     """log π(a) of the actions that were taken, under the policy of `outputs`."""
-    return _each(lambda policy, a: policy.log_prob(a), outputs.policy, lived.transition.action, axes=lived.log_prob.ndim)
+    return _each(
+        lambda policy, a: policy.log_prob(a), outputs.policy, lived.transition.action, axes=lived.log_prob.ndim
+    )
 
 
 def mean(per_step: Float[Array, "..."], lived: Any) -> Float[Array, ""]:
@@ -65,9 +67,7 @@ def magic_box(log_prob: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.exp(log_prob - jax.lax.stop_gradient(log_prob))
 
 
-def dice_weights(
-    log_prob: Float[Array, "time *rest"], ended: Bool[Array, "time *rest"]
-) -> Float[Array, "time *rest"]:
+def dice_weights(log_prob: Float[Array, "time *rest"], ended: Bool[Array, "time *rest"]) -> Float[Array, "time *rest"]:
     """□ℓ_t − □ℓ_{t−1}: 0 in value; times the advantages, its derivatives of any order are the return's."""
 
     def step(before, at):

@@ -1,0 +1,1 @@
+"""Distributions of tasks, each with a `split()` into training and held-out tasks."""

@@ -3,15 +3,15 @@
 Duan et al. 2016, "RL²: Fast Reinforcement Learning via Slow Reinforcement Learning", section 3.1.
 """
 
-from functools import lru_cache
+from functools import cache
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from quickstudy.core import Splits, TaskDistribution, split_by_stream
-from quickstudy.tasks.environment import Spec, Stepped
+from quickstudy.core import Splits, split_by_stream
+from quickstudy.tasks.environment import EnvironmentTasks, Spec, Stepped
 
 
 class BanditEnvironment(eqx.Module):
@@ -28,7 +28,7 @@ class BanditEnvironment(eqx.Module):
         return nothing, state, reward, never, never, {"final_observation": nothing}
 
 
-class Bandits(TaskDistribution):
+class Bandits(EnvironmentTasks):
     """A task is the vector of the arms' probabilities."""
 
     arms: int = eqx.field(static=True)
@@ -52,7 +52,7 @@ def optimal_return(arms: int, pulls: int) -> float:
     States are multisets of the arms' (successes, failures): feasible up to about 15 pulls of 5 arms.
     """
 
-    @lru_cache(maxsize=None)
+    @cache
     def best(counts: tuple[tuple[int, int], ...], left: int) -> float:
         if left == 0:
             return 0.0
@@ -62,7 +62,7 @@ def optimal_return(arms: int, pulls: int) -> float:
                 continue  # the same arm by another name
             won, lost = counts[i]
             p = (won + 1) / (won + lost + 2)
-            then = lambda new: best(tuple(sorted(counts[:i] + (new,) + counts[i + 1 :])), left - 1)  # noqa: B023
+            then = lambda new: best(tuple(sorted((*counts[:i], new, *counts[i + 1 :]))), left - 1)  # noqa: B023
             values.append(p * (1 + then((won + 1, lost))) + (1 - p) * then((won, lost + 1)))
         return max(values)
 

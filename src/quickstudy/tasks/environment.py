@@ -7,16 +7,20 @@
 `params` is the task: a task distribution over an environment is a distribution over its parameters.
 """
 
-from typing import Any, Protocol
+import abc
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
+from quickstudy.core import TaskDistribution
+
 Stepped = tuple[PyTree, PyTree, Float[Array, ""], Bool[Array, ""], Bool[Array, ""], dict[str, Any]]
 
 
+@runtime_checkable
 class Environment(Protocol):
     def reset(self, key: Key[Array, ""], params: PyTree) -> tuple[PyTree, PyTree]: ...
 
@@ -29,6 +33,20 @@ class Spec(eqx.Module):
     observation: int = eqx.field(static=True)  # length of the observation vector
     actions: int | None = eqx.field(static=True)  # number of choices; None where actions are vectors
     dims: int = eqx.field(static=True, default=0)  # length of an action vector
+
+
+class EnvironmentTasks(TaskDistribution):
+    """A family of tasks in one environment: each task is a value of its parameters."""
+
+    @property
+    @abc.abstractmethod
+    def environment(self) -> Environment:
+        """What all tasks share."""
+
+    @property
+    @abc.abstractmethod
+    def spec(self) -> Spec:
+        """What a learner for them must take in and give out."""
 
 
 def auto_reset(environment: Any, key: Key[Array, ""], after: tuple, params: PyTree) -> Stepped:

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
-from quickstudy.core import Splits, TaskDistribution, split_by_stream
-from quickstudy.tasks.environment import Spec
+from quickstudy.core import Splits, split_by_stream
+from quickstudy.tasks.environment import EnvironmentTasks, Spec
 
 
-class GymnaxTasks(TaskDistribution):
+class GymnaxTasks(EnvironmentTasks):
     """A task is the environment's parameters as `vary(key, default parameters)` draws them."""
 
     environment: Any = eqx.field(static=True)

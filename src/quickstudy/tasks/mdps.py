@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from quickstudy.core import Splits, TaskDistribution, split_by_stream
-from quickstudy.tasks.environment import Spec, Stepped, auto_reset
+from quickstudy.core import Splits, split_by_stream
+from quickstudy.tasks.environment import EnvironmentTasks, Spec, Stepped, auto_reset
 
 
 class MDP(eqx.Module):
@@ -50,7 +50,7 @@ class MDPEnvironment(eqx.Module):
         return auto_reset(self, reset, after, params)
 
 
-class TabularMDPs(TaskDistribution):
+class TabularMDPs(EnvironmentTasks):
     """A task is an `MDP`."""
 
     states: int = eqx.field(static=True, default=10)

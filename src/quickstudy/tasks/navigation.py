@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from quickstudy.core import Splits, TaskDistribution, split_by_stream
-from quickstudy.tasks.environment import Spec, Stepped, auto_reset
+from quickstudy.core import Splits, split_by_stream
+from quickstudy.tasks.environment import EnvironmentTasks, Spec, Stepped, auto_reset
 
 REACH = 0.1
 
@@ -42,7 +42,7 @@ class NavigationEnvironment(eqx.Module):
         return auto_reset(self, key, after, params)
 
 
-class Navigation(TaskDistribution):
+class Navigation(EnvironmentTasks):
     """A task is the goal."""
 
     episode: int = eqx.field(static=True, default=100)

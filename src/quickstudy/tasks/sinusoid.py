@@ -6,7 +6,7 @@ Finn et al. 2017, section 5.1. The authors' code shifts by −φ, as here.
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from quickstudy.core import Splits, TaskDistribution, split_by_stream
 from quickstudy.data import Episode, Labelled

@@ -1,0 +1,169 @@
+"""The command line: exit codes, messages, JSON; and the whole journey of a small run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from quickstudy.cli import main
+
+SMALL = ["--meta-steps", "20", "--meta-batch", "4", "--test-tasks", "20", "--hidden", "8"]
+
+
+NO_JAX = "import sys; from quickstudy.cli import main; main({}); sys.exit('jax' in sys.modules)"
+
+
+def call(capsys, *words):
+    """(exit code, stdout, stderr) of one command in this process."""
+    code = 0
+    try:
+        main([str(w) for w in words])
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "sine"
+    main(["train", "sinusoid-maml", *SMALL, "--out", str(folder), "--quiet"])
+    return folder
+
+
+def test_help_is_quick_and_needs_no_jax():
+    code = NO_JAX.format(["--help"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "train RECIPE" in done.stdout
+
+
+def test_list_needs_no_jax_and_is_json():
+    code = NO_JAX.format(["list", "--json"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    recipes = {r["name"]: r for r in json.loads(done.stdout)["recipes"]}
+    assert {"sinusoid-maml", "navigation-maml", "navigation-es-maml", "bandit-rl2", "sinusoid-reptile"} <= set(recipes)
+    assert all(r["description"] and r["expected"] and r["source"] for r in recipes.values())
+
+
+def test_train_json_is_json_to_the_last_line(capsys, tmp_path):
+    code, out, _ = call(capsys, "train", "sinusoid-maml", *SMALL, "--seed", 3, "--out", tmp_path / "r", "--json")
+    assert code == 0
+    lines = [json.loads(line) for line in out.splitlines()]
+    last = lines[-1]
+    assert last["status"] == "ok" and last["recipe"] == "sinusoid-maml" and last["metric"] == "query MSE"
+    assert last["run"] == str(tmp_path / "r") and last["n"] == 20 and len(last["ci"]) == 2
+    assert last["ci"][0] <= last["score"] <= last["ci"][1]
+    assert [p["adaptations"] for p in last["curve"]] == [0, 1, 5, 10]
+    assert all({"adaptations", "mean", "iqm", "ci"} <= set(p) for p in last["curve"])
+    start = next(line for line in lines if line.get("event") == "start")
+    assert "start.net.layers[0].weight" in start["meta_parameters"]
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["config"]["seed"] == 3
+
+
+def test_the_folder_is_enough(trained, capsys):
+    code, out, err = call(capsys, "evaluate", trained, "--tasks", 30, "--json")
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1])["n"] == 30
+    page = trained / "report.html"
+    first = page.read_bytes()
+    assert call(capsys, "report", trained)[0] == 0
+    assert page.read_bytes() == first
+    code, out, _ = call(capsys, "resume", trained, "--json")
+    assert code == 0 and json.loads(out.splitlines()[-1])["status"] == "ok"
+
+
+def test_plain_output_has_no_carriage_returns_and_names_the_result(trained, capsys):
+    _, out, _ = call(capsys, "evaluate", trained, "--tasks", 20)
+    assert "\r" not in out and "\x1b" not in out
+    assert "query MSE" in out and "95 % interval" in out and "report.html" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["trian", "x"], 2, "did you mean train"),
+        (["train", "sinusoid-mmal"], 2, "did you mean sinusoid-maml"),
+        (["train", "sinusoid-maml", "--meta-steps", "0", "--shots", "-1", "--inner-rate", "nan"], 2, "shots must be"),
+        (
+            ["train", "sinusoid-maml", "--meta-steps", "0", "--shots", "-1", "--inner-rate", "nan"],
+            2,
+            "meta_steps must be",
+        ),
+        (
+            ["train", "sinusoid-maml", "--meta-steps", "0", "--shots", "-1", "--inner-rate", "nan"],
+            2,
+            "inner_rate must be",
+        ),
+        (["train", "bandit-rl2", "--minibatches", "7"], 2, "must divide"),
+        (["train", "sinusoid-maml", "--meta-stepz", "3"], 2, "meta-steps"),
+        (["train", "sinusoid-maml", "--meta-steps", "many"], 2, "many"),
+        (["resume", "nowhere"], 2, "not a run folder"),
+        (["evaluate", "nowhere"], 2, "not a run folder"),
+        (["report", "nowhere"], 2, "not a run folder"),
+        (["train"], 2, "needs a recipe"),
+    ],
+)
+def test_bad_commands_get_one_message_and_no_traceback(capsys, words, code, message):
+    got, out, err = call(capsys, *words)
+    assert got == code
+    assert message in out + err
+    assert "Traceback" not in out + err
+
+
+def test_errors_are_json_too(capsys):
+    code, out, _ = call(capsys, "train", "sinusoid-mmal", "--json")
+    last = json.loads(out.splitlines()[-1])
+    assert code == 2 and last["status"] == "error" and last["code"] == 2 and "sinusoid-maml" in last["message"]
+
+
+def test_a_damaged_checkpoint_exits_4_and_the_previous_one_goes_on(trained, capsys, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    newest = sorted((copy / "checkpoints").iterdir())[-1] / "state.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[-1] ^= 1
+    newest.write_bytes(bytes(data))
+    for command in ("resume", "evaluate"):
+        code, out, err = call(capsys, command, copy)
+        assert code == 4, out + err
+        assert "state.safetensors" in err and "Traceback" not in err
+    previous = int(sorted((copy / "checkpoints").iterdir())[-2].name)
+    assert call(capsys, "resume", copy, "--step", previous, "--quiet")[0] == 0
+
+
+def test_a_folder_in_use_exits_5(trained, capsys):
+    from quickstudy.runs import RunFolder
+
+    with RunFolder(trained).locked():
+        code, _, err = call(capsys, "resume", trained)
+    assert code == 5 and str(os.getpid()) in err
+
+
+def test_a_folder_that_cannot_be_written_exits_6(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = call(capsys, "train", "sinusoid-maml", *SMALL, "--out", tmp_path / "file" / "run")
+    assert code == 6, err
+    assert "file" in err
+
+
+def test_ctrl_c_saves_and_exits_130(tmp_path):
+    out = tmp_path / "run"
+    words = ["train", "sinusoid-maml", "--meta-steps", "1000000", "--log-every", "50", "--out", str(out)]
+    code = (
+        "import os, signal, sys\nfrom quickstudy import display\nfrom quickstudy.cli import main\n"
+        "def listen(event):\n"
+        "    if event['event'] == 'metrics' and event['step'] >= 100: os.kill(os.getpid(), signal.SIGINT)\n"
+        "display.Plain = lambda: listen\n"
+        f"main({words!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done.stderr
+    assert "saved at step" in done.stderr and f"quickstudy resume {out}" in done.stderr
+    assert [p for p in Path(out, "checkpoints").iterdir() if p.name.isdigit()]

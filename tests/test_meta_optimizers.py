@@ -1,0 +1,143 @@
+"""Evolution against back-propagation, and what a task that diverges does to both."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from quickstudy.config import Training
+from quickstudy.core import Fixed, Incompatible, combine, partition
+from quickstudy.data import Episode, Labelled
+from quickstudy.display import quiet
+from quickstudy.learners import bandits
+from quickstudy.learners.adjoints import FirstOrder
+from quickstudy.learners.updates import SGD
+from quickstudy.meta_optimizers.backprop import Backprop, mean_gradient
+from quickstudy.meta_optimizers.evolution import Evolution
+from quickstudy.objectives.few_shot import FewShot
+from quickstudy.tasks.sinusoid import Sinusoids
+from quickstudy.train import train
+from registry import K, gradient, recurrent
+
+
+def flat(tree):
+    return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def lived_by_population(evolution, learner, tasks, key=K):
+    objective = FewShot()
+    candidates = evolution.candidates(learner, evolution.init(learner), key=key)
+    learned, rest = partition(candidates)
+    return objective, jax.vmap(lambda w: objective.collect(combine(w, rest), (), tasks, key=K)[0])(learned)
+
+
+def test_evolution_points_where_back_propagation_does():
+    learner, tasks = gradient(SGD(0.01)), Sinusoids(5, 10).sample(8, key=K)
+    evolution = Evolution(optax.sgd(1.0), population=4096, sigma=0.02, floor=1.0, fitness="raw")
+    objective, batch = lived_by_population(evolution, learner, tasks)
+    improved, _, _ = evolution.update(objective, learner, evolution.init(learner), batch, key=K)
+    ours = flat(partition(learner)[0]) - flat(partition(improved)[0])
+    exact = flat(mean_gradient(objective, learner, objective.collect(learner, (), tasks, key=K)[0])[2])
+    cosine = ours @ exact / np.linalg.norm(ours) / np.linalg.norm(exact)
+    # with m pairs in d dimensions the expected cosine is about 1/√(1 + d/m): 0.97 for d=105, m=2048
+    assert cosine > 0.94
+    np.testing.assert_allclose(np.linalg.norm(ours), np.linalg.norm(exact), rtol=0.15)
+
+
+def test_candidates_are_antithetic_scaled_by_leaf_and_leave_fixed_arrays_alone():
+    learner = eqx.tree_at(lambda l: l.start.net.layers[1].weight, gradient(), replace_fn=lambda w: 10 * w)
+    held = eqx.tree_at(lambda l: l.start.net.layers[0], learner, replace_fn=Fixed)
+    evolution = Evolution(optax.sgd(1.0), population=64, sigma=0.1, floor=1e-3)
+    candidates = evolution.candidates(learner, evolution.init(learner), key=K)
+    for own, theirs in zip(*(jax.tree.leaves(partition(tree)[0]) for tree in (learner, candidates)), strict=True):
+        np.testing.assert_allclose((theirs[:32] + theirs[32:]) / 2, jnp.broadcast_to(own, (32, *own.shape)), atol=1e-5)
+        relative = (theirs - own).std() / np.sqrt((own**2).mean())
+        assert 0.07 < relative < 0.13
+    assert len(jax.tree.leaves(evolution.init(held).scale)) == len(jax.tree.leaves(evolution.init(learner).scale)) - 2
+    drawn = evolution.candidates(held, evolution.init(held), key=K)
+    assert drawn.start.net.layers[0].held.weight.shape == learner.start.net.layers[0].weight.shape
+
+
+def test_evolution_is_the_estimate_worked_out_by_hand():
+    learner, tasks = gradient(SGD(0.01)), Sinusoids(5, 10).sample(3, key=K)
+    evolution = Evolution(optax.sgd(1.0), population=4, sigma=0.1, floor=1.0, fitness="raw")
+    objective, batch = lived_by_population(evolution, learner, tasks)
+    improved, _, _ = evolution.update(objective, learner, evolution.init(learner), batch, key=K)
+    candidates = partition(evolution.candidates(learner, evolution.init(learner), key=K))[0]
+    own = partition(learner)[0]
+    score = np.asarray(jax.vmap(objective.score)(batch)).mean(1)
+    for w, new, c in zip(*map(jax.tree.leaves, (own, partition(improved)[0], candidates)), strict=True):
+        noise = (np.asarray(c)[:2] - np.asarray(w)) / 0.1
+        expected = sum((score[j] - score[j + 2]) * noise[j] for j in range(2)) / (2 * 2 * 0.1)
+        np.testing.assert_allclose(np.asarray(new) - np.asarray(w), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_evolution_improves_what_back_propagation_cannot():
+    learner, tasks = gradient(SGD(0.01)), Sinusoids(5, 10)
+    objective, evolution = FewShot(), Evolution(optax.adam(3e-2), population=32)
+    result = train(learner, objective, evolution, tasks, config=Training(150, 16), listener=quiet)
+    before = train(learner, objective, evolution, tasks, config=Training(1, 16), listener=quiet)
+    assert result.evaluate(num_tasks=200).score < 0.9 * before.evaluate(num_tasks=200).score
+
+
+def poison(tasks: Episode, which: int) -> Episode:
+    """The same episodes with a label of one task that is not a number."""
+    return eqx.tree_at(lambda t: t.support.y, tasks, tasks.support.y.at[which, 0].set(jnp.nan))
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_diverged_task_contributes_exactly_zero(where):
+    learner = gradient(SGD(0.05))
+    tasks = Sinusoids(5, 5).sample(4, key=K)
+    objective = FewShot()
+    clean, _ = objective.collect(learner, (), tasks, key=K)
+    if where == "loss":
+        bad, _ = objective.collect(learner, (), poison(tasks, 2), key=K)
+    else:  # the loss is finite, only its derivative is not
+        objective = FewShot(of_loss=lambda p, y: jnp.sqrt(jnp.abs(p[0] - y[0])) ** 2)
+        learner0 = eqx.tree_at(lambda l: l.start.net.layers[-1].weight, gradient(SGD(0.0)), replace_fn=jnp.zeros_like)
+        learner = eqx.tree_at(lambda l: l.start.net.layers[-1].bias, learner0, replace_fn=jnp.zeros_like)
+        bad, _ = objective.collect(
+            learner, (), eqx.tree_at(lambda t: t.query.y, tasks, tasks.query.y.at[2].set(0.0)), key=K
+        )
+        clean, _ = objective.collect(learner, (), tasks, key=K)
+    _, _, ours, diverged = mean_gradient(objective, learner, bad)
+    assert diverged.tolist() == [False, False, True, False]
+    rest = jax.tree.map(lambda x: x[jnp.array([0, 1, 3])], clean)
+    _, _, three, _ = mean_gradient(objective, learner, rest)
+    np.testing.assert_allclose(flat(ours), flat(three) * 3 / 4, rtol=1e-4, atol=1e-6)
+    assert np.isfinite(flat(ours)).all()
+
+
+def test_minibatches_and_epochs_take_that_many_steps():
+    learner, tasks = gradient(), Sinusoids(5, 5).sample(8, key=K)
+    objective = FewShot()
+    batch, _ = objective.collect(learner, (), tasks, key=K)
+    optimizer = Backprop(optax.sgd(0.0), epochs=3, minibatches=4)
+    count = Backprop(optax.adam(0.0), epochs=3, minibatches=4)
+    _, memory, metrics = count.update(objective, learner, count.init(learner), batch, key=K)
+    assert memory[0].count == 12
+    same, _, metrics = optimizer.update(objective, learner, optimizer.init(learner), batch, key=K)
+    np.testing.assert_allclose(metrics["loss"], objective.loss(same, batch)[0], rtol=1e-4)  # in the tasks' own order
+    with pytest.raises(ValueError, match="minibatches"):
+        Backprop(optax.sgd(0.1), minibatches=3).update(objective, learner, (), batch, key=K)
+
+
+def test_refusals_say_why():
+    with pytest.raises(Incompatible, match="cannot be differentiated"):
+        Backprop(optax.sgd(0.1)).init(bandits.thompson(3))
+    with pytest.raises(Incompatible, match="nothing to improve"):
+        Evolution(optax.sgd(0.1)).init(bandits.thompson(3))
+    with pytest.raises(ValueError, match="even"):
+        Evolution(optax.sgd(0.1), population=3)
+
+
+def test_a_first_order_learner_and_a_recurrent_one_share_the_same_optimizer():
+    for learner in (gradient(adjoint=FirstOrder()), recurrent()):
+        assert jax.tree.leaves(Backprop(optax.adam(1e-3)).init(learner))
+
+
+def test_labelled_streams_have_one_axis():
+    assert Labelled(jnp.zeros((3, 1)), jnp.zeros((3, 1))).axes == 1

@@ -1,0 +1,135 @@
+"""What the project promises of itself: layers, documentation, recipes, no hosts."""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import quickstudy
+from quickstudy.core import meta_parameters
+from quickstudy.recipes import all_recipes
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "quickstudy"
+LAYERS = [
+    {"_version", "config"},
+    {"core", "display", "stats"},
+    {"data"},
+    {"rl", "nn"},
+    {"tasks"},
+    {"learners", "objectives", "meta_optimizers"},
+    {"runs", "evaluate"},
+    {"train", "report"},
+    {"recipes", "load"},
+    {"cli"},
+]
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+
+
+def modules():
+    return [
+        info.name for info in pkgutil.walk_packages([str(SOURCE)], "quickstudy.") if not info.name.endswith("__main__")
+    ]
+
+
+def test_imports_point_only_downwards():
+    """Within a function too, with two exceptions: the report asks the recipes for their descriptions, and recipes
+    import what they compose when they are built."""
+    for path in SOURCE.rglob("*.py"):
+        own = path.relative_to(SOURCE).with_suffix("").parts[0]
+        if own == "__init__":
+            continue
+        tree = ast.parse(path.read_text())
+        lazy = {
+            node
+            for function in ast.walk(tree)
+            if isinstance(function, ast.FunctionDef)
+            for node in ast.walk(function)
+            if isinstance(node, ast.ImportFrom)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("quickstudy."):
+                other = node.module.split(".")[1]
+                if own == "report" and other == "recipes" and node in lazy:
+                    continue
+                assert RANK[other] <= RANK[own], f"{path.name} ({own}) imports {node.module}"
+
+
+def test_every_public_name_is_documented():
+    for name in quickstudy.__all__:
+        value = getattr(quickstudy, name)
+        if name != "__version__":
+            assert inspect.getdoc(value), f"quickstudy.{name} has no docstring"
+    for name in modules():
+        module = importlib.import_module(name)
+        assert module.__doc__, f"{name} has no docstring"
+        for attribute, value in vars(module).items():
+            if inspect.isclass(value) and value.__module__ == name and not attribute.startswith("_"):
+                assert value.__doc__ or dataclasses.is_dataclass(value), f"{name}.{attribute} has no docstring"
+
+
+def test_the_verbs_stay_verbs_whatever_was_imported():
+    import quickstudy.evaluate
+    import quickstudy.train
+
+    assert callable(quickstudy.train) and callable(quickstudy.evaluate)
+    assert callable(quickstudy.load) and callable(quickstudy.report)
+
+
+LEARNED = {
+    "sinusoid": [f"start.net.layers[{i}].{leaf}" for i in range(3) for leaf in ("weight", "bias")],
+    "navigation": [f"start.net.layers[{i}].{leaf}" for i in range(3) for leaf in ("weight", "bias")]
+    + ["start.log_std"],
+    "rl2": [f"cell.cell.{leaf}" for leaf in ("weight_ih", "weight_hh", "bias", "bias_n")]
+    + [f"heads.{part}.{leaf}" for part in ("actor", "critic") for leaf in ("weight", "bias")],
+}
+
+
+@pytest.mark.parametrize("name", sorted(all_recipes()))
+def test_every_recipe_builds_and_learns_what_it_should(name):
+    if name.startswith(("cartpole", "pendulum")):
+        pytest.importorskip("gymnax", reason="the extra `envs` is not installed")
+    experiment = all_recipes()[name]().build()
+    learned = set(meta_parameters(experiment.learner))
+    family = "rl2" if name.endswith("rl2") else name.split("-")[0]
+    expected = set(LEARNED[family])
+    if name == "sinusoid-cavia":
+        expected |= {"start.context"}
+    if name == "sinusoid-meta-sgd":
+        expected |= {f"update.rate.net.layers[{i}].{leaf}" for i in range(3) for leaf in ("weight", "bias")}
+    if family == "navigation":
+        expected |= {"inner_loss.discount.logit"} | {n.replace("start.", "update.rate.") for n in expected}
+    assert learned == expected
+
+
+def test_no_file_names_a_registry_or_a_machine():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    hosts = re.compile(r"py" r"pi\.org|python" r"hosted|npm" r"js\.org|/wo" r"rk/", re.I)
+    for name in listed.stdout.split():
+        path = ROOT / name
+        if path.suffix not in (".png", ".safetensors", ".npz") and path.is_file():
+            assert not hosts.search(path.read_text(errors="ignore")), name
+
+
+def test_the_version_comes_from_one_place():
+    from quickstudy._version import __version__
+
+    assert quickstudy.__version__ == __version__
+    assert 'path = "src/quickstudy/_version.py"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert blocks
+    for block in blocks:
+        code = block.replace("meta_steps=5000", "meta_steps=5")
+        exec(compile(code, "README.md", "exec"), {})

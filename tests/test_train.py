@@ -1,0 +1,173 @@
+"""The loop: bit-exact resume, nothing that changes the bits, divergence, refusals."""
+
+import dataclasses
+import os
+import signal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from quickstudy.config import ConfigError, Training
+from quickstudy.core import Incompatible, TaskDistribution, split_by_stream
+from quickstudy.display import quiet
+from quickstudy.learners import bandits
+from quickstudy.learners.updates import SGD
+from quickstudy.load import load
+from quickstudy.meta_optimizers.backprop import Backprop
+from quickstudy.meta_optimizers.evolution import Evolution
+from quickstudy.objectives.few_shot import FewShot
+from quickstudy.objectives.trial import Trial
+from quickstudy.rl import losses
+from quickstudy.runs import METRICS, CheckpointRefused, FolderInUse, RunFolder
+from quickstudy.tasks.bandits import Bandits
+from quickstudy.tasks.sinusoid import Sinusoids
+from quickstudy.train import Interrupted, TrainingFailed, train
+from registry import K, gradient, recurrent
+
+CONFIG = Training(meta_steps=12, meta_batch=4, log_every=2, save_every=4, validate_every=-1)
+TERMS = ((1.0, losses.ppo()), (0.5, losses.value))
+
+
+def run(out=None, config=CONFIG, optimizer=None, **more):
+    optimizer = optimizer or Backprop(optax.adam(1e-2))
+    return train(gradient(), FewShot(), optimizer, Sinusoids(), config=config, out=out, **{"listener": quiet, **more})
+
+
+def log(path):
+    return (path / METRICS).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["backprop", "evolution", "lifetimes"])
+def test_interrupted_is_never_interrupted(tmp_path, kind):
+    def start(out, **more):
+        if kind == "lifetimes":  # window 2 of horizon 6: the objective's memory crosses the checkpoint at step 4
+            tasks = Bandits(3)
+            trial = Trial(tasks.environment, horizon=6, terms=TERMS, window=2)
+            optimizer = Backprop(optax.adam(1e-2), epochs=2, minibatches=2)
+            return train(recurrent(), trial, optimizer, tasks, config=CONFIG, out=out, listener=quiet, **more)
+        return run(out, optimizer=Evolution(optax.adam(1e-2), population=4) if kind == "evolution" else None, **more)
+
+    whole = start(tmp_path / "whole")
+    again = start(tmp_path / "again")
+    assert again.digests == whole.digests
+    resumed = start(tmp_path / "again", resume=4)
+    assert resumed.digests == whole.digests
+    assert log(tmp_path / "again") == log(tmp_path / "whole")
+
+
+def test_logging_saving_and_validating_never_change_the_bits(tmp_path):
+    plain = run().digests["learner"]
+    for changes in ({"log_every": 1}, {"log_every": 5}, {"log_every": 12}, {"save_every": 3}, {"validate_every": 4}):
+        changed = run(tmp_path / str(changes), dataclasses.replace(CONFIG, **changes))
+        assert changed.digests["learner"] == plain, changes
+
+
+def test_another_seed_is_another_run():
+    assert run().digests["learner"] != run(config=dataclasses.replace(CONFIG, seed=1)).digests["learner"]
+
+
+def test_the_callers_learner_is_left_alone():
+    learner = gradient()
+    train(learner, FewShot(), Backprop(optax.sgd(0.1)), Sinusoids(), config=CONFIG, listener=quiet)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(eqx.filter(learner, eqx.is_array)))
+
+
+def test_a_curriculum_changes_the_objective_and_survives_a_resume(tmp_path):
+    tasks = Bandits(3)
+    trial = lambda horizon: Trial(tasks.environment, horizon=horizon, terms=TERMS)
+    start = lambda out, **more: train(
+        recurrent(), trial(4), Backprop(optax.adam(1e-2)), tasks,
+        config=CONFIG, curriculum=[(3, trial(2)), (2, trial(3))], out=out, listener=quiet, **more,
+    )  # fmt: skip
+    whole = start(tmp_path / "a")
+    assert [line["step"] for line in RunFolder(tmp_path / "a").lines(METRICS)] == [2, 3, 4, 5, 6, 8, 10, 12]
+    assert start(tmp_path / "a", resume=4).digests == whole.digests
+    with pytest.raises(ConfigError, match="curriculum"):
+        train(recurrent(), trial(4), Backprop(optax.adam(1e-2)), tasks, config=CONFIG, curriculum=[(12, trial(2))])
+
+
+class Poisoned(TaskDistribution):
+    """Sinusoids of which the first of a batch has a label that is not a number, in a share of the batches."""
+
+    share: float = eqx.field(static=True)
+
+    def sample(self, num, *, key):
+        tasks = Sinusoids().sample(num, key=key)
+        bad = jnp.where(jax.random.uniform(key) < self.share, jnp.nan, 0.0)
+        return eqx.tree_at(lambda t: t.support.y, tasks, tasks.support.y.at[0, 0].add(bad))
+
+    def split(self):
+        return split_by_stream(self)
+
+
+def test_diverged_tasks_are_counted_named_and_left_out(tmp_path):
+    result = train(
+        gradient(), FewShot(), Backprop(optax.adam(1e-2)), Poisoned(1.0),
+        config=CONFIG, out=tmp_path, listener=quiet,
+    )  # fmt: skip
+    lines = RunFolder(tmp_path).lines(METRICS)
+    assert [line["diverged"] for line in lines] == [2] * 6
+    assert lines[1]["diverged_tasks"] == [[2, 0], [3, 0]]
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(eqx.filter(result.learner, eqx.is_array)))
+
+
+def test_too_many_diverged_tasks_end_the_run_and_keep_the_last_good_one(tmp_path):
+    config = dataclasses.replace(CONFIG, max_diverged=0.2)
+    with pytest.raises(TrainingFailed, match=r"2 of 8 tasks diverged.*\[0, 0\].*max_diverged"):
+        train(gradient(), FewShot(), Backprop(optax.adam(1e-2)), Poisoned(1.0), config=config, listener=quiet)
+    with pytest.raises(TrainingFailed, match="checkpoint of step 4"):
+        explode = Backprop(
+            optax.chain(optax.sgd(1.0), optax.scale_by_schedule(lambda i: jnp.where(i < 5, 1e-3, jnp.inf)))
+        )
+        train(gradient(), FewShot(), explode, Sinusoids(), config=CONFIG, out=tmp_path, listener=quiet)
+    learner = load(tmp_path, like=gradient()).learner
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(eqx.filter(learner, eqx.is_array)))
+
+
+def test_a_signal_saves_and_says_where(tmp_path):
+    def interrupt(event):
+        if event["event"] == "metrics" and event["step"] == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="step 6"):
+        run(tmp_path, listener=lambda e: interrupt(e))
+    assert RunFolder(tmp_path).steps()[-1] in (6, 8)
+    whole = run(None)
+    step = RunFolder(tmp_path).newest()
+    assert run(tmp_path, resume=step).digests == whole.digests
+
+
+def test_what_train_refuses():
+    with pytest.raises(ConfigError, match="meta_steps"):
+        run(config=Training(meta_steps=0, meta_batch=0))
+    with pytest.raises(Incompatible, match="cannot be differentiated"):
+        train(bandits.thompson(3), FewShot(), Backprop(optax.sgd(0.1)), Bandits(3), config=CONFIG, listener=quiet)
+    with pytest.raises((ConfigError, TypeError)):
+        train(gradient(), FewShot(), Backprop(optax.sgd(0.1)), Sinusoids().split().test, config=CONFIG)
+
+
+def test_a_folder_is_one_runs(tmp_path):
+    run(tmp_path)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        run(tmp_path)
+    with RunFolder(tmp_path).locked(), pytest.raises(FolderInUse, match=str(os.getpid())):
+        run(tmp_path, resume=4)
+
+
+def test_save_load_adapt_on_ones_own_data(tmp_path):
+    result = run(config=dataclasses.replace(CONFIG, meta_steps=2))
+    result.save(tmp_path / "mine")
+    learner = load(tmp_path / "mine", like=gradient()).learner
+    support = jax.tree.map(lambda x: x[0], Sinusoids().sample(1, key=K)).support
+    state = learner.adapt(learner.init(key=K), support, key=K)
+    ours = result.learner.adapt(result.learner.init(key=K), support, key=K)
+    np.testing.assert_array_equal(
+        learner.apply(state, support.x[0]).prediction, result.learner.apply(ours, support.x[0]).prediction
+    )
+    with pytest.raises(CheckpointRefused, match="of another model"):
+        load(tmp_path / "mine", like=gradient(SGD(jnp.asarray(0.1))))
