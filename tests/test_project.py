@@ -104,7 +104,8 @@ def test_every_recipe_builds_and_learns_what_it_should(name):
     if name == "sinusoid-meta-sgd":
         expected |= {f"update.rate.net.layers[{i}].{leaf}" for i in range(3) for leaf in ("weight", "bias")}
     if family == "navigation":
-        expected |= {"inner_loss.discount.logit"} | {n.replace("start.", "update.rate.") for n in expected}
+        expected |= {n.replace("start.", "update.rates.") for n in expected}
+        expected |= {"inner_loss.discount.logit", "inner_loss.trace.logit"}
     assert learned == expected
 
 

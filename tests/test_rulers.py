@@ -48,8 +48,9 @@ def test_counts_and_choices():
     state, choice = after(bandits.bayes_greedy(3), [0, 1, 0, 2], [1, 0, 1, 1])
     assert state.won.tolist() == [2, 0, 1] and state.lost.tolist() == [0, 1, 0]
     assert choice == 0  # 3/4 against 1/3 and 2/3
-    assert after(bandits.ucb1(3), [0, 1], [1, 1])[1] == 2  # every arm once first
-    assert after(bandits.ucb1(3), [0, 1, 2, 0, 0], [1, 1, 0, 1, 1])[1] == 1  # mean 1 either way, fewer pulls
+    assert after(bandits.bayes_greedy(3), [0, 0], [1, 0])[1] == 1  # all means are ½: the least known, then the first
+    assert after(bandits.ucb1(3), [0, 0, 0, 0], [1, 1, 0, 0])[1] == 1  # means ½ all, the bonus decides
+    assert after(bandits.ucb1(3, scale=0.01), [0, 1], [1, 0])[1] == 0  # with hardly any bonus it is greedy
 
 
 def test_thompson_draws_from_the_posterior_when_it_adapts_and_never_in_apply():

@@ -1,11 +1,13 @@
 """The rulers of the Bernoulli bandit: strategies with nothing to learn, under uniform priors Beta(1, 1).
 
     greedy     argmax of the posterior mean (w + 1)/(w + l + 2)
-    UCB1       argmax of w/n + c √(2 ln t / n), every arm once first      Auer et al. 2002 (c = 1)
+    UCB1       argmax of (w + 1)/(n + 2) + c √(2 ln(t + 1)/(n + 2))       Auer et al. 2002 (c = 1, no prior)
     Thompson   argmax of a draw from each arm's posterior                 Thompson 1933
     Gittins    argmax of the index of (w, l), see learners.gittins        Gittins 1979
 
-w and l count an arm's ones and zeros, n = w + l, t pulls in all. Ties go to the first arm.
+w and l count an arm's ones and zeros, n = w + l, t pulls in all. UCB1 knows the prior too, as two pulls an arm had
+before, or short trials would go into trying every arm once. Ties go to the arm pulled least, then to the first: of
+two arms that look alike, the one less known is worth more.
 """
 
 from collections.abc import Callable
@@ -47,7 +49,8 @@ class IndexStrategy(Learner):
 
     def apply(self, state: Counts, x: PyTree) -> Output:
         del x
-        return Output(policy=Deterministic(state.index.argmax()))
+        least = state.won + state.lost
+        return Output(policy=Deterministic((state.index - 1e-6 * least).argmax()))
 
     replay = scan_replay
 
@@ -61,8 +64,8 @@ def ucb1(arms: int, *, scale: float = 1.0) -> IndexStrategy:
 
     def index(won: Float[Array, "arms"], lost: Float[Array, "arms"], key: Key[Array, ""]) -> Float[Array, "arms"]:
         pulls = won + lost
-        bonus = scale * jnp.sqrt(2 * jnp.log(jnp.maximum(pulls.sum(), 1)) / jnp.maximum(pulls, 1))
-        return jnp.where(pulls == 0, jnp.inf, won / jnp.maximum(pulls, 1) + bonus)
+        bonus = scale * jnp.sqrt(2 * jnp.log(pulls.sum() + 1) / (pulls + 2))
+        return (won + 1) / (pulls + 2) + bonus
 
     return IndexStrategy(arms, index)
 

@@ -5,7 +5,8 @@ one inner step; returns after 0/1/2 steps about −40 / −12 / −3 (curves). S
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Literal
 
 from quickstudy.recipes.base import Recipe
 from quickstudy.recipes.sinusoid import FINN
@@ -17,14 +18,17 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Navigation(Recipe):
-    meta_steps: int = 300
+    meta_steps: int = 500
     meta_batch: int = 20
     trajectories: int = 20  # lived before each inner step
-    adaptations: int = 1  # inner steps while training; the test takes three
+    adaptations: int = 3  # inner steps while training; the test takes three
     inner_rate: float = 0.1
-    learn_rates: bool = True  # a learned inner rate for every weight (Meta-SGD), or one constant
-    learning_rate: float = 3e-3
-    final_rate: float = 0.1  # of the learning rate, reached linearly at the end
+    rates: Literal["per-step", "per-weight", "constant"] = "per-step"  # how the inner rate is learned
+    inner_discount: float = 0.95  # where the learned discount of the inner loss starts
+    inner_trace: float = 0.97  # and its learned trace
+    initial_std: float = 0.06  # of the policy's actions
+    learning_rate: float = 5e-3
+    final_rate: float = 0.05  # of the learning rate, reached linearly at the end
     discount: float = 0.99
     dice: bool = False  # let the meta-gradient credit the pre-adaptation actions
     hidden: int = 64
@@ -35,11 +39,16 @@ class Navigation(Recipe):
         for name in ("trajectories", "adaptations", "hidden"):
             if getattr(self, name) < 1:
                 wrong.append(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("inner_rate", "learning_rate", "scratch_rate"):
+        for name in ("inner_rate", "learning_rate", "scratch_rate", "initial_std"):
             if not getattr(self, name) > 0:
                 wrong.append(f"{name} must be above 0, got {getattr(self, name)}")
         if not 0 <= self.discount <= 1:
             wrong.append(f"discount must lie in [0, 1], got {self.discount}")
+        for name in ("inner_discount", "inner_trace"):
+            if not 0 < getattr(self, name) < 1:
+                wrong.append(f"{name} must lie in (0, 1), got {getattr(self, name)}")
+        if self.rates not in ("per-step", "per-weight", "constant"):
+            wrong.append(f"rates must be per-step, per-weight or constant, got {self.rates!r}")
         return wrong
 
     def optimizer(self) -> "MetaOptimizer":
@@ -49,10 +58,11 @@ class Navigation(Recipe):
         import jax
         import jax.numpy as jnp
 
+        from quickstudy.core import Bounded
         from quickstudy.evaluate import Protocol
         from quickstudy.learners.gradient import Gradient
         from quickstudy.learners.inner_losses import PolicyGradient
-        from quickstudy.learners.updates import SGD, per_weight
+        from quickstudy.learners.updates import SGD, per_step, per_weight
         from quickstudy.nn.models import MLP, GaussianPolicy
         from quickstudy.objectives.trial import Trial
         from quickstudy.recipes.experiment import Experiment
@@ -66,11 +76,15 @@ class Navigation(Recipe):
 
         def policy(key):
             net = MLP((2, self.hidden, self.hidden, 2), key=key, activation=jnp.tanh)
-            return GaussianPolicy(net, jnp.zeros(2), REACH)
+            return GaussianPolicy(net, jnp.full(2, math.log(self.initial_std / REACH)), REACH)
 
         start = policy(first)
-        inner = PolicyGradient(self.discount, dice=self.dice)
-        update = per_weight(start, self.inner_rate) if self.learn_rates else SGD(self.inner_rate)
+        inner = PolicyGradient(Bounded(self.inner_discount), Bounded(self.inner_trace), dice=self.dice)
+        update = {
+            "per-step": lambda: per_step(start, self.inner_rate, self.adaptations),
+            "per-weight": lambda: per_weight(start, self.inner_rate),
+            "constant": lambda: SGD(self.inner_rate),
+        }[self.rates]()
         trial = Trial(
             tasks.environment,
             horizon=episode * (1 + self.adaptations),
@@ -92,7 +106,9 @@ class Navigation(Recipe):
             Protocol(
                 dataclasses.replace(trial, horizon=4 * episode, burn_in=3 * episode),
                 num_tasks=self.test_tasks,
-                rulers={"from scratch": Gradient(policy(second), inner, SGD(self.scratch_rate))},
+                rulers={
+                    "from scratch": Gradient(policy(second), PolicyGradient(self.discount), SGD(self.scratch_rate))
+                },
                 optimum=lambda goals: optimal_return(goals, episode),
                 trace=navigation,
                 chunk=50,

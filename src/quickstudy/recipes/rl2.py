@@ -32,6 +32,7 @@ class RL2(Recipe):
     discount: float = 1.0
     trace: float = 0.9
     entropy: float = 5e-4
+    warmup_entropy: float = 0.02  # during the curriculum: every action must be tried before one is dropped for good
     value: float = 0.5
     clip: float = 0.2
     epochs: int = 4
@@ -69,7 +70,7 @@ class RL2(Recipe):
         trace: Callable | None = None,
         chunk: int = 1000,
     ) -> "Experiment":
-        """`horizons` are (steps, horizon) pairs, a curriculum of which the last is the task itself."""
+        """`horizons` are (steps, horizon) pairs, a curriculum of which the last is the trial itself."""
         import jax
         import optax
 
@@ -90,9 +91,9 @@ class RL2(Recipe):
             ActorCritic(self.size, spec.actions or spec.dims, key=second, gaussian=spec.actions is None),
             feedback,
         )
-        terms = ((1.0, losses.ppo(self.clip)), (self.value, losses.value), (self.entropy, losses.entropy))
-        trial = lambda horizon: Trial(
-            tasks.environment, horizon=horizon, terms=terms, discount=self.discount, trace=self.trace
+        terms = lambda entropy: ((1.0, losses.ppo(self.clip)), (self.value, losses.value), (entropy, losses.entropy))
+        trial = lambda horizon, entropy=self.entropy: Trial(
+            tasks.environment, horizon=horizon, terms=terms(entropy), discount=self.discount, trace=self.trace
         )
         updates = self.meta_steps * self.epochs * self.minibatches
         schedule = optax.linear_schedule(self.learning_rate, self.final_rate * self.learning_rate, updates)
@@ -116,6 +117,6 @@ class RL2(Recipe):
                 trace=trace,
                 chunk=min(chunk, self.test_tasks),
             ),
-            curriculum=tuple((steps, trial(shorter)) for steps, shorter in before),
+            curriculum=tuple((steps, trial(shorter, self.warmup_entropy)) for steps, shorter in before),
             citations=(self.source, WANG, PPO),
         )
