@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -122,8 +123,6 @@ def test_errors_are_json_too(capsys):
 
 
 def test_a_damaged_checkpoint_exits_4_and_the_previous_one_goes_on(trained, capsys, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)
     newest = sorted((copy / "checkpoints").iterdir())[-1] / "state.safetensors"
@@ -136,6 +135,20 @@ def test_a_damaged_checkpoint_exits_4_and_the_previous_one_goes_on(trained, caps
         assert "state.safetensors" in err and "Traceback" not in err
     previous = int(sorted((copy / "checkpoints").iterdir())[-2].name)
     assert call(capsys, "resume", copy, "--step", previous, "--quiet")[0] == 0
+
+
+def test_a_run_can_be_made_longer_but_not_into_another(trained, capsys, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    assert call(capsys, "resume", copy, "--meta-steps", 24, "--quiet")[0] == 0
+    assert json.loads((copy / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 24
+    about = json.loads((copy / "run.json").read_text())
+    assert about["config"]["meta_steps"] == 24
+    about["config"]["inner_rate"] = 0.5
+    (copy / "run.json").write_text(json.dumps(about))
+    code, _, err = call(capsys, "resume", copy)
+    assert code == 2 and "inner_rate was 0.01, is 0.5" in err
+    assert call(capsys, "resume", copy, "--meta-steps", 3)[0] == 2
 
 
 def test_a_folder_in_use_exits_5(trained, capsys):

@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 import re
 import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -127,10 +128,11 @@ def test_the_version_comes_from_one_place():
     assert 'path = "src/quickstudy/_version.py"' in (ROOT / "pyproject.toml").read_text()
 
 
-def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", ["README.md", "docs/own-learner.md"])
+def test_the_code_of_the_pages_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    blocks = re.findall(r"^ *```python\n(.*?)```", (ROOT / page).read_text(), re.S | re.M)
     assert blocks
     for block in blocks:
-        code = block.replace("meta_steps=5000", "meta_steps=5")
-        exec(compile(code, "README.md", "exec"), {})
+        code = textwrap.dedent(block).replace("meta_steps=5000", "meta_steps=5")
+        exec(compile(code, page, "exec"), {"__name__": "page"})

@@ -150,6 +150,9 @@ def _hello(output: Output, line: str) -> None:
         print(line, flush=True)
 
 
+SAFE = {"meta_steps", "log_every", "save_every", "validate_every", "max_diverged", "keep", "test_tasks"}
+
+
 def resume(folder: Path, output: Output, *, step: int | None, meta_steps: int | None) -> None:
     from quickstudy.load import experiment_of
     from quickstudy.recipes.experiment import fingerprint
@@ -161,21 +164,23 @@ def resume(folder: Path, output: Output, *, step: int | None, meta_steps: int | 
     at = step if step is not None else (run.newest() or 0)
     if at and at not in run.steps():
         raise CheckpointRefused(f"{run.checkpoints} has no checkpoint of step {at}; it has {run.steps()}")
-    if meta_steps is not None and meta_steps != recipe.meta_steps:
-        # Intervals and schedules follow meta_steps: more steps is another run, except where they are pinned.
-        raise ConfigError(
-            [
-                f"meta_steps={meta_steps} differs from the run's {recipe.meta_steps}, which its learning-rate schedule "
-                f"and intervals follow; start a new run: quickstudy train {recipe.name} --meta-steps {meta_steps}"
-            ]
-        )
-    _hello(output, f"going on from step {at} of {recipe.meta_steps}")
-    changed = {
-        k: (v, fingerprint().get(k)) for k, v in about.get("fingerprint", {}).items() if fingerprint().get(k) != v
-    }
+    if meta_steps is not None:
+        recipe = dataclasses.replace(recipe, meta_steps=meta_steps)
+    saved = run.manifest(at)["config"] if at else None
+    now = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    changed = {key: (old, now.get(key)) for key, old in (saved or {}).items() if now.get(key) != old}
+    said = ", ".join(f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
+    if changed.keys() - SAFE:
+        raise ConfigError([f"the configuration is not the one that step {at} was saved with: {said}"])
+    if recipe.meta_steps < at:
+        raise ConfigError([f"meta_steps={recipe.meta_steps} lies before step {at}, where the run goes on"])
     if changed:
-        said = ", ".join(f"{k} was {old}, is {new}" for k, (old, new) in changed.items())
-        _hello(output, f"numerically close, not identical, to the uninterrupted run: {said}")
+        _hello(output, f"changed: {said}; a schedule that follows meta_steps changes from here on")
+        run.write_json("run.json", {**about, **recipe.about()})
+    _hello(output, f"going on from step {at} of {recipe.meta_steps}")
+    made, here = about.get("fingerprint", {}), fingerprint()
+    if other := ", ".join(f"{k} was {v}, is {here.get(k)}" for k, v in made.items() if here.get(k) != v):
+        _hello(output, f"numerically close, not identical, to the uninterrupted run: {other}")
     train(recipe, folder, output, Writers(), resume=at)
 
 
@@ -219,7 +224,7 @@ def _parse_resume(words: Sequence[str]) -> Callable[[], None]:
         Args:
             folder: The run folder.
             step: Go on from this checkpoint instead of the newest.
-            meta_steps: Must be the run's own; a run of another length is another run.
+            meta_steps: Train up to this step instead; every other field stays as it was.
         """
         resume(folder, output, step=step, meta_steps=meta_steps)
 

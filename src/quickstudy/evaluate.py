@@ -93,7 +93,9 @@ def evaluate(
         raise TypeError(
             f"evaluate takes held-out tasks, got {type(held_out).__name__}: use `.split().test` of the distribution"
         )
-    protocol = dataclasses.replace(protocol or Protocol(objective), objective=objective)
+    protocol = protocol or Protocol(objective)
+    chunk = min(protocol.chunk, protocol.num_tasks)
+    protocol = dataclasses.replace(protocol, objective=objective, chunk=chunk)
     tasks = held_out.tasks(protocol.num_tasks)
     values, curves, adaptations = _measure(learner, protocol, tasks)
     sound = np.isfinite(values) & np.isfinite(curves).all(1)

@@ -241,8 +241,9 @@ class RunFolder:
     def _log_so_far(self, step: int) -> bytes:
         return b"".join(canonical(line) + b"\n" for line in self.lines(METRICS) if line["step"] <= step)
 
-    def save(self, step: int, state: dict[str, PyTree], *, keep: int) -> None:
-        """`state` by parts (learner, optimiser, ...); a part's digest is recorded so that runs can be compared."""
+    def save(self, step: int, state: dict[str, PyTree], *, keep: int, config: dict | None = None) -> None:
+        """`state` by parts (learner, optimiser, ...); a part's digest is recorded so that runs can be compared, and
+        `config` so that a change of it is noticed at a resume."""
         arrays = named_arrays(state)
         tensors = safetensors.numpy.save(arrays)
         manifest = {
@@ -251,6 +252,7 @@ class RunFolder:
             "files": {TENSORS: sha256(tensors)},
             "digests": {name: digest(part) for name, part in state.items()},
             "metrics": sha256(self._log_so_far(step)),
+            "config": config,
         }
         manifest["manifest"] = sha256(canonical(manifest))
         final, temporary = self.checkpoints / f"{step:08d}", self.checkpoints / f".tmp-{os.getpid()}-{step:08d}"

@@ -83,6 +83,7 @@ class Result:
     held_out: HeldOut
     protocol: Protocol
     digests: dict[str, str]  # SHA-256 of the learner, the optimiser, the objective's memory and the key
+    about: dict[str, Any]  # what run.json says
     run: RunFolder | None
 
     def evaluate(self, **changes: Any) -> Evaluation:
@@ -94,9 +95,8 @@ class Result:
         """Writes the learner to a folder of its own, to be read by `quickstudy.load(path, like=...)`, or without
         `like` where a recipe made it."""
         folder = RunFolder(path)
-        about = self.run.read_json("run.json") if self.run is not None else {"recipe": None}
         with folder.locked():
-            folder.write_json("run.json", about)
+            folder.write_json("run.json", self.about)
             folder.save(0, {"learner": self.learner}, keep=1)
 
 
@@ -125,7 +125,7 @@ def train(
     Raises ConfigError (nothing started), Incompatible (the parts do not fit), TrainingFailed (diverged),
     FolderInUse, StorageFailed, CheckpointRefused, and Interrupted after SIGINT or SIGTERM, when all is saved.
     """
-    config = config or Training()
+    config, about = config or Training(), about or {"recipe": None}
     if not isinstance(tasks, TaskDistribution):
         raise ConfigError([f"train needs a TaskDistribution, got {type(tasks).__name__}; held-out tasks are for tests"])
     stages = _stages(curriculum, objective, config)
@@ -149,14 +149,14 @@ def train(
             elif folder.exists:
                 raise ConfigError([f"{folder.path} already holds a run; resume it, or choose another folder"])
             else:
-                folder.write_json("run.json", about or {"recipe": None})
+                folder.write_json("run.json", about)
             folder.rewind(step)
         loop.on_validate = lambda progress, step: _validate(
             progress, step, protocol, splits.validation, folder, listener
         )
         progress = _run(loop, progress, step, config, folder, listener, stop)
     digests = {name: digest(part) for name, part in progress.parts().items()}
-    return Result(progress.learner, splits.test, protocol, digests, folder)
+    return Result(progress.learner, splits.test, protocol, digests, about, folder)
 
 
 def use_compilation_cache() -> None:
@@ -332,7 +332,7 @@ def _run(
     def save() -> None:
         nonlocal saved
         if folder is not None and (saved != step or step == 0 or not folder.steps()):
-            folder.save(step, progress.parts(), keep=config.keep)
+            folder.save(step, progress.parts(), keep=config.keep, config=dataclasses.asdict(config))
             saved = step
             listener({"event": "save", "step": step, "path": str(folder.checkpoints / f"{step:08d}")})
 

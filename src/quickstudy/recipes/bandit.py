@@ -17,13 +17,13 @@ UCB1_SCALE = 0.2  # the best of a grid on validation tasks, at 10 and at 100 pul
 
 @dataclasses.dataclass(frozen=True)
 class BanditRL2(RL2):
-    meta_steps: int = 3000
+    meta_steps: int = 1500
     meta_batch: int = 2048
     test_tasks: int = 100_000
     pulls: int = 10
     arms: int = 5
     # (meta-steps, pulls) to train on first with `warmup_entropy`; stages longer than `pulls` are left out
-    curriculum: tuple[tuple[int, int], ...] = ((600, 10), (100, 25), (100, 50))
+    curriculum: tuple[tuple[int, int], ...] = ((300, 10), (100, 25), (100, 50))
 
     name = "bandit-rl2"
     description = "RL² on Bernoulli bandits: a recurrent agent that explores, then exploits"

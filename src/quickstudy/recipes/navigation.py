@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Navigation(Recipe):
-    meta_steps: int = 500
+    meta_steps: int = 800
     meta_batch: int = 20
     trajectories: int = 20  # lived before each inner step
     adaptations: int = 3  # inner steps while training; the test takes three

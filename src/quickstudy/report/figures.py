@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 OURS = ("#1f6feb", "#d4513d", "#2a9d5c", "#8a4fbf", "#c78a00", "#0e8a92")
-RULERS = ("#8c8c8c", "#b07d62", "#7a9e7e", "#9a86a4", "#a0a04a")
+RULERS = ("#7f7f7f", "#c06c2c", "#3f9b6c", "#9467bd", "#b8a000")
 INK, FAINT = "#24292f", "#d8dee4"
 
 STYLE: Any = {
@@ -65,7 +65,7 @@ def adaptation_curve(runs: Sequence[Mapping[str, Any]]) -> Figure:
 
     A run is {label, metric, curve, rulers}; rulers are drawn once, they are the same tasks.
     """
-    figure, [[ax]] = _figure(1, 1, (7.6, 4.2))
+    figure, [[ax]] = _figure(1, 1, (10.4, 4.4))
     with matplotlib.rc_context(STYLE):
         for run, colour in zip(runs, OURS * (1 + len(runs) // len(OURS)), strict=False):
             x = [p["adaptations"] for p in run["curve"]]

@@ -173,7 +173,7 @@ p.lead{color:#57606a;margin:0 0 26px}
 table{border-collapse:collapse;font-size:14.5px}td,th{padding:5px 18px 5px 0;text-align:left;
 border-bottom:1px solid #eef1f4}
 th{color:#57606a;font-weight:600}svg{max-width:100%;height:auto;display:block}
-pre{background:#0d1117;color:#e6edf3;padding:14px 18px;border-radius:10px;overflow:auto;font-size:13.5px}
+pre{background:#0d1117;color:#e6edf3;padding:14px 18px;border-radius:10px;white-space:pre-wrap;font-size:13.5px}
 details summary{cursor:pointer;color:#57606a}.warn{color:#b35900}
 footer{margin-top:50px;color:#8c959f;font-size:13px}
 """

@@ -22,6 +22,8 @@ Stepped = tuple[PyTree, PyTree, Float[Array, ""], Bool[Array, ""], Bool[Array, "
 
 @runtime_checkable
 class Environment(Protocol):
+    """The two functions; both are pure, and jittable where the environment lives on the device."""
+
     def reset(self, key: Key[Array, ""], params: PyTree) -> tuple[PyTree, PyTree]: ...
 
     def step(self, key: Key[Array, ""], state: PyTree, action: Array, params: PyTree) -> Stepped: ...

@@ -21,7 +21,7 @@ from quickstudy.tasks.environment import EnvironmentTasks, Spec
 class GymnaxTasks(EnvironmentTasks):
     """A task is the environment's parameters as `vary(key, default parameters)` draws them."""
 
-    environment: Any = eqx.field(static=True)
+    wrapped: Any = eqx.field(static=True)
     vary: Callable[[Key[Array, ""], PyTree], PyTree] = eqx.field(static=True)
 
     @staticmethod
@@ -32,6 +32,10 @@ class GymnaxTasks(EnvironmentTasks):
         except ImportError as error:
             raise ImportError("gymnax is not installed: pip install 'quickstudy[envs]'") from error
         return GymnaxTasks(gymnax.make(name)[0], vary)
+
+    @property
+    def environment(self) -> Any:
+        return self.wrapped
 
     @property
     def spec(self) -> Spec:
