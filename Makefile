@@ -25,7 +25,7 @@ $(VENV)/.dev: $(VENV)/.core
 
 demo: $(VENV)/.core  ## meta-train an agent on 2-D navigation, test it on goals it has never seen, write the report
 	@rm -rf runs/demo
-	$(BIN)/quickstudy train navigation-maml --meta-steps 100 --adaptations 1 --test-tasks 200 --out runs/demo
+	$(BIN)/quickstudy train navigation-maml --meta-steps 80 --test-tasks 200 --out runs/demo
 	@echo "open runs/demo/report.html"
 
 test: $(VENV)/.dev  ## all tests
