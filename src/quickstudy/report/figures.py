@@ -98,7 +98,8 @@ def training_curves(runs: Sequence[Mapping[str, Any]]) -> Figure:
     names = [n for n in ("return", "loss", "gradient_norm") if any(n in line for r in runs for line in r["metrics"])]
     if not any(line.get("return") is not None for r in runs for line in r["metrics"]):
         names = [n for n in names if n != "return"]
-    columns = len(names) + 1
+    validated = any(run["validation"] for run in runs)
+    columns = max(1, len(names) + validated)
     figure, [axes] = _figure(1, columns, (3.7 * columns, 3.0))
     with matplotlib.rc_context(STYLE):
         for run, colour in zip(runs, OURS * (1 + len(runs) // len(OURS)), strict=False):
@@ -113,14 +114,13 @@ def training_curves(runs: Sequence[Mapping[str, Any]]) -> Figure:
                     *np.transpose(points), "o-", ms=3, color=colour, lw=1.4, alpha=0.35 + 0.65 * (i + 1) / 4,
                     label=f"after {done}" if run is runs[0] else None,
                 )  # fmt: skip
-        for ax, name in zip(
-            axes, [*(n.replace("_", " ") for n in names), f"held-out {runs[0]['metric']}"], strict=True
-        ):
+        titles = [n.replace("_", " ") for n in names] + [f"held-out {runs[0]['metric']}"] * validated
+        for ax, name in zip(axes, titles, strict=True):
             ax.set_title(name)
             ax.set_xlabel("meta-steps")
         if "gradient_norm" in names:
             axes[names.index("gradient_norm")].set_yscale("log")
-        if axes[-1].has_data():
+        if validated:
             axes[-1].legend(fontsize=8)
         if len(runs) > 1:
             axes[0].legend(fontsize=8)
