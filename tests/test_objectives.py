@@ -237,9 +237,9 @@ def test_online_predicts_before_it_sees_the_label():
 
 
 def test_online_trains_on_streams():
-    learner = Recurrent(GRU(2, 16, key=K), Prediction(16, 1, key=K), LabelFeedback(None, 1))
+    learner = Recurrent(GRU(2, 32, key=K), Prediction(32, 1, key=K), LabelFeedback(None, 1))
     result = train(
-        learner, Online(), Backprop(optax.adam(1e-2)), SinusoidStreams(10), config=Training(150, 32), listener=quiet
+        learner, Online(), Backprop(optax.adam(1e-2)), SinusoidStreams(10), config=Training(600, 64), listener=quiet
     )
     points = [p["mean"] for p in result.evaluate(num_tasks=200).curve]
     assert points[-1] < 0.8 * points[0]

@@ -5,6 +5,7 @@ each number of steps in `Protocol.steps`; of those that live a trial or a stream
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -139,15 +140,20 @@ def compare(ours: NDArray, theirs: NDArray) -> dict[str, Any]:
     return {"mean": float(difference.mean()), "ci": list(stats.interval(difference)), "n": int(both.sum())}
 
 
-@eqx.filter_jit
-def _live(learner: Learner, objective: Objective, tasks: PyTree, key: Any):
+def _live(learner: Learner, objective: Objective, tasks: PyTree, key: Any, *, read: Callable = lambda o, batch: batch):
+    """What `read(objective, batch)` makes of the tasks being lived; compiled where they live on the device."""
     begin, live = jax.random.split(key)
-    return objective.collect(learner, objective.init(learner, tasks, key=begin), tasks, key=live)[0]
+    memory = objective.init(learner, tasks, key=begin)
+    collect = _collect if objective.on_device else _collect.__wrapped__
+    return collect(learner, objective, memory, tasks, live, read)
 
 
 @eqx.filter_jit
-def _live_and_judge(learner: Learner, objective: Objective, tasks: PyTree, key: Any):
-    batch = _live(learner, objective, tasks, key)
+def _collect(learner: Learner, objective: Objective, memory: PyTree, tasks: PyTree, key: Any, read: Callable):
+    return read(objective, objective.collect(learner, memory, tasks, key=key)[0])
+
+
+def _judge(objective: Objective, batch: PyTree):
     return objective.score(batch), objective.curve(batch)
 
 
@@ -160,7 +166,7 @@ def _chunk(protocol: Protocol, tasks: PyTree, index: int) -> tuple[PyTree, Any]:
 def _measure(learner: Learner, protocol: Protocol, tasks: PyTree) -> tuple[NDArray, NDArray, tuple[int, ...]]:
     """(headline values [tasks], curves [tasks, points], adaptations at each point)."""
     objective, num = protocol.objective, protocol.num_tasks
-    live = _live_and_judge if objective.on_device else _live_and_judge.__wrapped__
+    live = functools.partial(_live, read=_judge)
     columns, values = [], np.zeros(0)
     for steps in protocol.steps or (None,):
         rebuilt = learner if steps is None else with_steps(learner, steps)

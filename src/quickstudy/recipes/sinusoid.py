@@ -185,9 +185,8 @@ class SinusoidMetaSGD(Sinusoid):
 @dataclasses.dataclass(frozen=True)
 class SinusoidReptile(Sinusoid):
     inner_steps: int = 32
-    inner_rate: float = 0.02
     queries: int = 45  # 50 points a task, as in the paper: Reptile adapts on all of them while training
-    meta_steps: int = 30_000
+    meta_steps: int = 15_000
 
     name = "sinusoid-reptile"
     description = "the same learner under the Reptile objective"
