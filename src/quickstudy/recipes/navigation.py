@@ -122,8 +122,8 @@ class NavigationMAML(Navigation):
     name = "navigation-maml"
     description = "MAML-RL on 2-D navigation: an agent that learns where its goal is from 20 tries"
     expected = (
-        "at least 70 % of the gap from standing still (-38.1) to the optimum (-0.5) closed after one adaptation, "
-        "90 % after three"
+        "about 65 % of the gap from standing still (-38.1) to the optimum (-0.5) closed after one adaptation, 90 % "
+        "after three"
     )
     source = FINN
 
