@@ -166,7 +166,7 @@ def resume(folder: Path, output: Output, *, step: int | None, meta_steps: int | 
         raise CheckpointRefused(f"{run.checkpoints} has no checkpoint of step {at}; it has {run.steps()}")
     if meta_steps is not None:
         recipe = dataclasses.replace(recipe, meta_steps=meta_steps)
-    saved = run.manifest(at)["config"] if at else None
+    saved = run.manifest(at).get("config") if at else None
     now = json.loads(json.dumps(dataclasses.asdict(recipe)))
     changed = {key: (old, now.get(key)) for key, old in (saved or {}).items() if now.get(key) != old}
     said = ", ".join(f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
