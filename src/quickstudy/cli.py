@@ -187,6 +187,11 @@ def resume(folder: Path, output: Output, *, step: int | None, meta_steps: int | 
 # --- parsing -----------------------------------------------------------------------------------------------------
 
 
+def _parsed(command: str, options: Callable, words: Sequence[str]) -> Callable[[], None]:
+    """A command that reads its options from `words` when it is called."""
+    return lambda: tyro.cli(options, prog=f"quickstudy {command}", args=words, config=(tyro.conf.OmitArgPrefixes,))
+
+
 def _parse_train(name: str, words: Sequence[str]) -> Callable[[], None]:
     cls = get(name)
 
@@ -203,7 +208,7 @@ def _parse_train(name: str, words: Sequence[str]) -> Callable[[], None]:
         train(recipe, out or _free_folder(recipe), output, writers)
 
     options.__doc__ = f"{cls.description}.\n\nExpected: {cls.expected}.\nSource: {cls.source}.\n{options.__doc__}"
-    return lambda: tyro.cli(options, prog=f"quickstudy train {name}", args=words, config=(tyro.conf.OmitArgPrefixes,))
+    return _parsed(f"train {name}", options, words)
 
 
 def _free_folder(recipe: Recipe) -> Path:
@@ -228,7 +233,7 @@ def _parse_resume(words: Sequence[str]) -> Callable[[], None]:
         """
         resume(folder, output, step=step, meta_steps=meta_steps)
 
-    return lambda: tyro.cli(options, prog="quickstudy resume", args=words, config=(tyro.conf.OmitArgPrefixes,))
+    return _parsed("resume", options, words)
 
 
 def _parse_evaluate(words: Sequence[str]) -> Callable[[], None]:
@@ -252,7 +257,7 @@ def _parse_evaluate(words: Sequence[str]) -> Callable[[], None]:
             raise ConfigError([f"tasks must be at least 5, got {tasks}"])
         test(folder, output, experiment_of(RunFolder(folder)).recipe.name, step=step, tasks=tasks)
 
-    return lambda: tyro.cli(options, prog="quickstudy evaluate", args=words, config=(tyro.conf.OmitArgPrefixes,))
+    return _parsed("evaluate", options, words)
 
 
 def _parse_report(words: Sequence[str]) -> Callable[[], None]:
@@ -274,7 +279,7 @@ def _parse_report(words: Sequence[str]) -> Callable[[], None]:
         page = report(folders, out)
         print(json.dumps({"status": "ok", "report": str(page)}) if output.json else f"report: {page}")
 
-    return lambda: tyro.cli(options, prog="quickstudy report", args=words, config=(tyro.conf.OmitArgPrefixes,))
+    return _parsed("report", options, words)
 
 
 def _parse_list(words: Sequence[str]) -> Callable[[], None]:
@@ -282,7 +287,7 @@ def _parse_list(words: Sequence[str]) -> Callable[[], None]:
         """Lists the recipes, with what to expect of each."""
         list_recipes(output)
 
-    return lambda: tyro.cli(options, prog="quickstudy list", args=words, config=(tyro.conf.OmitArgPrefixes,))
+    return _parsed("list", options, words)
 
 
 USAGE = """\

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +25,8 @@ class Training:
 
     def errors(self) -> list[str]:
         """Everything wrong with the values, in a person's words."""
-        wrong = []
-        for name in ("meta_steps", "meta_batch", "keep"):
-            if getattr(self, name) < 1:
-                wrong.append(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("seed", "log_every", "save_every"):
-            if getattr(self, name) < 0:
-                wrong.append(f"{name} must not be negative, got {getattr(self, name)}")
+        wrong = self.must("be at least 1", lambda x: x >= 1, "meta_steps", "meta_batch", "keep")
+        wrong += self.must("not be negative", lambda x: x >= 0, "seed", "log_every", "save_every")
         if self.seed >= 2**32 - 1:
             wrong.append(f"seed must be below 2^32 - 1, got {self.seed}")
         if not 0 <= self.max_diverged <= 1:
@@ -39,6 +36,10 @@ class Training:
             if isinstance(value, float) and not math.isfinite(value):
                 wrong.append(f"{field.name} must be a finite number, got {value}")
         return wrong
+
+    def must(self, what: str, holds: Callable[[Any], bool], *names: str) -> list[str]:
+        """One message for each of the named fields whose value does not hold."""
+        return [f"{name} must {what}, got {getattr(self, name)}" for name in names if not holds(getattr(self, name))]
 
     @property
     def log_interval(self) -> int:

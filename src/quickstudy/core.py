@@ -10,6 +10,7 @@ Every `key` is a typed JAX key, keyword-only, split before use and never used tw
 """
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -115,12 +116,16 @@ class Learner(eqx.Module):
         """
 
 
+def over_axes(f: Callable, axes: int) -> Callable:
+    """`f`, written for one example, for arrays with this many leading axes."""
+    for _ in range(axes):
+        f = jax.vmap(f)
+    return f
+
+
 def along(learner: Any, state: State, experience: Experience) -> Outputs:
     """`apply` for every input of a stretch, the state frozen; `experience.axes` says how many axes lead."""
-    apply = lambda x: learner.apply(state, x)
-    for _ in range(experience.axes):
-        apply = jax.vmap(apply)
-    return apply(experience.x)
+    return over_axes(lambda x: learner.apply(state, x), experience.axes)(experience.x)
 
 
 def scan_replay(learner: Any, state: State, experience: Experience, *, key: Key[Array, "stretches"]) -> Outputs:

@@ -151,10 +151,8 @@ def train(
             else:
                 folder.write_json("run.json", about)
             folder.rewind(step)
-        loop.on_validate = lambda progress, step: _validate(
-            progress, step, protocol, splits.validation, folder, listener
-        )
-        progress = _run(loop, progress, step, config, folder, listener, stop)
+        validate = lambda progress, step: _validate(progress, step, protocol, splits.validation, folder, listener)
+        progress = _run(loop, progress, step, config, folder, listener, validate, stop)
     digests = {name: digest(part) for name, part in progress.parts().items()}
     return Result(progress.learner, splits.test, protocol, digests, about, folder)
 
@@ -197,7 +195,6 @@ class _Loop:
         self.learner = jax.tree.map(lambda x: jnp.array(x) if eqx.is_array(x) else x, learner)
         self.programs: dict[int, Callable] = {}
         self.compile_seconds = 0.0
-        self.on_validate: Callable[[Progress, int], None] = lambda progress, step: None
 
     def stage(self, step: int) -> int:
         return next(i for i, (end, _) in enumerate(self.stages) if step < end or i == len(self.stages) - 1)
@@ -324,6 +321,7 @@ def _run(
     config: Training,
     folder: RunFolder | None,
     listener: Listener,
+    validate: Callable[[Progress, int], None],
     stop: list[int],
 ) -> Progress:
     """From `step` to the end: chunks of steps, a line of metrics after each, checkpoints between."""
@@ -362,7 +360,7 @@ def _run(
             raise Interrupted(stop[0], f"stopped by {signal.Signals(stop[0]).name} after step {step}; {kept}")
         every = config.validate_interval
         if every > 0 and step < config.meta_steps and step // every > before // every:
-            loop.on_validate(progress, step)
+            validate(progress, step)
     return progress
 
 

@@ -21,7 +21,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, State, Tasks, starts_from_leaves
+from quickstudy.core import (
+    Incompatible,
+    Learner,
+    Memory,
+    Metrics,
+    Objective,
+    State,
+    Tasks,
+    over_axes,
+    starts_from_leaves,
+)
 from quickstudy.data import Output, Transition
 from quickstudy.rl import returns
 from quickstudy.rl.losses import LossTerm
@@ -232,10 +242,7 @@ class Trial(Objective):
         """Values of the observations that followed, under the state that acted: what a cut episode is worth."""
         if self.across_episodes or self.baseline != "value":
             return None
-        apply = lambda o: learner.apply(state, o).value
-        for _ in range(1 if self.width is None else 2):
-            apply = jax.vmap(apply)
-        return apply(lived[0].next_observation)
+        return over_axes(lambda o: learner.apply(state, o).value, lived[0].axes)(lived[0].next_observation)
 
     def _values(self, t: Transition, said: Array | None) -> Array:
         if self.baseline == "none":

@@ -12,6 +12,8 @@ from quickstudy.recipes.base import Recipe
 from quickstudy.recipes.sinusoid import FINN
 
 if TYPE_CHECKING:
+    import optax
+
     from quickstudy.core import MetaOptimizer
     from quickstudy.recipes.experiment import Experiment
 
@@ -36,23 +38,24 @@ class Navigation(Recipe):
 
     def errors(self) -> list[str]:
         wrong = super().errors()
-        for name in ("trajectories", "adaptations", "hidden"):
-            if getattr(self, name) < 1:
-                wrong.append(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("inner_rate", "learning_rate", "scratch_rate", "initial_std"):
-            if not getattr(self, name) > 0:
-                wrong.append(f"{name} must be above 0, got {getattr(self, name)}")
-        if not 0 <= self.discount <= 1:
-            wrong.append(f"discount must lie in [0, 1], got {self.discount}")
-        for name in ("inner_discount", "inner_trace"):
-            if not 0 < getattr(self, name) < 1:
-                wrong.append(f"{name} must lie in (0, 1), got {getattr(self, name)}")
+        wrong += self.must("be at least 1", lambda x: x >= 1, "trajectories", "adaptations", "hidden")
+        wrong += self.must("be above 0", lambda x: x > 0, "inner_rate", "learning_rate", "scratch_rate", "initial_std")
+        wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "discount")
+        wrong += self.must("lie in (0, 1)", lambda x: 0 < x < 1, "inner_discount", "inner_trace")
         if self.rates not in ("per-step", "per-weight", "constant"):
             wrong.append(f"rates must be per-step, per-weight or constant, got {self.rates!r}")
         return wrong
 
     def optimizer(self) -> "MetaOptimizer":
         raise NotImplementedError
+
+    def adam(self) -> "optax.GradientTransformation":
+        """With a rate that falls linearly to `final_rate` of itself."""
+        import optax
+
+        return optax.adam(
+            optax.linear_schedule(self.learning_rate, self.final_rate * self.learning_rate, self.meta_steps)
+        )
 
     def build(self) -> "Experiment":
         import jax
@@ -132,8 +135,7 @@ class NavigationMAML(Navigation):
 
         from quickstudy.meta_optimizers.backprop import Backprop
 
-        schedule = optax.linear_schedule(self.learning_rate, self.final_rate * self.learning_rate, self.meta_steps)
-        return Backprop(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule)))
+        return Backprop(optax.chain(optax.clip_by_global_norm(1.0), self.adam()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,14 +153,10 @@ class NavigationESMAML(Navigation):
         wrong = super().errors()
         if self.population < 2 or self.population % 2:
             wrong.append(f"population must be even and at least 2, got {self.population}")
-        if not self.sigma > 0:
-            wrong.append(f"sigma must be above 0, got {self.sigma}")
+        wrong += self.must("be above 0", lambda x: x > 0, "sigma")
         return wrong
 
     def optimizer(self) -> "MetaOptimizer":
-        import optax
-
         from quickstudy.meta_optimizers.evolution import Evolution
 
-        schedule = optax.linear_schedule(self.learning_rate, self.final_rate * self.learning_rate, self.meta_steps)
-        return Evolution(optax.adam(schedule), population=self.population, sigma=self.sigma)
+        return Evolution(self.adam(), population=self.population, sigma=self.sigma)

@@ -42,15 +42,9 @@ class RL2(Recipe):
 
     def errors(self) -> list[str]:
         wrong = super().errors()
-        for name in ("size", "epochs", "minibatches"):
-            if getattr(self, name) < 1:
-                wrong.append(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "clip", "clip_norm"):
-            if not getattr(self, name) > 0:
-                wrong.append(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("discount", "trace"):
-            if not 0 <= getattr(self, name) <= 1:
-                wrong.append(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        wrong += self.must("be at least 1", lambda x: x >= 1, "size", "epochs", "minibatches")
+        wrong += self.must("be above 0", lambda x: x > 0, "learning_rate", "clip", "clip_norm")
+        wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "discount", "trace")
         if self.minibatches >= 1 and self.meta_batch % self.minibatches:
             wrong.append(f"minibatches={self.minibatches} must divide meta_batch={self.meta_batch}")
         for name in ("cell", "act"):

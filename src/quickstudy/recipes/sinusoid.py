@@ -30,14 +30,9 @@ class Sinusoid(Recipe):
 
     def errors(self) -> list[str]:
         wrong = super().errors()
-        for name in ("shots", "queries", "hidden"):
-            if getattr(self, name) < 1:
-                wrong.append(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("inner_rate", "learning_rate", "scratch_rate"):
-            if not getattr(self, name) > 0:
-                wrong.append(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.inner_steps < 0:
-            wrong.append(f"inner_steps must not be negative, got {self.inner_steps}")
+        wrong += self.must("be at least 1", lambda x: x >= 1, "shots", "queries", "hidden")
+        wrong += self.must("be above 0", lambda x: x > 0, "inner_rate", "learning_rate", "scratch_rate")
+        wrong += self.must("not be negative", lambda x: x >= 0, "inner_steps")
         return wrong
 
     def parts(self) -> dict[str, Any]:

@@ -17,24 +17,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float
 
+from quickstudy.core import over_axes
 from quickstudy.data import Output
 
 LossTerm = Callable[[Output, Any], Float[Array, ""]]
 
 
-def _each(method: Callable, *arrays: PyTree, axes: int) -> Float[Array, "..."]:
-    for _ in range(axes):
-        method = jax.vmap(method)
-    return method(*arrays)
-
-
 def log_probs(outputs: Output, lived: Any) -> Float[Array, "..."]:
     """log π(a) of the actions that were taken, under the policy of `outputs`."""
-    return _each(
-        lambda policy, a: policy.log_prob(a), outputs.policy, lived.transition.action, axes=lived.log_prob.ndim
-    )
+    each = over_axes(lambda policy, a: policy.log_prob(a), lived.log_prob.ndim)
+    return each(outputs.policy, lived.transition.action)
 
 
 def mean(per_step: Float[Array, "..."], lived: Any) -> Float[Array, ""]:
@@ -93,4 +87,4 @@ def value(outputs: Output, lived: Any) -> Float[Array, ""]:
 
 def entropy(outputs: Output, lived: Any) -> Float[Array, ""]:
     """−H(π): a positive weight keeps the policy exploring."""
-    return -mean(_each(lambda policy: policy.entropy(), outputs.policy, axes=lived.log_prob.ndim), lived)
+    return -mean(over_axes(lambda policy: policy.entropy(), lived.log_prob.ndim)(outputs.policy), lived)
