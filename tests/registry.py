@@ -11,13 +11,22 @@ from quickstudy.core import Positive
 from quickstudy.data import Labelled, Transition
 from quickstudy.learners import bandits
 from quickstudy.learners.adjoints import FirstOrder, Implicit, Unrolled
+from quickstudy.learners.attention import Attention
+from quickstudy.learners.from_scratch import FromScratch
 from quickstudy.learners.gradient import Gradient
 from quickstudy.learners.inner_losses import PolicyGradient, Supervised
+from quickstudy.learners.learned_updates import LSTMOptimizer, MetaLSTM
+from quickstudy.learners.logistic_regression import LogisticRegression
+from quickstudy.learners.mann import LRUAMemory
+from quickstudy.learners.matching import FullContext, Matching
+from quickstudy.learners.meta_networks import MetaNetworks
+from quickstudy.learners.prototypical import Prototypical
 from quickstudy.learners.recurrent import ActorCritic, LabelFeedback, OutcomeFeedback, Prediction, Recurrent
 from quickstudy.learners.sinusoid_posterior import SinusoidPosterior
+from quickstudy.learners.task_memory import OfPairs, TaskMemory, empty_memory
 from quickstudy.learners.updates import SGD, Optax, per_step, per_weight
 from quickstudy.nn.cells import GRU, LSTM
-from quickstudy.nn.models import MLP, Contextual, GaussianPolicy, Predictor, context, head
+from quickstudy.nn.models import MLP, Chain, Contextual, GaussianPolicy, Predictor, context, head
 
 
 class Row(NamedTuple):
@@ -32,6 +41,11 @@ K = jax.random.key(7)
 def labelled(stretches: int, shots: int = 4) -> Labelled:
     x = jax.random.uniform(K, (stretches, shots, 1), minval=-3, maxval=3)
     return Labelled(x, jnp.sin(x))
+
+
+def classified(stretches: int, shots: int = 4) -> Labelled:
+    examples = labelled(stretches, shots)
+    return Labelled(examples.x, jnp.tile(jnp.arange(shots) % 3, (stretches, 1)))
 
 
 def stream(stretches: int) -> Labelled:
@@ -68,6 +82,15 @@ def gradient(update=None, **choices) -> Gradient:
     return Gradient(predictor() if start is None else start, Supervised(), update or SGD(0.05), **choices)
 
 
+def task_memory(within: Gradient) -> TaskMemory:
+    return empty_memory(within, OfPairs(MLP((2, 8, 3), key=K, activation=jnp.tanh)), 3, key=K, slots=4, scale=0.1)
+
+
+def mann() -> Recurrent:
+    cell = LRUAMemory(2, 6, key=K, slots=5, width=3, heads=2)
+    return Recurrent(cell, Prediction(cell.size, 1, key=K), LabelFeedback(None, 1))
+
+
 def recurrent(cell=GRU) -> Recurrent:
     feedback = OutcomeFeedback(3)
     return Recurrent(cell(feedback.size, 8, key=K), ActorCritic(8, 3, key=K), feedback)
@@ -88,11 +111,41 @@ REGISTRY: dict[str, Row] = {
     "maml-adam": Row(lambda: gradient(Optax(optax.adam(0.01)), steps=2), labelled),
     "maml-rl": Row(lambda: Gradient(policy(), PolicyGradient(), SGD(0.1)), walks),
     "maml-rl-dice": Row(lambda: Gradient(policy(), PolicyGradient(dice=True), SGD(0.1)), walks),
+    "meta-lstm": Row(lambda: gradient(MetaLSTM(4, key=K, rate=0.1), adjoint=FirstOrder(), steps=2), labelled),
+    "lstm-optimizer": Row(
+        lambda: FromScratch(lambda key: predictor(), Supervised(), LSTMOptimizer(4, key=K), steps=2), labelled
+    ),
+    # A bias at the end of the embedding would move prototypes and queries alike, so there is none to learn.
+    "prototypical": Row(
+        lambda: Prototypical(Chain([MLP((1, 8, 3), key=K, activation=jnp.tanh), jnp.tanh]), 3, 3), classified
+    ),
+    "matching": Row(lambda: Matching(MLP((1, 8, 3), key=K, activation=jnp.tanh), 3, capacity=9, classes=3), classified),
+    "matching-full-context": Row(
+        lambda: Matching(
+            MLP((1, 8, 3), key=K, activation=jnp.tanh), 3, capacity=6, context=FullContext(3, key=K, steps=2)
+        ),
+        labelled,
+    ),
+    "logistic-regression": Row(lambda: LogisticRegression(1, 3, capacity=12), classified, learned=False),
+    "meta-networks": Row(
+        lambda: MetaNetworks(MLP((1, 8, 5), key=K, activation=jnp.tanh), 5, 1, key=K, capacity=10, width=6, units=4),
+        labelled,
+    ),
+    "task-memory": Row(lambda: task_memory(gradient(steps=2)), labelled),
+    "task-memory-implicit": Row(lambda: task_memory(gradient(adjoint=Implicit(1.0, 5), steps=10)), labelled),
     "rl2-gru": Row(recurrent, pulls),
     "rl2-lstm": Row(lambda: recurrent(LSTM), pulls),
     "stream-gru": Row(
         lambda: Recurrent(GRU(2, 8, key=K), Prediction(8, 1, key=K), LabelFeedback(None, 1)),
         stream,
+    ),
+    "stream-encoded": Row(
+        lambda: Recurrent(GRU(4, 8, key=K), Prediction(8, 1, key=K), LabelFeedback(None, 1), MLP((1, 4, 3), key=K)),
+        stream,
+    ),
+    "mann": Row(mann, stream),
+    "attention": Row(
+        lambda: Attention(MLP((1, 4, 3), key=K), 3, key=K, capacity=3, width=4, blocks=2, heads=2), stream
     ),
     "bayes-greedy": Row(lambda: bandits.bayes_greedy(3), pulls, learned=False),
     "ucb1": Row(lambda: bandits.ucb1(3), pulls, learned=False),

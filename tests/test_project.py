@@ -4,17 +4,24 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 import subprocess
 import textwrap
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import quickstudy
+import registry
+import test_contract
+from quickstudy.cli import main
+from quickstudy.config import ConfigError
 from quickstudy.core import meta_parameters
-from quickstudy.recipes import all_recipes
+from quickstudy.recipes import all_recipes, get
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "quickstudy"
@@ -128,11 +135,43 @@ def test_the_version_comes_from_one_place():
     assert 'path = "src/quickstudy/_version.py"' in (ROOT / "pyproject.toml").read_text()
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/own-learner.md"])
-def test_the_code_of_the_pages_runs(page, tmp_path, monkeypatch):
+def blocks(page):
+    found = re.findall(r"^ *```python\n(.*?)```", (ROOT / page).read_text(), re.S | re.M)
+    assert found
+    return [textwrap.dedent(block).replace("meta_steps=5000", "meta_steps=5") for block in found]
+
+
+def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^ *```python\n(.*?)```", (ROOT / page).read_text(), re.S | re.M)
-    assert blocks
-    for block in blocks:
-        code = textwrap.dedent(block).replace("meta_steps=5000", "meta_steps=5")
-        exec(compile(code, page, "exec"), {"__name__": "page"})
+    for code in blocks("README.md"):
+        exec(compile(code, "README.md", "exec"), {"__name__": "page"})
+
+
+def test_the_learner_of_the_docs_keeps_the_contract_and_trains_from_the_command_line(tmp_path, monkeypatch, capsys):
+    """The whole page: in Python, through the contract suite, and by its file on the command line."""
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    monkeypatch.chdir(tmp_path)
+    learner, use, recipe = blocks("docs/own-learner.md")
+    assert len(learner.splitlines()) < 40
+    page: dict = {"__name__": "page"}
+    exec(compile(learner + use, "own-learner.md", "exec"), page)
+    assert page["result"].evaluate(num_tasks=50).score > 0.6
+
+    net = page["MLP"]((1, 8, 3), key=jax.random.key(0), activation=jnp.tanh)
+    make = lambda: page["Cosine"](net, page["qs"].Positive(5.0), 3, 3)
+    monkeypatch.setitem(registry.REGISTRY, "page", registry.Row(make, registry.classified))
+    for name, check in vars(test_contract).items():
+        if name.startswith("test_"):
+            check("page", tmp_path / "saved") if "tmp_path" in inspect.signature(check).parameters else check("page")
+
+    imports = "from sklearn.datasets import load_digits\nfrom quickstudy.nn.models import MLP\n"
+    (tmp_path / "cosine.py").write_text(learner + imports + recipe)
+    small = ["--meta-steps", "5", "--meta-batch", "2", "--test-tasks", "10", "--out", "run", "--json"]
+    main(["train", "cosine.py:DigitsCosine", *small])
+    main(["evaluate", "run", "--tasks", "10", "--json"])
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last["status"] == "ok" and last["recipe"] == "digits-cosine" and last["n"] == 10
+    with pytest.raises(ConfigError, match=r"has no recipe 'Wrong'; it has DigitsCosine"):
+        get("cosine.py:Wrong")
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        get("nowhere.py:Wrong")

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from quickstudy.learners.gradient import Gradient as Gradient
     from quickstudy.learners.inner_losses import PolicyGradient as PolicyGradient
     from quickstudy.learners.inner_losses import Supervised as Supervised
+    from quickstudy.learners.matching import Matching as Matching
+    from quickstudy.learners.prototypical import Prototypical as Prototypical
     from quickstudy.learners.recurrent import Recurrent as Recurrent
     from quickstudy.learners.updates import SGD as SGD
     from quickstudy.learners.updates import Optax as Optax
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from quickstudy.objectives.reptile import Reptile as Reptile
     from quickstudy.objectives.trial import Trial as Trial
     from quickstudy.report.page import report as report
+    from quickstudy.tasks.classes import from_arrays as from_arrays
     from quickstudy.train import Result as Result
     from quickstudy.train import train as train
 
@@ -71,6 +74,8 @@ _PUBLIC = {
     "learners.adjoints": ["FirstOrder", "Implicit", "Unrolled"],
     "learners.gradient": ["Gradient"],
     "learners.inner_losses": ["PolicyGradient", "Supervised"],
+    "learners.matching": ["Matching"],
+    "learners.prototypical": ["Prototypical"],
     "learners.recurrent": ["Recurrent"],
     "learners.updates": ["SGD", "Optax", "per_weight"],
     "load": ["load", "recipe"],
@@ -81,6 +86,7 @@ _PUBLIC = {
     "objectives.reptile": ["Reptile"],
     "objectives.trial": ["Trial"],
     "report.page": ["report"],
+    "tasks.classes": ["from_arrays"],
     "train": ["Result", "train"],
 }  # fmt: skip
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

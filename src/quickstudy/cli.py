@@ -138,6 +138,8 @@ def test(folder: Path, output: Output, name: str, *, step: int | None = None, ta
         gap = theirs["difference"]
         low, high = gap["ci"]
         print(f"  {ruler}: {theirs['score']:.4g}; ours minus it {gap['mean']:+.4g} [{low:+.4g}, {high:+.4g}]")
+    if result.note:
+        print(f"  {result.note}")
     if result.diverged:
         print(f"  not finite, left out: tasks {result.diverged[:10]}{' …' if len(result.diverged) > 10 else ''}")
     print(f"report: {page}\ntest again: quickstudy evaluate {shlex.quote(str(folder))}")

@@ -116,10 +116,13 @@ class Learner(eqx.Module):
         """
 
 
-def over_axes(f: Callable, axes: int) -> Callable:
+EXAMPLES = "examples"  # name of the axis over which `over_axes` goes: transductive statistics are means over it
+
+
+def over_axes(f: Callable, axes: int = 1) -> Callable:
     """`f`, written for one example, for arrays with this many leading axes."""
     for _ in range(axes):
-        f = jax.vmap(f)
+        f = jax.vmap(f, axis_name=EXAMPLES)
     return f
 
 
@@ -148,6 +151,7 @@ class Objective(eqx.Module):
     """What a good adaptation is worth. `collect` lives, `loss` replays what was lived and is differentiated."""
 
     on_device: ClassVar[bool] = True  # False: `collect` touches the host, so the loop calls it outside of jit
+    first_point: ClassVar[int] = 0  # adaptations before the first point of `curve`
 
     @property
     @abc.abstractmethod

@@ -31,6 +31,7 @@ class Protocol:
     optimum: (tasks) -> the best possible value of each task, in the metric's units
     trace: (learner, protocol, task, what was lived) -> arrays that draw one task; see quickstudy.report
     chunk: tasks lived at once
+    note: what has to be said with every result, as that it is transductive
     """
 
     objective: Objective
@@ -42,6 +43,7 @@ class Protocol:
     trace: Trace | None = None
     chunk: int = 100
     seed: int = 0
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +123,7 @@ def evaluate(
         _points(curves[sound], adaptations),
         rulers,
         [int(i) for i in np.flatnonzero(~sound)],
-        held_out.note,
+        "; ".join(filter(None, (held_out.note, protocol.note))),
         {} if protocol.trace is None else _traces(learner, protocol, protocol.trace, tasks, values),
     )
 
@@ -177,7 +179,7 @@ def _measure(learner: Learner, protocol: Protocol, tasks: PyTree) -> tuple[NDArr
         values = -scores if objective.lower_is_better else scores
         columns.append(curves)
     points = columns[0].shape[1]
-    along = tuple(i * objective.adaptations_per_point for i in range(points))
+    along = tuple(objective.first_point + i * objective.adaptations_per_point for i in range(points))
     return values, np.concatenate(columns, 1), protocol.steps or along
 
 

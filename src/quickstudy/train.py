@@ -210,7 +210,7 @@ class _Loop:
 
     def _memory(self, objective: Objective, key: Key[Array, ""]) -> PyTree:
         start, candidates, tasks = jax.random.split(jax.random.fold_in(key, MEMORY_STREAM), 3)
-        sampled = self.tasks.sample(self.config.meta_batch, key=jax.random.fold_in(tasks, TRAIN_STREAM))
+        sampled = self._sampled(self.tasks, tasks)
         learners = self.meta_optimizer.candidates(self.learner, self.meta_optimizer.init(self.learner), key=candidates)
         return self._over_candidates(lambda learner, _: objective.init(learner, sampled, key=start), objective)(
             learners, ()
@@ -224,13 +224,14 @@ class _Loop:
             f, learners, memory
         )
 
-    def _sample(self, key: Key[Array, ""], step: Array) -> tuple[PyTree, Key[Array, ""], Key[Array, ""]]:
-        tasks, living, improving = jax.random.split(jax.random.fold_in(key, step), 3)
-        return (
-            self.tasks.sample(self.config.meta_batch, key=jax.random.fold_in(tasks, TRAIN_STREAM)),
-            living,
-            improving,
-        )
+    def _sampled(self, tasks: TaskDistribution, key: Key[Array, ""]) -> PyTree:
+        return tasks.sample(self.config.meta_batch, key=jax.random.fold_in(key, TRAIN_STREAM))
+
+    def _sample(
+        self, tasks: TaskDistribution, key: Key[Array, ""], step: Array
+    ) -> tuple[PyTree, Key[Array, ""], Key[Array, ""]]:
+        drawing, living, improving = jax.random.split(jax.random.fold_in(key, step), 3)
+        return self._sampled(tasks, drawing), living, improving
 
     def _collect(self, objective: Objective, progress: Progress, tasks: PyTree, living: Array, improving: Array):
         learners = self.meta_optimizer.candidates(progress.learner, progress.meta_optimizer, key=improving)
@@ -254,22 +255,24 @@ class _Loop:
 
     def _fused(self, objective: Objective, progress: Progress) -> Callable:
         arrays, static = eqx.partition(progress, eqx.is_array)
+        # A data set is an argument of the program: as a constant it would be compiled into it.
+        data, family = eqx.partition(self.tasks, eqx.is_array)
 
-        def one(arrays, step):
+        def one(arrays, data, step):
             progress = eqx.combine(arrays, static)
-            tasks, living, improving = self._sample(progress.key, step)
+            tasks, living, improving = self._sample(eqx.combine(data, family), progress.key, step)
             batch, memory = self._collect(objective, progress, tasks, living, improving)
             progress, metrics = self._update(objective, progress, batch, memory, improving)
             return eqx.filter(progress, eqx.is_array), metrics
 
-        shapes = jax.eval_shape(one, arrays, jnp.zeros((), jnp.uint32))[1]
+        shapes = jax.eval_shape(one, arrays, data, jnp.zeros((), jnp.uint32))[1]
         size = self.config.log_interval
         empty = jax.tree.map(lambda s: jnp.zeros((size, *s.shape), s.dtype), shapes)
 
-        def many(arrays, start, stop):
+        def many(arrays, data, start, stop):
             def body(step, carry):
                 arrays, kept = carry
-                arrays, metrics = one(arrays, step)
+                arrays, metrics = one(arrays, data, step)
                 kept = jax.tree.map(lambda k, m: k.at[step - start].set(m), kept, metrics)
                 return arrays, kept
 
@@ -277,11 +280,11 @@ class _Loop:
 
         began = time.perf_counter()
         at = jnp.zeros((), jnp.uint32)
-        compiled = jax.jit(many, donate_argnums=0).lower(arrays, at, at).compile()
+        compiled = jax.jit(many, donate_argnums=0).lower(arrays, data, at, at).compile()
         self.compile_seconds += time.perf_counter() - began
 
         def run(progress: Progress, start: int, stop: int):
-            arrays, metrics = compiled(eqx.filter(progress, eqx.is_array), np.uint32(start), np.uint32(stop))
+            arrays, metrics = compiled(eqx.filter(progress, eqx.is_array), data, np.uint32(start), np.uint32(stop))
             return eqx.combine(arrays, static), jax.tree.map(lambda m: np.asarray(m)[: stop - start], metrics)
 
         return run
@@ -293,7 +296,7 @@ class _Loop:
         def run(progress: Progress, start: int, stop: int):
             kept = []
             for step in range(start, stop):
-                tasks, living, improving = sample(progress.key, jnp.asarray(step, jnp.uint32))
+                tasks, living, improving = sample(self.tasks, progress.key, jnp.asarray(step, jnp.uint32))
                 batch, memory = self._collect(objective, progress, tasks, living, improving)
                 progress, metrics = update(objective, progress, batch, memory, improving)
                 kept.append(jax.tree.map(np.asarray, metrics))

@@ -33,7 +33,8 @@ class Adjoint(eqx.Module):
 def _descend(loss: Loss, weights: PyTree, memory: PyTree, update: Update, steps: int, seen: Callable):
     def step(carry, _):
         weights, memory = carry
-        return update.step(weights, seen(jax.grad(loss)(seen(weights))), memory), None
+        value, gradient = seen(jax.value_and_grad(loss)(seen(weights)))
+        return update.step(weights, gradient, value, memory), None
 
     return jax.lax.scan(step, (weights, memory), None, length=steps)[0]
 
@@ -67,7 +68,7 @@ class Implicit(Adjoint):
 
         def step(carry, _):
             adapted, memory = carry
-            return update.step(adapted, optimality(adapted), memory), None
+            return update.step(adapted, optimality(adapted), loss(adapted), memory), None
 
         (found, _), _ = jax.lax.scan(step, (weights, memory), None, length=steps)
         found = jax.lax.stop_gradient(found)
@@ -75,7 +76,8 @@ class Implicit(Adjoint):
         # whose value is 0 and whose derivative is that. H is symmetric, and constant to first order.
         residual = optimality(found)
         residual = jax.tree.map(jnp.subtract, residual, jax.lax.stop_gradient(residual))
-        hessian = lambda v: jax.lax.stop_gradient(jax.jvp(optimality, (found,), (v,))[1])
+        pull_back = jax.vjp(optimality, found)[1]  # symmetric, so back is forth; some networks have no forward mode
+        hessian = lambda v: jax.lax.stop_gradient(pull_back(v)[0])
         newton, _ = jax.scipy.sparse.linalg.cg(hessian, residual, maxiter=self.solver_steps, tol=0.0)
         # The memory is not carried on: the next solve starts from this optimum with a fresh one.
         return jax.tree.map(jnp.subtract, found, newton), memory

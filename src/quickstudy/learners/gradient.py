@@ -14,6 +14,7 @@ Reptile    MAML's learner under the Reptile objective; Nichol et al. 2018
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -30,6 +31,15 @@ from quickstudy.nn.models import everything
 class GradientState(eqx.Module):
     weights: PyTree  # the fast weights φ: `start` with None where a leaf is slow
     memory: PyTree  # the update's own
+
+
+def descend(learner: Any, model: Callable, state: GradientState, experience: PyTree) -> GradientState:
+    """The state after `learner.steps` steps of its update on its inner loss; `model` is one of the fast weights."""
+    loss = lambda weights: learner.inner_loss(lambda x: model(weights)(x), experience)
+    weights, memory = learner.adjoint.solve(
+        loss, state.weights, state.memory, update=learner.update, steps=learner.steps
+    )
+    return GradientState(weights, memory)
 
 
 class Gradient(Learner):
@@ -78,9 +88,7 @@ class Gradient(Learner):
 
     def adapt(self, state: GradientState, experience: PyTree, *, key: Key[Array, ""]) -> GradientState:
         del key
-        loss = lambda weights: self.inner_loss(lambda x: self._model(weights)(x), experience)
-        weights, memory = self.adjoint.solve(loss, state.weights, state.memory, update=self.update, steps=self.steps)
-        return GradientState(weights, memory)
+        return descend(self, self._model, state, experience)
 
     def apply(self, state: GradientState, x: PyTree) -> Output:
         return self._model(state.weights)(x)

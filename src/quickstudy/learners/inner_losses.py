@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from quickstudy.core import unwrap
+from quickstudy.core import over_axes, unwrap
 from quickstudy.data import Labelled, Output, Transition
 from quickstudy.nn.measures import squared_error
 from quickstudy.rl import losses, returns
@@ -34,7 +34,8 @@ class Supervised(InnerLoss):
     has_minimiser = True
 
     def __call__(self, apply: Apply, experience: Labelled) -> Float[Array, ""]:
-        return jax.vmap(lambda x, y: self.loss(apply(x).prediction, y))(experience.x, experience.y).mean()
+        each = over_axes(lambda x, y: self.loss(apply(x).prediction, y))
+        return each(experience.x, experience.y).mean()
 
 
 class PolicyGradient(InnerLoss):

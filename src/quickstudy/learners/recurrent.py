@@ -8,13 +8,14 @@ LSTM baseline). The slow weights are the learning algorithm, the hidden state is
 """
 
 import abc
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from quickstudy.core import Incompatible, Learner
+from quickstudy.core import Incompatible, Learner, over_axes
 from quickstudy.data import Categorical, Gaussian, Labelled, Output, Transition
 from quickstudy.nn.cells import Cell
 
@@ -106,11 +107,18 @@ class RecurrentState(eqx.Module):
 
 
 class Recurrent(Learner):
-    """Absorbs one item at a time: an experience of several is absorbed in order, and has no `width`."""
+    """Absorbs one item at a time: an experience of several is absorbed in order, and has no `width`.
+
+    encode: from an observation, as an image, to the vector that the cell sees
+    late: what came of a step is told with the observation of the next one, as in the papers. False: the cell sees an
+        observation beside zeros to say something of it, and again beside what came of it to remember that
+    """
 
     cell: Cell
     heads: Heads
     feedback: Feedback
+    encode: Callable = eqx.nn.Identity()
+    late: bool = eqx.field(static=True, default=True)
 
     def init(self, *, key: Key[Array, ""]) -> RecurrentState:
         del key
@@ -120,13 +128,15 @@ class Recurrent(Learner):
         del key
         _one_stream(experience)
 
-        def absorb(state, item):
-            return RecurrentState(self._hidden(state, item.x), self.feedback(item)), None
+        def absorb(state, seen):
+            x, item = seen
+            return self._absorbed(state, x, self.feedback(item)), None
 
-        return jax.lax.scan(absorb, state, experience)[0]
+        # Encoding remembers nothing, so all items are encoded at once: one product instead of many.
+        return jax.lax.scan(absorb, state, (over_axes(self.encode)(experience.x), experience))[0]
 
     def apply(self, state: RecurrentState, x: PyTree) -> Output:
-        return self.heads(self.cell.features(self._hidden(state, x)))
+        return self.heads(self.cell.features(self._hidden(state, self.encode(x))))
 
     def replay(self, state: RecurrentState, experience: PyTree, *, key: Key[Array, "stretches"]) -> Output:
         """The cell runs along the life once, then the heads see all moments in one product. Equal to
@@ -138,15 +148,18 @@ class Recurrent(Learner):
             raise Incompatible(f"Recurrent adapts at every step; use adapt_every=1, not {steps}")
         items = jax.tree.map(lambda x: x[:, 0], experience)
         _one_stream(items)
-        told = jax.vmap(self.feedback)(items)
-        before = jnp.concatenate([state.feedback[None], told[:-1]])
 
-        def step(hidden, seen):
-            hidden = self._hidden(RecurrentState(hidden, seen[1]), seen[0])
-            return hidden, self.cell.features(hidden)
+        def step(state, seen):
+            return self._absorbed(state, *seen), self.cell.features(self._hidden(state, seen[0]))
 
-        _, features = jax.lax.scan(step, state.hidden, (items.x, before))
+        seen = over_axes(self.encode)(items.x), jax.vmap(self.feedback)(items)
+        _, features = jax.lax.scan(step, state, seen)
         return jax.vmap(jax.vmap(self.heads))(features[:, None])
+
+    def _absorbed(self, state: RecurrentState, x: Array, told: Array) -> RecurrentState:
+        if self.late:
+            return RecurrentState(self._hidden(state, x), told)
+        return RecurrentState(self.cell(state.hidden, jnp.concatenate([x, told])), state.feedback)
 
     def _hidden(self, state: RecurrentState, x: Float[Array, "inputs"]) -> PyTree:
         return self.cell(state.hidden, jnp.concatenate([x, state.feedback]))

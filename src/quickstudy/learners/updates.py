@@ -32,7 +32,8 @@ class Update(eqx.Module):
     def init(self, weights: PyTree) -> PyTree: ...
 
     @abc.abstractmethod
-    def step(self, weights: PyTree, gradient: PyTree, memory: PyTree) -> tuple[PyTree, PyTree]: ...
+    def step(self, weights: PyTree, gradient: PyTree, loss: Array, memory: PyTree) -> tuple[PyTree, PyTree]:
+        """(moved weights, memory); `loss` is the inner loss at `weights`, one number."""
 
 
 class SGD(Update):
@@ -45,7 +46,7 @@ class SGD(Update):
     def init(self, weights: PyTree) -> PyTree:
         return ()
 
-    def step(self, weights: PyTree, gradient: PyTree, memory: PyTree) -> tuple[PyTree, PyTree]:
+    def step(self, weights: PyTree, gradient: PyTree, loss: Array, memory: PyTree) -> tuple[PyTree, PyTree]:
         rates = unwrap(self.rate)
         if jax.tree.structure(rates) != jax.tree.structure(weights):
             rates = jax.tree.map(lambda _: rates, weights)
@@ -73,7 +74,7 @@ class PerStep(Update):
     def init(self, weights: PyTree) -> Int[Array, ""]:
         return jnp.zeros((), int)
 
-    def step(self, weights: PyTree, gradient: PyTree, memory: Int[Array, ""]) -> tuple[PyTree, PyTree]:
+    def step(self, weights: PyTree, gradient: PyTree, loss: Array, memory: Int[Array, ""]) -> tuple[PyTree, PyTree]:
         move = lambda w, a, g: w - a[jnp.minimum(memory, len(a) - 1)] * g
         return jax.tree.map(move, weights, unwrap(self.rates), gradient), memory + 1
 
@@ -94,6 +95,6 @@ class Optax(Update):
     def init(self, weights: PyTree) -> PyTree:
         return self.transformation.init(weights)
 
-    def step(self, weights: PyTree, gradient: PyTree, memory: PyTree) -> tuple[PyTree, PyTree]:
+    def step(self, weights: PyTree, gradient: PyTree, loss: Array, memory: PyTree) -> tuple[PyTree, PyTree]:
         moves, memory = self.transformation.update(gradient, memory, weights)
         return optax.apply_updates(weights, moves), memory

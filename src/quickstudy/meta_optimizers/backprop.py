@@ -44,6 +44,10 @@ def mean_gradient(objective: Objective, learner: Learner, batch: Batch, *, chunk
         losses, metrics, diverged = jax.tree.map(lambda x: x.reshape(num, *x.shape[2:]), out)
         return losses, metrics, gradient, diverged
 
+    isolate = lambda: in_parts(1, lambda losses, gradient: _finite(losses) & _finite(gradient))
+    if chunk == 1:
+        losses, metrics, gradient, diverged = isolate()
+        return losses, metrics, jax.tree.map(lambda g: g / num, gradient), diverged
     if chunk is None or chunk >= num:
         fast = (*over(batch), jnp.zeros(num, bool))
     elif num % chunk:
@@ -51,9 +55,19 @@ def mean_gradient(objective: Objective, learner: Learner, batch: Batch, *, chunk
     else:
         fast = in_parts(chunk, lambda losses, gradient: jnp.ones((), bool))
 
-    isolate = lambda: in_parts(1, lambda losses, gradient: _finite(losses) & _finite(gradient))
     losses, metrics, gradient, diverged = jax.lax.cond(_finite((fast[0], fast[2])), lambda: fast, isolate)
     return losses, metrics, jax.tree.map(lambda g: g / num, gradient), diverged
+
+
+def tasks_at_once(num: int, bytes_each: int) -> int | None:
+    """How many of `num` tasks to differentiate together: on a CPU one after another, where arrays stay in its cache;
+    elsewhere as many as fit into half of the device's memory (None: all)."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return 1
+    memory = (device.memory_stats() or {}).get("bytes_limit", 8 * 2**30)
+    fits = max(1, memory // (2 * max(1, bytes_each)))
+    return None if fits >= num else next(size for size in range(fits, 0, -1) if num % size == 0)
 
 
 def _finite(tree: PyTree) -> Array:

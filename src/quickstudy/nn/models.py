@@ -15,17 +15,29 @@ class MLP(eqx.Module):
 
     layers: list[eqx.nn.Linear]
     activation: Callable = eqx.field(static=True)
+    features: int = eqx.field(static=True)  # numbers in the output
 
     def __init__(self, sizes: tuple[int, ...], *, key: Key[Array, ""], activation: Callable = jax.nn.relu):
         """`sizes` runs from the input to the output: (1, 40, 40, 1) has three layers."""
         keys = jax.random.split(key, len(sizes) - 1)
         self.layers = [eqx.nn.Linear(i, o, key=k) for i, o, k in zip(sizes[:-1], sizes[1:], keys, strict=True)]
-        self.activation = activation
+        self.activation, self.features = activation, sizes[-1]
 
     def __call__(self, x: Float[Array, "inputs"]) -> Float[Array, "outputs"]:
         for layer in self.layers[:-1]:
             x = self.activation(layer(x))
         return self.layers[-1](x)
+
+
+class Chain(eqx.Module):
+    """Layers one after another; the last one is the head."""
+
+    layers: list[Callable]
+
+    def __call__(self, x: Array) -> Array:
+        for layer in self.layers:
+            x = layer(x)
+        return x
 
 
 class Predictor(eqx.Module):

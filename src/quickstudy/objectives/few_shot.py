@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from quickstudy.core import Learner, Memory, Metrics, Objective, Tasks
+from quickstudy.core import Learner, Memory, Metrics, Objective, Tasks, over_axes
 from quickstudy.data import Episode, Labelled
 from quickstudy.nn.measures import squared_error
 
@@ -38,7 +38,7 @@ def query_mean(measure: Callable, learner: Learner, episode: Episode, key: Key[A
     def of_one(query: Labelled):
         return measure(learner.apply(state, query.x).prediction, query.y)
 
-    return jax.vmap(of_one)(episode.query).mean()
+    return over_axes(of_one)(episode.query).mean()
 
 
 class FewShot(Objective):
@@ -50,7 +50,7 @@ class FewShot(Objective):
     metric: str = eqx.field(static=True, default="query MSE")
     lower_is_better: bool = eqx.field(static=True, default=True)
 
-    adaptations_per_point = 1
+    first_point = adaptations_per_point = 1
 
     def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
         del learner, tasks, key

@@ -27,20 +27,39 @@ class Streamed(eqx.Module):
 
 
 class Online(Objective):
-    """As FewShot, with a task that is one `Labelled` stream; `burn_in` predictions at its start do not count."""
+    """As FewShot, with a task that is one `Labelled` stream; `burn_in` predictions at its start do not count.
+
+    instances: the curve has a point for each k up to this number, the mean over the k-th appearances of the classes in
+        the stream (Santoro et al. 2016), whose labels are whole numbers; NaN where no class appears k times.
+        None: a point for each moment of the stream
+    """
 
     of_loss: Callable = eqx.field(static=True, default=squared_error)
     of_score: Callable = eqx.field(static=True, default=squared_error)
     metric: str = eqx.field(static=True, default="stream MSE")
     lower_is_better: bool = eqx.field(static=True, default=True)
     burn_in: int = eqx.field(static=True, default=0)
+    instances: int | None = eqx.field(static=True, default=None)
 
     adaptations_per_point = 1
+
+    @property
+    def first_point(self) -> int:
+        """0 adaptations before the first moment; by instances the points are named 1st, 2nd, ..."""
+        return 0 if self.instances is None else 1
 
     def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
         length = jax.tree.leaves(tasks)[0].shape[1]
         if not 0 <= self.burn_in < length:
             raise ValueError(f"burn_in={self.burn_in} must lie in [0, {length}), the length of the stream")
+        if self.instances is not None:
+            if not 1 <= self.instances <= length:
+                raise ValueError(
+                    f"instances={self.instances} must lie in [1, {length}], the length of the stream: no class appears "
+                    "more often"
+                )
+            if not jnp.issubdtype(jnp.result_type(tasks.y), jnp.integer):
+                raise ValueError(f"instances counts whole-number labels, and these are {jnp.result_type(tasks.y)}")
         return ()
 
     def collect(
@@ -61,7 +80,13 @@ class Online(Objective):
         return batch.quality[:, self.burn_in :].mean(1) * (-1 if self.lower_is_better else 1)
 
     def curve(self, batch: Streamed) -> Float[Array, "tasks points"]:
-        return batch.quality
+        if self.instances is None:
+            return batch.quality
+        y, moments = batch.stream.y, jnp.arange(batch.quality.shape[1])
+        until = moments[None, :] <= moments[:, None]
+        appearance = ((y[:, :, None] == y[:, None, :]) & until).sum(2)  # 1 where a class is seen for the first time
+        kth = (appearance[:, None] == jnp.arange(1, self.instances + 1)[:, None]).astype(batch.quality.dtype)
+        return (kth @ batch.quality[..., None])[..., 0] / kth.sum(2)
 
     def _along(
         self, measure: Callable, learner: Learner, stream: Labelled, key: Key[Array, ""], keys: Key[Array, "time"]

@@ -22,7 +22,7 @@ class Reptile(Objective):
 
     judge: FewShot
 
-    adaptations_per_point = 1
+    first_point = adaptations_per_point = 1
 
     @property
     def metric(self) -> str:

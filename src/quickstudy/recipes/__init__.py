@@ -3,32 +3,80 @@
 import dataclasses
 import difflib
 import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from quickstudy.config import ConfigError
 from quickstudy.recipes.base import Recipe
 
-_MODULES = ("sinusoid", "navigation", "bandit", "mdp", "gymnax")
+_MODULES = (
+    "sinusoid", "navigation", "bandit", "mdp", "gymnax",
+    "omniglot", "omniglot_memory", "omniglot_meta_networks", "clinc150",
+)  # fmt: skip
 
 
 def all_recipes() -> dict[str, type[Recipe]]:
     """Every recipe by its name, `<tasks>-<method>`."""
     found = {}
     for module in _MODULES:
-        for value in vars(importlib.import_module(f"quickstudy.recipes.{module}")).values():
-            if isinstance(value, type) and issubclass(value, Recipe) and "name" in vars(value):
-                found[value.name] = value
+        for recipe in _recipes_in(importlib.import_module(f"quickstudy.recipes.{module}")).values():
+            found[recipe.name] = recipe
     return found
 
 
+def _recipes_in(module: ModuleType) -> dict[str, type[Recipe]]:
+    """By the names of their classes; those without a name of their own are parts of others."""
+    classes = {name: value for name, value in vars(module).items() if isinstance(value, type)}
+    return {name: cls for name, cls in classes.items() if issubclass(cls, Recipe) and "name" in vars(cls)}
+
+
 def get(name: str) -> type[Recipe]:
-    """The recipe of this name; ConfigError with a suggestion when there is none."""
+    """The recipe of this name, or a class of your own as "file.py:Class" or "module:Class"; ConfigError when there is
+    none, with a suggestion."""
+    if ":" in name:
+        return _own(name)
     found = all_recipes()
     if name not in found:
         near = difflib.get_close_matches(name, found, 1, 0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError([f"there is no recipe {name!r}{hint} (see `quickstudy list`)"])
     return found[name]
+
+
+def _own(reference: str) -> type[Recipe]:
+    """A recipe outside of the package."""
+    where, _, wanted = reference.rpartition(":")
+    try:
+        if where.endswith(".py"):
+            path = Path(where).resolve()
+            module = _modules.get(path)
+            if module is None:
+                spec = importlib.util.spec_from_file_location(f"quickstudy_own_{path.stem}", path)
+                if spec is None or spec.loader is None:
+                    raise ImportError(f"{path} is not a Python file")
+                module = importlib.util.module_from_spec(spec)
+                sys.modules[spec.name] = module  # where dataclasses and annotations look their module up
+                spec.loader.exec_module(module)
+                _modules[path] = module
+            where = str(path)
+        else:
+            module = importlib.import_module(where)
+    except (ImportError, OSError, SyntaxError) as error:
+        raise ConfigError([f"the recipe {reference!r} cannot be loaded: {error}"]) from error
+    cls = _recipes_in(module).get(wanted)
+    if cls is None:
+        own = [
+            k for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, Recipe) and "name" in vars(v)
+        ]
+        raise ConfigError([f"{where} has no recipe {wanted!r}; it has {', '.join(own) or 'none'}"])
+    cls.reference = f"{where}:{wanted}"
+    return cls
+
+
+_modules: dict[Path, ModuleType] = {}
 
 
 def configure(name: str, values: dict[str, Any]) -> Recipe:

@@ -17,6 +17,7 @@ class Recipe(Training):
     description: ClassVar[str]
     expected: ClassVar[str]  # the figure to expect, with its conditions
     source: ClassVar[str]  # the paper
+    reference: ClassVar[str | None] = None  # where it is found again, of a recipe outside of the package
 
     test_tasks: int = 1000  # held-out tasks in the final test
 
@@ -38,7 +39,7 @@ class Recipe(Training):
     def about(self) -> dict[str, Any]:
         """What goes into run.json: enough to make the run again."""
         return {
-            "recipe": self.name,
+            "recipe": self.reference or self.name,
             "config": dataclasses.asdict(self),
             "source": self.source,
             "expected": self.expected,

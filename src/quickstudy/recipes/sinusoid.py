@@ -203,3 +203,62 @@ class SinusoidPretrained(Sinusoid):
     description = "the baseline: one network trained on all tasks together, then fine-tuned"
     expected = "query MSE after 1/5/10 steps 2.41/2.23/2.19 (the MAML paper)"
     source = FINN
+
+
+@dataclasses.dataclass(frozen=True)
+class SinusoidLearnedOptimizer(Sinusoid):
+    shots: int = 40
+    queries: int = 40
+    meta_steps: int = 4000
+    inner_steps: int = 30
+    hidden_state: int = 20  # of the LSTM that looks at the gradients
+    adam_rate: float = 0.03  # of the ruler, the best of a grid on validation tasks
+
+    name = "sinusoid-learned-optimizer"
+    description = "a learned optimiser: the update rule alone is learned, and trains networks drawn afresh"
+    expected = "held-out error below tuned Adam's after as many steps as in training (the paper has other tasks)"
+    source = "Andrychowicz et al. 2016, Learning to learn by gradient descent by gradient descent, NeurIPS"
+
+    def errors(self) -> list[str]:
+        wrong = super().errors() + self.must("be at least 1", lambda x: x >= 1, "hidden_state")
+        return wrong + self.must("be above 0", lambda x: x > 0, "adam_rate")
+
+    def build(self) -> "Experiment":
+        import jax
+        import optax
+
+        from quickstudy.evaluate import Protocol
+        from quickstudy.learners.from_scratch import FromScratch
+        from quickstudy.learners.inner_losses import Supervised
+        from quickstudy.learners.learned_updates import LSTMOptimizer
+        from quickstudy.learners.updates import Optax
+        from quickstudy.meta_optimizers.backprop import Backprop
+        from quickstudy.nn.models import MLP, Predictor
+        from quickstudy.objectives.few_shot import FewShot
+        from quickstudy.recipes.experiment import Experiment
+        from quickstudy.report.traces import sinusoid
+        from quickstudy.tasks.sinusoid import Sinusoids
+
+        sizes = (1, self.hidden, self.hidden, 1)
+        draw = lambda key: Predictor(MLP(sizes, key=key))
+        update = LSTMOptimizer(self.hidden_state, key=jax.random.fold_in(jax.random.key(self.seed), 1))
+        fall = optax.cosine_decay_schedule(self.learning_rate, self.meta_steps, 0.05)
+        return Experiment(
+            self,
+            FromScratch(draw, Supervised(), update, steps=self.inner_steps),
+            FewShot(),
+            Backprop(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(fall))),
+            Sinusoids(self.shots, self.queries),
+            Protocol(
+                FewShot(),
+                num_tasks=self.test_tasks,
+                steps=(0, 5, 10, 20, self.inner_steps, 2 * self.inner_steps),
+                rulers={
+                    f"Adam, rate {self.adam_rate:g}": FromScratch(
+                        draw, Supervised(), Optax(optax.adam(self.adam_rate))
+                    ),
+                },
+                trace=sinusoid,
+            ),
+            citations=(self.source, FINN),
+        )

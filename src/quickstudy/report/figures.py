@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
+import matplotlib.colors
 
 matplotlib.use("agg")
 
@@ -182,10 +183,38 @@ def _bandit(ax: Axes, arrays: Mapping[str, NDArray], i: int) -> None:
     ax.set_xlabel("pull")
 
 
+def _characters(ax: Axes, arrays: Mapping[str, NDArray], i: int) -> None:
+    """A column a class: the example it was learned from above the line, queries below it, mistakes in red."""
+    support, query, said = arrays["support"][i], arrays["query"][i], arrays["said"][i]
+    paint = lambda ink, colour: 1 - ink[..., None] * (1 - np.array(matplotlib.colors.to_rgb(colour)))
+    frame = lambda picture: np.pad(picture, ((2, 2), (2, 2), (0, 0)), constant_values=1.0)
+    columns = [
+        np.concatenate(
+            [
+                frame(paint(support[c], OURS[0])),
+                *(frame(paint(q, INK if s == c else OURS[1])) for q, s in zip(query[c], said[c], strict=True)),
+            ]
+        )
+        for c in range(len(support))
+    ]
+    high, wide = support.shape[1] + 4, support.shape[2] + 4
+    ax.imshow(np.concatenate(columns, 1), interpolation="nearest", aspect="equal")
+    ax.axhline(high - 0.5, color=INK, lw=1.2)
+    for c, row in enumerate(said):
+        for r, s in enumerate(row):
+            if s != c:
+                at = (wide * (c + 1) - 3, high * (r + 2) - 3)
+                ax.annotate(str(s + 1), at, color=OURS[1], fontsize=7, ha="right", va="bottom")
+    ax.set_xticks([wide * (c + 0.5) for c in range(len(support))], [str(c + 1) for c in range(len(support))])
+    ax.set_yticks([])
+    ax.grid(False)
+
+
 DRAWERS: dict[str, Callable[[Axes, Mapping[str, NDArray], int], None]] = {
     "paths": _navigation,
     "fits": _sinusoid,
     "actions": _bandit,
+    "said": _characters,
 }
 
 
@@ -201,5 +230,6 @@ def tasks(traces: Mapping[str, NDArray], metric: str) -> Figure | None:
             DRAWERS[kind](ax, traces, i)
             ax.set_title(f"{PLACES[i]}\n{metric} {traces['value'][i]:.3g}", fontsize=9)
             ax.tick_params(labelsize=8)
-        axes[0].legend(fontsize=7, loc="upper left")
+        if axes[0].get_legend_handles_labels()[0]:
+            axes[0].legend(fontsize=7, loc="upper left")
     return figure

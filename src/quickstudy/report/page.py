@@ -46,7 +46,8 @@ class Run:
 
     @property
     def recipe(self) -> str:
-        return self.about.get("recipe") or "custom run"
+        name = self.about.get("recipe") or "custom run"
+        return Path(name).name if ":" in name else name
 
     @property
     def seed(self) -> Any:

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import PyTree
 from numpy.typing import NDArray
 
-from quickstudy.core import Learner
+from quickstudy.core import Learner, over_axes
+from quickstudy.data import Episode
 from quickstudy.evaluate import Protocol, with_steps
 from quickstudy.objectives.few_shot import Judged, adapted
 from quickstudy.objectives.trial import Lived
@@ -47,4 +48,22 @@ def sinusoid(learner: Learner, protocol: Protocol, task: PyTree, lived: Judged) 
         "grid": np.asarray(grid[:, 0]),
         "fits": np.asarray(jnp.stack(fits)),
         "steps": np.asarray(protocol.steps),
+    }
+
+
+SHOWN = 4  # queries of each class
+
+
+def images(learner: Learner, protocol: Protocol, task: Episode, lived: Judged) -> dict[str, NDArray]:
+    """support [ways, height, width], the first example of each class; query [ways, SHOWN, height, width]; and said
+    [ways, SHOWN], the class each of them was taken for."""
+    _, state = adapted(with_steps(learner, max(protocol.steps)) if protocol.steps else learner, task, lived.key)
+    said = over_axes(lambda x: learner.apply(state, x).prediction.argmax())(task.query.x)
+    ways = int(task.support.y.max()) + 1
+    by_class = lambda x: np.asarray(x).reshape(ways, -1, *x.shape[1:])
+    queries = by_class(task.query.x[..., 0])[:, :SHOWN]
+    return {
+        "support": by_class(task.support.x[..., 0])[:, 0].astype(np.float32),
+        "query": queries.astype(np.float32),
+        "said": by_class(said)[:, : queries.shape[1]],
     }

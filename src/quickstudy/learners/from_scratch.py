@@ -1,0 +1,47 @@
+"""A network drawn afresh for every task and trained on it: nothing is known of the task but how to learn.
+
+    φ_0 ~ draw,   φ_{k+1} = u(φ_k, ∇ℓ(φ_k; support)),   prediction = f(x; φ_K)
+
+With a learned update it is a learned optimiser (Andrychowicz et al. 2016): the update rule alone is meta-learned, and
+serves from any start. With Adam it is the ruler for that, learning from scratch.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Key, PyTree
+
+from quickstudy.core import Learner, combine, partition, scan_replay
+from quickstudy.data import Output
+from quickstudy.learners.adjoints import Adjoint, FirstOrder
+from quickstudy.learners.gradient import GradientState, descend
+from quickstudy.learners.inner_losses import InnerLoss
+from quickstudy.learners.updates import Update
+
+
+class FromScratch(Learner):
+    """`draw` makes a model from a key (as the `start` of Gradient, but never learned); all of it adapts."""
+
+    draw: Callable[[Key[Array, ""]], PyTree] = eqx.field(static=True)
+    inner_loss: InnerLoss
+    update: Update
+    adjoint: Adjoint = FirstOrder()
+    steps: int = eqx.field(static=True, default=20)
+
+    def init(self, *, key: Key[Array, ""]) -> GradientState:
+        weights, _ = partition(self.draw(key))
+        return GradientState(weights, self.update.init(weights))
+
+    def adapt(self, state: GradientState, experience: PyTree, *, key: Key[Array, ""]) -> GradientState:
+        del key
+        return descend(self, self._model, state, experience)
+
+    def apply(self, state: GradientState, x: PyTree) -> Output:
+        return self._model(state.weights)(x)
+
+    replay = scan_replay
+
+    def _model(self, weights: PyTree) -> Callable[[PyTree], Output]:
+        _, rest = partition(self.draw(jax.random.key(0)))  # what is not weights does not depend on the key
+        return combine(weights, rest)

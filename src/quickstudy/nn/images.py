@@ -1,0 +1,194 @@
+"""The usual networks of few-shot images: four convolutional blocks, and a residual net.
+
+    block(x) = pool(relu(γ (Wx − μ)/σ + β))        conv-4 (Vinyals et al. 2016; strided in Finn et al. 2017)
+
+What μ and σ are taken over has to be said, because it decides what a test may claim:
+
+    layer          over one image: position and channel (Ba et al. 2016). Honest, and the default
+    group          over one image and each of 8 groups of channels (Wu and He 2018). Honest
+    transductive   over all images that are seen together, as batch normalisation does in training mode: a query is
+                   then told of the other queries. What MAML's authors did; it must be asked for, and is printed
+    none           no normalisation
+
+Images are [height, width, channels]; bytes are taken as they are, so scale them where they are made.
+"""
+
+from typing import Literal, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, Num
+
+from quickstudy.core import EXAMPLES, Incompatible
+from quickstudy.nn.convolution import convolve, convolve_quads
+
+Normalise = Literal["layer", "group", "transductive", "none"]
+GROUPS = 8
+
+
+def _over_examples(x: Array) -> Array:
+    try:
+        return jax.lax.pmean(x, EXAMPLES)
+    except NameError:
+        raise Incompatible(
+            "normalise='transductive' takes statistics over the images that are seen together, and here is one alone: "
+            "go over examples with quickstudy.core.over_axes, or use normalise='layer'"
+        ) from None
+
+
+def moments(y: Float[Array, "*positions channels"], how: Normalise) -> tuple[Array, Array]:
+    """(μ, 1/σ) to normalise one image with; they broadcast against its channels."""
+    places = tuple(range(y.ndim - 1))
+    if how == "group":
+        grouped = y.reshape(*y.shape[:-1], GROUPS, -1)
+        over = (*places, y.ndim)
+        spread = lambda m: jnp.repeat(m, y.shape[-1] // GROUPS)
+        mean, square = spread(grouped.mean(over)), spread((grouped**2).mean(over))
+    elif how == "layer":
+        mean, square = y.mean(), (y**2).mean()
+    else:
+        mean, square = _over_examples(y.mean(places)), _over_examples((y**2).mean(places))
+    return mean, jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + 1e-5)
+
+
+class Norm(eqx.Module):
+    """γ (y − μ)/σ + β, with a maximum over windows taken on the way where that is asked for."""
+
+    scale: Float[Array, "channels"]
+    shift: Float[Array, "channels"]
+    normalise: Normalise = eqx.field(static=True)
+
+    def __init__(self, channels: int, normalise: Normalise):
+        if normalise not in get_args(Normalise):
+            raise ValueError(f"normalise must be one of {', '.join(get_args(Normalise))}, got {normalise!r}")
+        if normalise == "group" and channels % GROUPS:
+            raise ValueError(f"normalise='group' needs channels in {GROUPS} equal groups, got {channels}")
+        self.scale, self.shift, self.normalise = jnp.ones(channels), jnp.zeros(channels), normalise
+
+    def __call__(self, y: Array, pool=lambda y: y) -> Array:
+        # σ > 0, so the maximum may be taken before dividing: all that follows it is four times smaller.
+        pooled = pool(self.scale * y)
+        if self.normalise == "none":
+            return pooled + self.shift
+        mean, inverse = moments(y, self.normalise)
+        return pooled * inverse + (self.shift - self.scale * mean * inverse)
+
+
+def _largest(y: Float[Array, "4 *rest"]) -> Float[Array, "*rest"]:
+    return jnp.maximum(jnp.maximum(y[0], y[1]), jnp.maximum(y[2], y[3]))
+
+
+def max_pool(y: Float[Array, "height width channels"]) -> Float[Array, "rows columns channels"]:
+    """The maximum of each 2×2 window; an odd last row or column is left out."""
+    high, wide = y.shape[0] // 2, y.shape[1] // 2
+    windows = y[: 2 * high, : 2 * wide].reshape(high, 2, wide, 2, -1)
+    return _largest(jnp.stack([windows[:, i, :, j] for i in range(2) for j in range(2)]))
+
+
+def _he(shape: tuple[int, ...], key: Key[Array, ""]) -> Array:
+    """Normal, so that ReLUs keep the variance (He et al. 2015)."""
+    fan_in = shape[0] * shape[1] * shape[2]
+    return jax.random.normal(key, shape) * (2 / fan_in) ** 0.5
+
+
+class Block(eqx.Module):
+    """Convolution, normalisation, ReLU; the size is halved by max-pooling, or by a stride of 2."""
+
+    kernel: Float[Array, "3 3 in out"]
+    norm: Norm
+    pool: bool = eqx.field(static=True)
+
+    def __init__(self, inputs: int, filters: int, *, key: Key[Array, ""], pool: bool, normalise: Normalise):
+        self.kernel, self.norm, self.pool = _he((3, 3, inputs, filters), key), Norm(filters, normalise), pool
+
+    def __call__(self, x: Float[Array, "height width in"]) -> Float[Array, "rows columns out"]:
+        if not self.pool:
+            return jax.nn.relu(self.norm(convolve(x, self.kernel, 2)))
+        if x.shape[0] % 2 or x.shape[1] % 2:
+            return jax.nn.relu(self.norm(convolve(x, self.kernel), max_pool))
+        return jax.nn.relu(self.norm(convolve_quads(x, self.kernel), _largest))
+
+
+class Conv4(eqx.Module):
+    """Four blocks, from an image to a vector of `features` numbers.
+
+    pool: max-pooling after each block (64 features of 28×28 images, with 64 filters) or strides of 2 (256 features).
+    Where Finn et al. 2017 have strides, they take the mean over positions at the end; here all are kept.
+    """
+
+    blocks: list[Block]
+    features: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        size: tuple[int, int, int],
+        *,
+        key: Key[Array, ""],
+        filters: int = 64,
+        pool: bool = False,
+        normalise: Normalise = "layer",
+    ):
+        """size: (height, width, channels) of the images, at least 16 each way where there is pooling."""
+        high, wide, channels = size
+        if pool and min(high, wide) < 16:
+            raise ValueError(f"four poolings leave nothing of {high}x{wide} images; use pool=False")
+        keys = jax.random.split(key, 4)
+        inputs = [channels, filters, filters, filters]
+        self.blocks = [
+            Block(i, filters, key=k, pool=pool, normalise=normalise) for i, k in zip(inputs, keys, strict=True)
+        ]
+        self.features = filters * (high // 16) * (wide // 16) if pool else filters * -(-high // 16) * -(-wide // 16)
+
+    def __call__(self, image: Num[Array, "height width channels"]) -> Float[Array, "features"]:
+        x = image.astype(float)
+        for block in self.blocks:
+            x = block(x)
+        return x.reshape(-1)
+
+
+class Residual(eqx.Module):
+    """relu(x' + F(x)) with F two convolutions and x' a projection of x, then max-pooling (He et al. 2016)."""
+
+    kernels: list[Float[Array, "3 3 in out"]]
+    norms: list[Norm]
+    shortcut: Float[Array, "in out"]
+
+    def __init__(self, inputs: int, filters: int, *, key: Key[Array, ""], normalise: Normalise):
+        first, second, third = jax.random.split(key, 3)
+        self.kernels = [_he((3, 3, inputs, filters), first), _he((3, 3, filters, filters), second)]
+        self.norms = [Norm(filters, normalise), Norm(filters, normalise)]
+        self.shortcut = _he((1, 1, inputs, filters), third)[0, 0]
+
+    def __call__(self, x: Float[Array, "height width in"]) -> Float[Array, "rows columns out"]:
+        y = jax.nn.relu(self.norms[0](convolve(x, self.kernels[0])))
+        y = self.norms[1](convolve(y, self.kernels[1]))
+        return max_pool(jax.nn.relu(y + x @ self.shortcut))
+
+
+class ResNet(eqx.Module):
+    """Residual stages of these widths, each halving the size, then the mean over positions."""
+
+    stages: list[Residual]
+    features: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        size: tuple[int, int, int],
+        *,
+        key: Key[Array, ""],
+        filters: tuple[int, ...] = (32, 64, 128),
+        normalise: Normalise = "layer",
+    ):
+        if min(size[:2]) < 2 ** len(filters):
+            raise ValueError(f"{len(filters)} stages leave nothing of {size[0]}x{size[1]} images; use fewer")
+        keys = jax.random.split(key, len(filters))
+        pairs = zip((size[2], *filters[:-1]), filters, keys, strict=True)
+        self.stages = [Residual(i, o, key=k, normalise=normalise) for i, o, k in pairs]
+        self.features = filters[-1]
+
+    def __call__(self, image: Num[Array, "height width channels"]) -> Float[Array, "features"]:
+        x = image.astype(float)
+        for stage in self.stages:
+            x = stage(x)
+        return x.mean((0, 1))

@@ -1,0 +1,81 @@
+"""Few-shot intents (CLINC150): the methods of few-shot images on sentences, with test intents of unseen domains.
+
+No paper has this very protocol, so what stands beside a figure is what needs no meta-training: the nearest centroid and
+logistic regression, on the same features of the same tasks.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from quickstudy.recipes.few_shot import FewShotRecipe, GradientMethod, MatchingMethod, ProtoMethod
+from quickstudy.recipes.omniglot import SNELL, VINYALS
+from quickstudy.recipes.sinusoid import FINN
+
+if TYPE_CHECKING:
+    from quickstudy.core import Learner, TaskDistribution
+
+LARSON = "Larson et al. 2019, An Evaluation Dataset for Intent Classification and Out-of-Scope Prediction, EMNLP"
+
+
+@dataclasses.dataclass(frozen=True)
+class Clinc150(FewShotRecipe):
+    dims: int = 2048  # hashed features of a sentence
+    hidden: int = 256
+    features: int = 64  # what a sentence is embedded in
+
+    def errors(self) -> list[str]:
+        return super().errors() + self.must("be at least 1", lambda x: x >= 1, "dims", "hidden", "features")
+
+    def tasks(self) -> "TaskDistribution":
+        from quickstudy.tasks.clinc150 import clinc150
+
+        return clinc150(
+            ways=self.ways, shots=self.shots, queries=self.queries, training_ways=self.training_ways or None,
+            dims=self.dims, data=self.data or None,
+        )  # fmt: skip
+
+    def embedding(self) -> Any:
+        from quickstudy.nn.models import MLP
+
+        return MLP((self.dims, self.hidden, self.features), key=self.key(1))
+
+    def rulers(self) -> "dict[str, Learner]":
+        from quickstudy.learners.logistic_regression import LogisticRegression
+        from quickstudy.learners.prototypical import Prototypical
+
+        return {
+            "nearest centroid": Prototypical(lambda x: x, self.dims, self.ways),
+            "logistic regression": LogisticRegression(self.dims, self.ways, capacity=self.ways * self.shots),
+        }
+
+    def bytes_of_example(self) -> int:
+        return 16 * (self.dims + self.hidden + self.features)
+
+    def about_data(self) -> tuple[str, ...]:
+        return (LARSON,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clinc150Proto(ProtoMethod, Clinc150):
+    training_ways: int = 20
+
+    name = "clinc150-proto"
+    description = "prototypical networks on intents of unseen domains"
+    expected = "accuracy above the nearest centroid of the same features (no paper has this protocol)"
+    source = SNELL
+
+
+@dataclasses.dataclass(frozen=True)
+class Clinc150Matching(MatchingMethod, Clinc150):
+    name = "clinc150-matching"
+    description = "Matching Networks on intents of unseen domains"
+    expected = "accuracy above the nearest centroid of the same features (no paper has this protocol)"
+    source = VINYALS
+
+
+@dataclasses.dataclass(frozen=True)
+class Clinc150MAML(GradientMethod, Clinc150):
+    name = "clinc150-maml"
+    description = "MAML on intents of unseen domains"
+    expected = "accuracy above logistic regression on the same features (no paper has this protocol)"
+    source = FINN

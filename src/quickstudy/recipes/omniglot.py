@@ -1,0 +1,226 @@
+"""Few-shot characters (Omniglot) by every family of few-shot learning.
+
+The papers' protocols. MAML (Finn et al. 2017): 1,200 training characters with right-angle turns as classes of their
+own, strided conv-4 of 64 filters, meta-batch 32, inner rate 0.4, one inner step in training and three in testing, batch
+statistics. Matching and Prototypical Networks: Vinyals' split, max-pooled conv-4, 60-way training for the latter.
+Here every method stands on the same tasks and the same network unless its recipe says otherwise, and normalises
+honestly (`normalise="layer"`) unless "transductive" is asked for.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Literal
+
+from quickstudy.recipes.few_shot import FewShotRecipe, GradientMethod, MatchingMethod, ProtoMethod
+from quickstudy.recipes.sinusoid import FINN
+
+if TYPE_CHECKING:
+    from quickstudy.core import Learner, TaskDistribution
+    from quickstudy.evaluate import Trace
+    from quickstudy.nn.images import Conv4
+
+LAKE = "Lake, Salakhutdinov, Tenenbaum 2015, Human-level concept learning through probabilistic program induction"
+SNELL = "Snell, Swersky, Zemel 2017, Prototypical Networks for Few-shot Learning, NeurIPS"
+VINYALS = "Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra 2016, Matching Networks for One Shot Learning"
+
+
+@dataclasses.dataclass(frozen=True)
+class Omniglot(FewShotRecipe):
+    split: Literal["maml", "vinyals"] = "maml"
+    rendering: Literal["area", "nearest"] = "area"  # how the drawings were made small
+    turns: int = 4  # 4: training characters turned by right angles are classes of their own; 1: they are not
+    shift: int = 0  # pixels by which training images are moved each way, at most
+    normalise: Literal["layer", "group", "transductive", "none"] = "layer"
+    pool: bool = False  # max-pooling instead of strides
+    filters: int = 64
+
+    def errors(self) -> list[str]:
+        return super().errors() + self.must("be at least 1", lambda x: x >= 1, "filters")
+
+    def tasks(self) -> "TaskDistribution":
+        from quickstudy.tasks.omniglot import omniglot
+
+        return omniglot(
+            ways=self.ways, shots=self.shots, queries=self.queries, training_ways=self.training_ways or None,
+            split=self.split, rendering=self.rendering, turns=self.turns, shift=self.shift, data=self.data or None,
+        )  # fmt: skip
+
+    def embedding(self) -> "Conv4":
+        from quickstudy.nn.images import Conv4
+        from quickstudy.tasks.omniglot import SIZE
+
+        return Conv4(SIZE, key=self.key(1), filters=self.filters, pool=self.pool, normalise=self.normalise)
+
+    def rulers(self) -> "dict[str, Learner]":
+        import jax.numpy as jnp
+
+        from quickstudy.learners.prototypical import Prototypical
+        from quickstudy.tasks.omniglot import SIZE
+
+        pixels = lambda image: image.reshape(-1).astype(jnp.float32)
+        return {"nearest centroid of pixels": Prototypical(pixels, SIZE[0] * SIZE[1], self.ways)}
+
+    def bytes_of_example(self) -> int:
+        from quickstudy.tasks.omniglot import SIZE
+
+        return 24 * SIZE[0] * SIZE[1] * self.filters
+
+    def note(self) -> str:
+        return "transductive: a query is told of the other queries" if self.normalise == "transductive" else ""
+
+    def trace(self) -> "Trace":
+        from quickstudy.report.traces import images
+
+        return images
+
+    def about_data(self) -> tuple[str, ...]:
+        return (LAKE,)
+
+
+@dataclasses.dataclass(frozen=True)
+class OmniglotGradient(GradientMethod, Omniglot):
+    """Any member of the gradient family on Omniglot."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OmniglotMAML(OmniglotGradient):
+    name = "omniglot-maml"
+    description = "MAML on Omniglot, 5-way 1-shot, conv-4"
+    expected = "accuracy 98.7 ± 0.4 % in the paper, with --normalise transductive and 60,000 meta-steps of 32 tasks"
+    source = FINN
+
+
+@dataclasses.dataclass(frozen=True)
+class OmniglotFOMAML(OmniglotGradient):
+    name = "omniglot-fomaml"
+    description = "first-order MAML on Omniglot"
+    expected = "accuracy 98.3 ± 0.5 % in the paper, transductive"
+    source = FINN
+
+    def choices(self, start: Any) -> dict[str, Any]:
+        from quickstudy.learners.adjoints import FirstOrder
+
+        return {"adjoint": FirstOrder()}
+
+
+@dataclasses.dataclass(frozen=True)
+class OmniglotIMAML(OmniglotGradient):
+    inner_steps: int = 8
+    inner_rate: float = 0.1
+    test_steps: int = 8
+    strength: float = 0.5  # λ, how strongly adapted weights are held to the start
+    solver_steps: int = 4  # of conjugate gradients
+
+    name = "omniglot-imaml"
+    description = "implicit MAML on Omniglot"
+    expected = "accuracy 99.16 ± 0.35 % in the paper by gradient descent inside, 99.50 Hessian-free; transductive"
+    source = "Rajeswaran, Finn, Kakade, Levine 2019, Meta-Learning with Implicit Gradients, NeurIPS"
+
+    def choices(self, start: Any) -> dict[str, Any]:
+        from quickstudy.learners.adjoints import Implicit
+
+        return {"adjoint": Implicit(self.strength, self.solver_steps)}
+
+
+@dataclasses.dataclass(frozen=True)
+class OmniglotANIL(OmniglotGradient):
+    name = "omniglot-anil"
+    description = "ANIL on Omniglot: only the last layer adapts"
+    expected = "the paper has 20-way alone: 96.2 ± 0.5 % at 1 shot"
+    source = "Raghu, Raghu, Bengio, Vinyals 2020, Rapid Learning or Feature Reuse?, ICLR"
+
+    def choices(self, start: Any) -> dict[str, Any]:
+        from quickstudy.nn.models import head
+
+        return {"fast": head}
+
+
+@dataclasses.dataclass(frozen=True)
+class OmniglotMetaSGD(OmniglotGradient):
+    test_steps: int = 1
+
+    name = "omniglot-meta-sgd"
+    description = "Meta-SGD on Omniglot: a learned rate for every weight"
+    expected = "accuracy 99.53 ± 0.26 % in the paper"
+    source = "Li, Zhou, Chen, Li 2017, Meta-SGD: Learning to Learn Quickly for Few-Shot Learning"
+
+    def choices(self, start: Any) -> dict[str, Any]:
+        from quickstudy.learners.updates import per_weight
+
+        return {"update": per_weight(start, self.inner_rate)}
+
+
+@dataclasses.dataclass(frozen=True)
+class OmniglotReptile(OmniglotGradient):
+    meta_steps: int = 4000
+    meta_batch: int = 5
+    queries: int = 9  # with one shot ten examples of a class, all of which Reptile adapts on while training
+    inner_rate: float = 1e-3
+    inner_steps: int = 8
+    test_steps: int = 50
+    learning_rate: float = 1.0  # how far the start moves towards where adaptation ended
+    final_rate: float = 0.0
+
+    name = "omniglot-reptile"
+    description = "Reptile on Omniglot: the same learner under the Reptile objective, Adam (β1 = 0) inside"
+    expected = "accuracy 95.39 ± 0.09 % in the paper, 97.68 transductive, after 100,000 meta-steps"
+    source = "Nichol, Achiam, Schulman 2018, On First-Order Meta-Learning Algorithms"
+
+    def choices(self, start: Any) -> dict[str, Any]:
+        import optax
+
+        from quickstudy.learners.updates import Optax
+
+        return {"update": Optax(optax.adam(self.inner_rate, b1=0.0))}
+
+    def parts(self) -> dict[str, Any]:
+        import optax
+
+        from quickstudy.objectives.reptile import Reptile
+
+        fall = optax.linear_schedule(self.learning_rate, self.final_rate * self.learning_rate, self.meta_steps)
+        return {**super().parts(), "objective": Reptile(self.judge()), "optimizer": optax.sgd(fall)}
+
+
+@dataclasses.dataclass(frozen=True)
+class OmniglotMetaLSTM(OmniglotGradient):
+    meta_steps: int = 4000
+    meta_batch: int = 4
+    queries: int = 5
+    filters: int = 32
+    inner_steps: int = 5
+    test_steps: int = 5
+    inner_rate: float = 0.05  # about what the input gate says at first
+    keep: float = 0.999  # and the forget gate
+    hidden: int = 16  # size of the LSTM that looks at gradients
+
+    name = "omniglot-meta-lstm"
+    description = "Meta-LSTM on Omniglot: an LSTM over gradient and loss is the update, the start its cell state"
+    expected = "the paper has mini-ImageNet alone (43.44 % at 5-way 1-shot)"
+    source = "Ravi, Larochelle 2017, Optimization as a Model for Few-Shot Learning, ICLR"
+
+    def choices(self, start: Any) -> dict[str, Any]:
+        from quickstudy.learners.adjoints import FirstOrder
+        from quickstudy.learners.learned_updates import MetaLSTM
+
+        update = MetaLSTM(self.hidden, key=self.key(3), rate=self.inner_rate, keep=self.keep)
+        return {"update": update, "adjoint": FirstOrder()}
+
+
+@dataclasses.dataclass(frozen=True)
+class OmniglotProto(ProtoMethod, Omniglot):
+    split: Literal["maml", "vinyals"] = "vinyals"
+
+    name = "omniglot-proto"
+    description = "prototypical networks on Omniglot, trained 60-way"
+    expected = "accuracy 98.8 % at 5-way 1-shot, 96.0 % at 20-way 1-shot in the paper"
+    source = SNELL
+
+
+@dataclasses.dataclass(frozen=True)
+class OmniglotMatching(MatchingMethod, Omniglot):
+    split: Literal["maml", "vinyals"] = "vinyals"
+
+    name = "omniglot-matching"
+    description = "Matching Networks on Omniglot: cosine attention over the support set"
+    expected = "accuracy 98.1 % at 5-way 1-shot, 93.8 % at 20-way 1-shot in the paper"
+    source = VINYALS

@@ -1,0 +1,224 @@
+"""Few-shot classification: N classes with K labelled examples each, drawn from a data set of many classes.
+
+A task draws `ways` different classes, and of each `shots` examples to learn from and `queries` others to be judged
+by (Vinyals et al. 2016). Labels are the order of drawing, so a class means nothing beyond its task.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from quickstudy.core import TEST_STREAM, VALIDATION_STREAM, HeldOut, Splits, TaskDistribution
+from quickstudy.data import Episode, Labelled
+
+
+class Pool(eqx.Module):
+    """A data set by classes: `items` [number, ...] and, for each class, the rows of its examples, the first `counts`
+    of `rows` being meant."""
+
+    items: Array
+    rows: Int[Array, "classes most"]
+    counts: Int[Array, "classes"]
+
+
+def distinct(count: Int[Array, ""] | int, num: int, *, key: Key[Array, ""]) -> Int[Array, "num"]:
+    """`num` different numbers below `count`, in random order (Floyd's algorithm: its cost does not grow with `count`).
+
+    `count` may be traced, and must be at least `num`.
+    """
+    draw, shuffle = jax.random.split(key)
+
+    def one(chosen, step):
+        i, u = step
+        highest = count - num + i
+        candidate = jnp.minimum((u * (highest + 1)).astype(int), highest)
+        taken = (chosen == candidate).any()
+        return chosen.at[i].set(jnp.where(taken, highest, candidate)), None
+
+    steps = jnp.arange(num), jax.random.uniform(draw, (num,))
+    chosen, _ = jax.lax.scan(one, jnp.full(num, -1), steps)
+    return jax.random.permutation(shuffle, chosen)
+
+
+def turn(image: Array, quarters: Int[Array, ""]) -> Array:
+    """A square image [size, size, ...] turned by this many right angles."""
+    once = jnp.where(quarters % 2 == 1, jnp.rot90(image), image)
+    return jnp.where(quarters >= 2, once[::-1, ::-1], once)
+
+
+class Classes(TaskDistribution):
+    """Tasks over the classes `members` of a pool.
+
+    stream: a task is one labelled stream, `shots` examples of each class in random order, as the Online objective
+        takes it (Santoro et al. 2016), and no episode of support and queries
+    parts: the members of training, validation and test; no class is in two of them
+    training_ways: another number of classes in training tasks, as 60 in Snell et al. 2017
+    turns: 4 makes each quarter turn of an image a class of its own, while training (1: none)
+    shift: training images are moved by up to this many pixels each way, round the edges
+    decode: from an item of the pool to what the learner sees
+    note: what is to be said with every result
+    """
+
+    pool: Pool
+    members: Int[Array, "members"]
+    ways: int = eqx.field(static=True)
+    shots: int = eqx.field(static=True)
+    queries: int = eqx.field(static=True)
+    parts: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+    stream: bool = eqx.field(static=True, default=False)
+    training_ways: int | None = eqx.field(static=True, default=None)
+    turns: int = eqx.field(static=True, default=1)
+    shift: int = eqx.field(static=True, default=0)
+    decode: Callable = eqx.field(static=True, default=lambda item: item)
+    note: str = eqx.field(static=True, default="")
+
+    def sample(self, num: int, *, key: Key[Array, ""]) -> Episode | Labelled:
+        return jax.vmap(self._stream if self.stream else self._episode)(jax.random.split(key, num))
+
+    def _episode(self, key: Key[Array, ""]) -> Episode:
+        x = self.draw(self.shots + self.queries, key=key)
+        part = lambda cut: _labelled(x[:, cut])
+        return Episode(part(slice(None, self.shots)), part(slice(self.shots, None)))
+
+    def _stream(self, key: Key[Array, ""]) -> Labelled:
+        draw, shuffle = jax.random.split(key)
+        ordered = _labelled(self.draw(self.shots, key=draw))
+        order = jax.random.permutation(shuffle, self.ways * self.shots)
+        return jax.tree.map(lambda a: a[order], ordered)
+
+    def draw(self, each: int, *, key: Key[Array, ""]) -> Array:
+        """`each` examples of `ways` classes: [ways, each, ...]."""
+        which, among = jax.random.split(key)
+        chosen = distinct(len(self.members) * self.turns, self.ways, key=which)
+
+        def of_class(chosen, key):
+            member = self.members[chosen // self.turns]
+            rows = self.pool.rows[member][distinct(self.pool.counts[member], each, key=key)]
+            items = jax.vmap(self.decode)(self.pool.items[rows])
+            if self.turns > 1:
+                items = jax.vmap(turn, (0, None))(items, chosen % self.turns)
+            if self.shift:
+                moves = jax.random.randint(jax.random.fold_in(key, 1), (each, 2), -self.shift, self.shift + 1)
+                items = jax.vmap(lambda image, move: jnp.roll(image, move, (0, 1)))(items, moves)
+            return items
+
+        return jax.vmap(of_class)(chosen, jax.random.split(among, self.ways))
+
+    def split(self) -> Splits:
+        def of(part: int, **changes: int) -> "Classes":
+            return dataclasses.replace(self, members=jnp.asarray(self.parts[part], int), **changes)
+
+        train = of(0, ways=self.training_ways or self.ways)
+        held_out = lambda part, stream: HeldOut(of(part, turns=1, shift=0), stream, self.note)
+        return Splits(train, held_out(1, VALIDATION_STREAM), held_out(2, TEST_STREAM))
+
+
+def _labelled(x: Array) -> Labelled:
+    """[ways, each, ...] as examples one after another, labelled by their place on the first axis."""
+    label = jnp.broadcast_to(jnp.arange(x.shape[0])[:, None], x.shape[:2])
+    return Labelled(x.reshape(-1, *x.shape[2:]), label.reshape(-1))
+
+
+def pool_of(x: np.ndarray, y: np.ndarray) -> Pool:
+    """Items [number, ...] and their class numbers [number], from 0 and without gaps, as a Pool."""
+    counts = np.bincount(y)
+    rows = np.zeros((len(counts), counts.max()), np.int32)
+    for c, count in enumerate(counts):
+        rows[c, :count] = np.flatnonzero(y == c)
+    return Pool(jnp.asarray(x), jnp.asarray(rows), jnp.asarray(counts, jnp.int32))
+
+
+def check(classes: Classes, names: Sequence[Any] | None = None) -> Classes:
+    """The same, or ValueError where such tasks cannot be drawn; `names` are those of the pool's classes."""
+    c, each = classes, classes.shots + (0 if classes.stream else classes.queries)
+    if c.ways < 2 or c.shots < 1 or c.queries < 1:
+        raise ValueError(
+            f"a task needs at least 2 ways, 1 shot and 1 query, got ways={c.ways}, shots={c.shots}, queries={c.queries}"
+        )
+    train, validation, test = map(len, c.parts)
+    for part, ways, have in (
+        ("training", c.training_ways or c.ways, train * c.turns),
+        ("validation", c.ways, validation),
+        ("test", c.ways, test),
+    ):
+        if have < ways:
+            raise ValueError(
+                f"{ways}-way tasks need at least {ways} {part} classes, and there are {have}: "
+                "lower ways, or give that part more classes"
+            )
+    counts = np.asarray(c.pool.counts)
+    for member in (member for part in c.parts for member in part):
+        if counts[member] < each:
+            raise ValueError(
+                f"class {names[member] if names is not None else member} has {counts[member]} examples, and a task "
+                f"takes {each} (shots + queries): lower one of them, or leave the class out"
+            )
+    return classes
+
+
+def from_arrays(
+    x: Any,
+    y: Any,
+    *,
+    ways: int = 5,
+    shots: int = 1,
+    queries: int = 15,
+    held_out: tuple[float, float] = (0.2, 0.3),
+    parts: tuple[Sequence, Sequence, Sequence] | None = None,
+    seed: int = 0,
+) -> Classes:
+    """Few-shot tasks from your own labelled data.
+
+    x: [number, ...] numbers; y: [number] labels of any kind
+    held_out: fractions of the classes for validation and for test; whole classes are held out, never examples
+    parts: the labels of the training, validation and test classes, instead of drawing them by `seed`
+
+    Raises ValueError that names what is wrong: shapes, NaN, too few classes or examples.
+    """
+    x, y = np.asarray(x), np.asarray(y)
+    if y.ndim != 1 or len(x) != len(y) or not len(y):
+        raise ValueError(f"x needs one label an example: x has shape {x.shape}, y {y.shape}")
+    if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
+        raise ValueError(f"x must hold numbers, got {x.dtype}")
+    if np.issubdtype(x.dtype, np.floating):
+        bad = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(1))
+        if len(bad):
+            raise ValueError(f"x has values that are not finite in {len(bad)} examples, the first is x[{bad[0]}]")
+        x = x.astype(np.float32)
+    names, numbers = np.unique(y, return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(f"one class alone ({names[0]!r}) leaves nothing to tell apart")
+    if parts is None:
+        order = np.random.default_rng(seed).permutation(len(names))
+        validation, test = (round(f * len(names)) for f in held_out)
+        chosen = (
+            tuple(order[validation + test :]),
+            tuple(order[:validation]),
+            tuple(order[validation : validation + test]),
+        )
+    else:
+        known = {name: i for i, name in enumerate(names.tolist())}
+        unknown = [label for part in parts for label in part if label not in known]
+        if unknown:
+            raise ValueError(f"parts names labels that y does not have: {unknown[:5]}")
+        chosen = tuple(tuple(known[label] for label in part) for part in parts)
+        if twice := set(chosen[0]) & set(chosen[1]) | set(chosen[0]) & set(chosen[2]) | set(chosen[1]) & set(chosen[2]):
+            raise ValueError(f"classes in two parts would not be held out: {[names[i].item() for i in sorted(twice)]}")
+    chosen = tuple(tuple(int(c) for c in part) for part in chosen)
+    return check(Classes(pool_of(x, numbers), jnp.asarray(chosen[0]), ways, shots, queries, chosen), names.tolist())
+
+
+def unpack_bits(shape: tuple[int, ...]) -> Callable[[Array], Array]:
+    """Decodes an image that is stored one bit a pixel, row by row, into bytes of 0 and 1 in this shape."""
+    return functools.partial(_unpack, shape)
+
+
+def _unpack(shape: tuple[int, ...], packed: Array) -> Array:
+    return jnp.unpackbits(packed).reshape(shape)

@@ -1,0 +1,100 @@
+"""Omniglot: 1,623 handwritten characters of 50 alphabets, each drawn by 20 people (Lake et al. 2015, Science 350).
+
+Characters are split before anything else is done with them; turned by right angles, a training character is four
+classes.
+
+    maml      1,200 characters drawn by SPLIT_SEED, of which 100 are for validation; the other 423 for test, as in the
+              code of Finn et al. 2017 (whose own draw is not published)
+    vinyals   1,028 / 172 / 423, the split of Matching and Prototypical Networks
+"""
+
+import os
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Literal, get_args
+
+import jax.numpy as jnp
+import numpy as np
+
+from quickstudy.tasks.classes import Classes, Pool, check, unpack_bits
+from quickstudy.tasks.files import DataError, data_folder
+from quickstudy.tasks.omniglot_archive import FILE, build
+
+SPLIT_SEED = 2017
+Split = Literal["maml", "vinyals"]
+Rendering = Literal["area", "nearest"]
+SIZE = (28, 28, 1)
+
+
+def omniglot(
+    *,
+    ways: int = 5,
+    shots: int = 1,
+    queries: int = 15,
+    training_ways: int | None = None,
+    split: Split = "maml",
+    rendering: Rendering = "area",
+    turns: int = 4,
+    shift: int = 0,
+    stream: bool = False,
+    data: str | os.PathLike | None = None,
+) -> Classes:
+    """Few-shot tasks of characters, as images [28, 28, 1] of bytes, 1 where there is ink.
+
+    rendering: how the 105×105 drawings were made small: by "area" (ink where it covers 0.3) or "nearest" pixel
+    turns: 4 (each right angle is a class, in training) or 1
+    shift: training images are moved by up to this many pixels
+    training_ways: classes of a training task, where that is another number than `ways`
+    stream: labelled streams with `shots` of each class, for the Online objective, instead of episodes
+    data: the folder with omniglot28.npz (default: $QUICKSTUDY_DATA); it is fetched from its author when missing
+
+    Raises DataError when there is no data, ValueError for tasks that cannot be drawn.
+    """
+    if not 0 <= shift < 14:
+        raise ValueError(f"shift must lie in [0, 14) pixels, got {shift}")
+    if split not in get_args(Split) or rendering not in get_args(Rendering) or turns not in (1, 4):
+        raise ValueError(
+            f"omniglot needs split in {get_args(Split)}, rendering in {get_args(Rendering)} and turns 1 or 4, "
+            f"got {split!r}, {rendering!r}, {turns}"
+        )
+    stored = _stored(Path(data_folder(data)))
+    images = stored["images" if rendering == "area" else "images_nearest"]
+    characters, drawings = images.shape[:2]
+    items = images.reshape(characters * drawings, -1)
+    rows = np.arange(characters * drawings, dtype=np.int32).reshape(characters, drawings)
+    pool = Pool(jnp.asarray(items), jnp.asarray(rows), jnp.full(characters, drawings, jnp.int32))
+    parts = _parts(split, stored["vinyals"])
+    note = f"Omniglot, {split} split ({'/'.join(str(len(p)) for p in parts)} characters), rendering by {rendering}"
+    if turns == 4:
+        note += "; training characters are turned, those of the tests are not"
+    return check(
+        Classes(
+            pool, jnp.asarray(parts[0]), ways, shots, queries, parts,
+            stream=stream, training_ways=training_ways, turns=turns, shift=shift,
+            decode=unpack_bits(SIZE), note=note,
+        )
+    )  # fmt: skip
+
+
+def _stored(folder: Path) -> dict[str, np.ndarray]:
+    path = folder / FILE
+    if not path.exists():
+        build(folder, progress=lambda line: print(line, file=sys.stderr, flush=True))
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in ("images", "images_nearest", "vinyals")}
+    except (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as Omniglot ({error}); delete it, and it is fetched again") from error
+    count = len(arrays["vinyals"])
+    if any(arrays[name].shape != (count, 20, 98) for name in ("images", "images_nearest")):
+        raise DataError(f"{path} has images of shape {arrays['images'].shape}, not ({count}, 20, 98); delete it")
+    return arrays
+
+
+def _parts(split: Split, vinyals: np.ndarray) -> tuple[tuple[int, ...], ...]:
+    if split == "vinyals":
+        return tuple(tuple(int(c) for c in np.flatnonzero(vinyals == part)) for part in range(3))
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(vinyals)).tolist()
+    return tuple(order[:1100]), tuple(order[1100:1200]), tuple(order[1200:])
