@@ -134,14 +134,14 @@ def test_full_context_lets_examples_change_each_other():
     assert np.isfinite(predict(learner, learned_from(learner))).all()
 
 
-@pytest.mark.parametrize("normalise", ["layer", "transductive"])
+@pytest.mark.parametrize("normalise", ["layer", "support", "transductive"])
 def test_other_queries_change_a_prediction_only_where_that_was_asked_for(normalise):
     net = Conv4((16, 16, 1), key=K[0], filters=4, normalise=normalise)
     learner = Prototypical(net, net.features, 2)
     images = jax.random.normal(K[1], (8, 16, 16, 1))
     state = learned_from(learner, images[:4], jnp.array([0, 1, 0, 1]))
     one, other = predict(learner, state, images[4:6]), predict(learner, state, images[4:].at[1].set(0.0)[:2])
-    assert np.allclose(one[0], other[0], rtol=1e-5, atol=1e-6) == (normalise == "layer")
+    assert np.allclose(one[0], other[0], rtol=1e-5, atol=1e-6) == (normalise != "transductive")
 
 
 # --- learned updates ----------------------------------------------------------------------------------------------

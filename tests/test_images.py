@@ -9,6 +9,7 @@ import pytest
 from quickstudy.core import Incompatible, over_axes
 from quickstudy.nn import convolution, images
 from quickstudy.nn.convolution import WAYS, choose, convolve, convolve_quads
+from quickstudy.nn.statistics import settle, unsettled, with_statistics
 
 K = jax.random.split(jax.random.key(0), 4)
 
@@ -125,6 +126,25 @@ def test_conv4_is_convolution_normalisation_relu_pooling(pool, normalise):
     ours = over_axes(net)(x)
     assert ours.shape == (5, net.features)
     np.testing.assert_allclose(ours, by_hand(net, np.asarray(x)), rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("pool", [True, False])
+def test_statistics_of_the_support_set_are_batch_statistics_kept_for_the_queries(pool):
+    net = images.Conv4((20, 20, 1), key=K[0], filters=8, pool=pool, normalise="support")
+    batch = images.Conv4((20, 20, 1), key=K[0], filters=8, pool=pool, normalise="transductive")
+    support, query = jax.random.normal(K[1], (5, 20, 20, 1)), jax.random.normal(K[2], (20, 20, 1))
+    given = settle(net, support)
+    kept = with_statistics(net, given)
+    np.testing.assert_allclose(over_axes(kept)(support), over_axes(batch)(support), rtol=1e-4, atol=1e-5)
+    # The first layer by hand: the query's own convolution, with the support set's mean and deviation.
+    stride = 1 if pool else 2
+    y = reference(support, net.blocks[0].kernel, stride)
+    mean, deviation = y.mean((0, 1, 2)), jnp.sqrt(y.var((0, 1, 2)) + 1e-5)
+    z = jax.nn.relu((reference(query[None], net.blocks[0].kernel, stride)[0] - mean) / deviation)
+    first = net.blocks[0](query, given[0])
+    np.testing.assert_allclose(first, images.max_pool(z) if pool else z, rtol=1e-3, atol=1e-4)
+    shapes = lambda tree: jax.tree.map(jnp.shape, tree)
+    assert shapes(given) == shapes(unsettled(net)) and settle(batch, support) == ()
 
 
 @pytest.mark.parametrize("make", [images.Conv4, images.ResNet])

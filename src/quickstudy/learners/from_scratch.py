@@ -18,6 +18,7 @@ from quickstudy.learners.adjoints import Adjoint, FirstOrder
 from quickstudy.learners.gradient import GradientState, descend
 from quickstudy.learners.inner_losses import InnerLoss
 from quickstudy.learners.updates import Update
+from quickstudy.nn.statistics import unsettled, with_statistics
 
 
 class FromScratch(Learner):
@@ -30,15 +31,16 @@ class FromScratch(Learner):
     steps: int = eqx.field(static=True, default=20)
 
     def init(self, *, key: Key[Array, ""]) -> GradientState:
-        weights, _ = partition(self.draw(key))
-        return GradientState(weights, self.update.init(weights))
+        model = self.draw(key)
+        weights, _ = partition(model)
+        return GradientState(weights, self.update.init(weights), unsettled(model))
 
     def adapt(self, state: GradientState, experience: PyTree, *, key: Key[Array, ""]) -> GradientState:
         del key
         return descend(self, self._model, state, experience)
 
     def apply(self, state: GradientState, x: PyTree) -> Output:
-        return self._model(state.weights)(x)
+        return with_statistics(self._model(state.weights), state.given)(x)
 
     replay = scan_replay
 

@@ -26,11 +26,13 @@ from quickstudy.learners.adjoints import Adjoint, Unrolled
 from quickstudy.learners.inner_losses import InnerLoss
 from quickstudy.learners.updates import Update
 from quickstudy.nn.models import everything
+from quickstudy.nn.statistics import settle, unsettled, with_statistics
 
 
 class GradientState(eqx.Module):
     weights: PyTree  # the fast weights φ: `start` with None where a leaf is slow
     memory: PyTree  # the update's own
+    given: PyTree = ()  # statistics of the support set, of networks that normalise by them
 
 
 def descend(learner: Any, model: Callable, state: GradientState, experience: PyTree) -> GradientState:
@@ -39,7 +41,7 @@ def descend(learner: Any, model: Callable, state: GradientState, experience: PyT
     weights, memory = learner.adjoint.solve(
         loss, state.weights, state.memory, update=learner.update, steps=learner.steps
     )
-    return GradientState(weights, memory)
+    return GradientState(weights, memory, settle(model(weights), experience.x))
 
 
 class Gradient(Learner):
@@ -84,14 +86,14 @@ class Gradient(Learner):
     def init(self, *, key: Key[Array, ""]) -> GradientState:
         del key
         weights, _ = self.split()
-        return GradientState(weights, self.update.init(weights))
+        return GradientState(weights, self.update.init(weights), unsettled(self.start))
 
     def adapt(self, state: GradientState, experience: PyTree, *, key: Key[Array, ""]) -> GradientState:
         del key
         return descend(self, self._model, state, experience)
 
     def apply(self, state: GradientState, x: PyTree) -> Output:
-        return self._model(state.weights)(x)
+        return with_statistics(self._model(state.weights), state.given)(x)
 
     replay = scan_replay
 

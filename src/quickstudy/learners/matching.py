@@ -20,12 +20,14 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from quickstudy.core import Learner, Positive, over_axes, scan_replay
 from quickstudy.data import Labelled, Output
 from quickstudy.nn.attention import attend, masked_softmax
+from quickstudy.nn.statistics import settle, unsettled, with_statistics
 
 
 class Examples(eqx.Module):
     embedded: Float[Array, "capacity features"]
     targets: Float[Array, "capacity outputs"]
     count: Int[Array, ""]  # ever seen; the oldest are overwritten when there are more than `capacity`
+    given: PyTree = ()  # statistics of the last stretch, of networks that normalise by them
 
     @property
     def known(self) -> Bool[Array, "capacity"]:
@@ -119,7 +121,10 @@ class Matching(Learner):
     def init(self, *, key: Key[Array, ""]) -> Examples:
         del key
         return Examples(
-            jnp.zeros((self.capacity, self.features)), jnp.zeros((self.capacity, self.outputs)), jnp.zeros((), int)
+            jnp.zeros((self.capacity, self.features)),
+            jnp.zeros((self.capacity, self.outputs)),
+            jnp.zeros((), int),
+            unsettled(self.embed),
         )
 
     def adapt(self, state: Examples, experience: Labelled, *, key: Key[Array, ""]) -> Examples:
@@ -133,10 +138,11 @@ class Matching(Learner):
             state.embedded.at[at].set(over_axes(self.embed)(experience.x)),
             state.targets.at[at].set(targets),
             state.count + num,
+            settle(self.embed, experience.x),
         )
 
     def apply(self, state: Examples, x: PyTree) -> Output:
-        query, support = self.embed(x), state.embedded
+        query, support = with_statistics(self.embed, state.given)(x), state.embedded
         if self.context is not None:
             support = self.context.of_support(support, state.known)
             query = self.context.of_query(query, support, state.known)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from quickstudy.core import Learner, over_axes, scan_replay
 from quickstudy.data import Labelled, Output
+from quickstudy.nn.statistics import settle, unsettled, with_statistics
 
 UNSEEN = -1e9  # logit of a class without examples: finite, so that a loss on it is too
 
@@ -21,6 +22,7 @@ UNSEEN = -1e9  # logit of a class without examples: finite, so that a loss on it
 class Prototypes(eqx.Module):
     total: Float[Array, "ways features"]  # of the embedded examples of each class
     count: Float[Array, "ways"]
+    given: PyTree = ()  # statistics of the last stretch, of networks that normalise by them
 
 
 class Prototypical(Learner):
@@ -35,17 +37,18 @@ class Prototypical(Learner):
 
     def init(self, *, key: Key[Array, ""]) -> Prototypes:
         del key
-        return Prototypes(jnp.zeros((self.ways, self.features)), jnp.zeros(self.ways))
+        return Prototypes(jnp.zeros((self.ways, self.features)), jnp.zeros(self.ways), unsettled(self.embed))
 
     def adapt(self, state: Prototypes, experience: Labelled, *, key: Key[Array, ""]) -> Prototypes:
         del key
         belongs = jax.nn.one_hot(experience.y, self.ways)
         embedded = over_axes(self.embed)(experience.x)
-        return Prototypes(state.total + belongs.T @ embedded, state.count + belongs.sum(0))
+        given = settle(self.embed, experience.x)
+        return Prototypes(state.total + belongs.T @ embedded, state.count + belongs.sum(0), given)
 
     def apply(self, state: Prototypes, x: PyTree) -> Output:
         prototypes = state.total / jnp.maximum(state.count, 1.0)[:, None]
-        distance = ((self.embed(x) - prototypes) ** 2).sum(1)
+        distance = ((with_statistics(self.embed, state.given)(x) - prototypes) ** 2).sum(1)
         return Output(prediction=jnp.where(state.count > 0, -distance, UNSEEN))
 
     replay = scan_replay

@@ -85,13 +85,13 @@ class TaskMemory(Learner):
         nothing = jnp.zeros(self.keys.shape[1])
         state = self.within.init(key=key)
         start = self._corrected(state.weights, self.attention(nothing))
-        return TaskMemoryState(GradientState(start, state.memory), nothing, jnp.zeros(()))
+        return TaskMemoryState(GradientState(start, state.memory, state.given), nothing, jnp.zeros(()))
 
     def adapt(self, state: TaskMemoryState, experience: Labelled, *, key: Key[Array, ""]) -> TaskMemoryState:
         embedded = over_axes(self.embed)(experience.x, experience.y)
         seen = TaskMemoryState(state.adapted, state.total + embedded.sum(0), state.count + len(embedded))
         moved = self.attention(seen.feature) - self.attention(state.feature)
-        start = GradientState(self._corrected(state.adapted.weights, moved), state.adapted.memory)
+        start = eqx.tree_at(lambda s: s.weights, state.adapted, self._corrected(state.adapted.weights, moved))
         within = self.within if self.steps is None else dataclasses.replace(self.within, steps=self.steps)
         return TaskMemoryState(within.adapt(start, experience, key=key), seen.total, seen.count)
 

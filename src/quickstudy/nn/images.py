@@ -4,6 +4,8 @@
 
 What μ and σ are taken over has to be said, because it decides what a test may claim:
 
+    support        over the images a task was learned from, position by channel; a query is normalised by what they gave
+                   (Bronskill et al. 2020). Honest
     layer          over one image: position and channel (Ba et al. 2016). Honest, and the default
     group          over one image and each of 8 groups of channels (Wu and He 2018). Honest
     transductive   over all images that are seen together, as batch normalisation does in training mode: a query is
@@ -13,6 +15,7 @@ What μ and σ are taken over has to be said, because it decides what a test may
 Images are [height, width, channels]; bytes are taken as they are, so scale them where they are made.
 """
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import equinox as eqx
@@ -20,10 +23,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
-from quickstudy.core import EXAMPLES, Incompatible
+from quickstudy.core import EXAMPLES, Incompatible, over_axes
 from quickstudy.nn.convolution import convolve, convolve_quads
+from quickstudy.nn.statistics import Settling
 
-Normalise = Literal["layer", "group", "transductive", "none"]
+Normalise = Literal["support", "layer", "group", "transductive", "none"]
+Moments = tuple[Array, Array]  # the mean and the mean square
 GROUPS = 8
 
 
@@ -37,19 +42,17 @@ def _over_examples(x: Array) -> Array:
         ) from None
 
 
-def moments(y: Float[Array, "*positions channels"], how: Normalise) -> tuple[Array, Array]:
-    """(μ, 1/σ) to normalise one image with; they broadcast against its channels."""
+def moments(y: Float[Array, "*positions channels"], how: Normalise) -> Moments:
+    """Mean and mean square to normalise one image with; they broadcast against its channels."""
     places = tuple(range(y.ndim - 1))
     if how == "group":
         grouped = y.reshape(*y.shape[:-1], GROUPS, -1)
         over = (*places, y.ndim)
         spread = lambda m: jnp.repeat(m, y.shape[-1] // GROUPS)
-        mean, square = spread(grouped.mean(over)), spread((grouped**2).mean(over))
-    elif how == "layer":
-        mean, square = y.mean(), (y**2).mean()
-    else:
-        mean, square = _over_examples(y.mean(places)), _over_examples((y**2).mean(places))
-    return mean, jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + 1e-5)
+        return spread(grouped.mean(over)), spread((grouped**2).mean(over))
+    if how == "layer":
+        return y.mean(), (y**2).mean()
+    return _over_examples(y.mean(places)), _over_examples((y**2).mean(places))
 
 
 class Norm(eqx.Module):
@@ -66,12 +69,13 @@ class Norm(eqx.Module):
             raise ValueError(f"normalise='group' needs channels in {GROUPS} equal groups, got {channels}")
         self.scale, self.shift, self.normalise = jnp.ones(channels), jnp.zeros(channels), normalise
 
-    def __call__(self, y: Array, pool=lambda y: y) -> Array:
+    def __call__(self, y: Array, pool: Callable = lambda y: y, given: Moments | None = None) -> Array:
         # σ > 0, so the maximum may be taken before dividing: all that follows it is four times smaller.
         pooled = pool(self.scale * y)
         if self.normalise == "none":
             return pooled + self.shift
-        mean, inverse = moments(y, self.normalise)
+        mean, square = moments(y, self.normalise) if given is None else given
+        inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + 1e-5)
         return pooled * inverse + (self.shift - self.scale * mean * inverse)
 
 
@@ -102,15 +106,20 @@ class Block(eqx.Module):
     def __init__(self, inputs: int, filters: int, *, key: Key[Array, ""], pool: bool, normalise: Normalise):
         self.kernel, self.norm, self.pool = _he((3, 3, inputs, filters), key), Norm(filters, normalise), pool
 
-    def __call__(self, x: Float[Array, "height width in"]) -> Float[Array, "rows columns out"]:
+    def __call__(self, x: Array, given: Moments | None = None) -> Float[Array, "rows columns out"]:
+        y, pool = self.convolved(x)
+        return jax.nn.relu(self.norm(y, pool, given))
+
+    def convolved(self, x: Float[Array, "height width in"]) -> tuple[Array, Callable]:
+        """What is to be normalised, and how it is then pooled."""
         if not self.pool:
-            return jax.nn.relu(self.norm(convolve(x, self.kernel, 2)))
+            return convolve(x, self.kernel, 2), lambda y: y
         if x.shape[0] % 2 or x.shape[1] % 2:
-            return jax.nn.relu(self.norm(convolve(x, self.kernel), max_pool))
-        return jax.nn.relu(self.norm(convolve_quads(x, self.kernel), _largest))
+            return convolve(x, self.kernel), max_pool
+        return convolve_quads(x, self.kernel), _largest
 
 
-class Conv4(eqx.Module):
+class Conv4(Settling):
     """Four blocks, from an image to a vector of `features` numbers.
 
     pool: max-pooling after each block (64 features of 28×28 images, with 64 filters) or strides of 2 (256 features).
@@ -140,11 +149,32 @@ class Conv4(eqx.Module):
         ]
         self.features = filters * (high // 16) * (wide // 16) if pool else filters * -(-high // 16) * -(-wide // 16)
 
-    def __call__(self, image: Num[Array, "height width channels"]) -> Float[Array, "features"]:
+    def __call__(
+        self, image: Num[Array, "height width channels"], given: tuple[Moments, ...] | None = None
+    ) -> Float[Array, "features"]:
         x = image.astype(float)
-        for block in self.blocks:
-            x = block(x)
+        for block, of_support in zip(self.blocks, given or (None,) * 4, strict=True):
+            x = block(x, of_support)
         return x.reshape(-1)
+
+    def settle(self, xs: Num[Array, "examples height width channels"]) -> tuple[Moments, ...]:
+        if self.blocks[0].norm.normalise != "support":
+            return ()
+
+        def along(image):
+            x, found = image.astype(float), []
+            for block in self.blocks:
+                found.append(moments(block.convolved(x)[0], "support"))
+                x = block(x, found[-1])
+            return tuple(found)
+
+        # The same for every example, so the first one's.
+        return jax.tree.map(lambda m: m[0], over_axes(along)(xs))
+
+    def unsettled(self) -> tuple[Moments, ...]:
+        if self.blocks[0].norm.normalise != "support":
+            return ()
+        return tuple((jnp.zeros_like(b.norm.scale), jnp.ones_like(b.norm.scale)) for b in self.blocks)
 
 
 class Residual(eqx.Module):
@@ -156,6 +186,8 @@ class Residual(eqx.Module):
 
     def __init__(self, inputs: int, filters: int, *, key: Key[Array, ""], normalise: Normalise):
         first, second, third = jax.random.split(key, 3)
+        if normalise == "support":
+            raise ValueError("normalise='support' is there for Conv4 alone; use layer or group for a residual net")
         self.kernels = [_he((3, 3, inputs, filters), first), _he((3, 3, filters, filters), second)]
         self.norms = [Norm(filters, normalise), Norm(filters, normalise)]
         self.shortcut = _he((1, 1, inputs, filters), third)[0, 0]

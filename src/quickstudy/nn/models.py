@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from quickstudy.data import Categorical, Gaussian, Output
+from quickstudy.nn.statistics import Settling, settle, unsettled, with_statistics
 
 
 class MLP(eqx.Module):
@@ -29,24 +30,37 @@ class MLP(eqx.Module):
         return self.layers[-1](x)
 
 
-class Chain(eqx.Module):
-    """Layers one after another; the last one is the head."""
+class Chain(Settling):
+    """Layers one after another; the last one is the head, and the first one may take statistics."""
 
     layers: list[Callable]
 
-    def __call__(self, x: Array) -> Array:
-        for layer in self.layers:
+    def __call__(self, x: Array, given: PyTree = None) -> Array:
+        x = with_statistics(self.layers[0], given)(x)
+        for layer in self.layers[1:]:
             x = layer(x)
         return x
 
+    def settle(self, xs: Array) -> PyTree:
+        return settle(self.layers[0], xs)
 
-class Predictor(eqx.Module):
+    def unsettled(self) -> PyTree:
+        return unsettled(self.layers[0])
+
+
+class Predictor(Settling):
     """A network whose output is the prediction: a regression target, or the logits of classes."""
 
     net: Callable
 
-    def __call__(self, x: Float[Array, "inputs"]) -> Output:
-        return Output(prediction=self.net(x))
+    def __call__(self, x: Array, given: PyTree = None) -> Output:
+        return Output(prediction=with_statistics(self.net, given)(x))
+
+    def settle(self, xs: Array) -> PyTree:
+        return settle(self.net, xs)
+
+    def unsettled(self) -> PyTree:
+        return unsettled(self.net)
 
 
 class Contextual(eqx.Module):

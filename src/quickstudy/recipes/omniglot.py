@@ -29,7 +29,7 @@ class Omniglot(FewShotRecipe):
     rendering: Literal["area", "nearest"] = "area"  # how the drawings were made small
     turns: int = 4  # 4: training characters turned by right angles are classes of their own; 1: they are not
     shift: int = 0  # pixels by which training images are moved each way, at most
-    normalise: Literal["layer", "group", "transductive", "none"] = "layer"
+    normalise: Literal["support", "layer", "group", "transductive", "none"] = "layer"
     pool: bool = False  # max-pooling instead of strides
     filters: int = 64
 
