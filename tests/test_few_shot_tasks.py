@@ -1,8 +1,6 @@
 """Few-shot classification tasks: what is drawn, from which classes, and what bad data is told."""
 
 import dataclasses
-import gzip
-import json
 import os
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import small_data
 from quickstudy.recipes import get
 from quickstudy.tasks.classes import Classes, check, distinct, from_arrays, pool_of, turn
 from quickstudy.tasks.clinc150 import clinc150
@@ -150,20 +149,14 @@ def test_an_omniglot_image_is_the_stored_one():
     assert all(image.tobytes() in held_out for image in drawn)
 
 
-def small_archive(folder, size=(28, 28)):
-    rng = np.random.default_rng(0)
-    bits = np.packbits(rng.integers(0, 2, (30, 20, size[0] * size[1])), axis=-1).astype(np.uint8)
-    np.savez(folder / "omniglot28.npz", images=bits, images_nearest=bits, vinyals=np.arange(30) % 3)
-
-
 def test_omniglot_of_another_form_is_refused(tmp_path):
-    small_archive(tmp_path)
+    small_data.omniglot(tmp_path)
     assert [len(p) for p in omniglot(split="vinyals", data=tmp_path).parts] == [10, 10, 10]
     with pytest.raises(ValueError, match="20-way tasks need at least 20 validation classes, and there are 10"):
         omniglot(split="vinyals", ways=20, data=tmp_path)
     with pytest.raises(ValueError, match="takes 25"):
         omniglot(split="vinyals", shots=10, data=tmp_path)
-    small_archive(tmp_path, (16, 16))
+    small_data.omniglot(tmp_path, pixels=16 * 16)
     with pytest.raises(DataError, match=r"images of shape \(30, 20, 32\), not \(30, 20, 98\)"):
         omniglot(data=tmp_path)
     (tmp_path / "omniglot28.npz").write_bytes(b"PK\3\4 broken")
@@ -171,18 +164,8 @@ def test_omniglot_of_another_form_is_refused(tmp_path):
         omniglot(data=tmp_path)
 
 
-def small_clinc(folder, domains=8, intents=3, sentences=6):
-    names = {f"d{d}": [f"i{d}-{i}" for i in range(intents)] for d in range(domains)}
-    pairs = [
-        [f"please {intent} number {n}", intent] for ii in names.values() for intent in ii for n in range(sentences)
-    ]
-    with gzip.open(folder / "clinc150.json.gz", "wt") as file:
-        json.dump({"train": pairs, "val": [], "test": [], "oos_train": [["x", "oos"]]}, file)
-    (folder / "clinc150_domains.json").write_text(json.dumps(names))
-
-
 def test_clinc150_holds_out_whole_domains(tmp_path):
-    small_clinc(tmp_path)
+    small_data.clinc150(tmp_path)
     classes = clinc150(ways=3, shots=1, queries=2, dims=64, data=tmp_path)
     assert [len(p) for p in classes.parts] == [15, 6, 3]
     domain = lambda member: member // 3  # names are sorted, three to a domain
@@ -206,7 +189,7 @@ def test_clinc150_as_published():
 
 
 def test_a_recipe_says_what_is_wrong_with_its_tasks(tmp_path):
-    small_archive(tmp_path)
+    small_data.omniglot(tmp_path)
     with pytest.raises(ValueError, match="60-way tasks need at least 60 training classes, and there are 40"):
         get("omniglot-proto")(ways=20, data=str(tmp_path)).build()
     assert any("ways must be at least 2" in e for e in get("omniglot-maml")(ways=1).errors())

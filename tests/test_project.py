@@ -17,6 +17,7 @@ import pytest
 
 import quickstudy
 import registry
+import small_data
 import test_contract
 from quickstudy.cli import main
 from quickstudy.config import ConfigError
@@ -90,31 +91,93 @@ def test_the_verbs_stay_verbs_whatever_was_imported():
     assert callable(quickstudy.load) and callable(quickstudy.report)
 
 
+def both(*layers):
+    return {f"{layer}.{leaf}" for layer in layers for leaf in ("weight", "bias")}
+
+
+def mlp(name, depth):
+    return both(*(f"{name}.layers[{i}]" for i in range(depth)))
+
+
+def conv4(name):
+    return {f"{name}.blocks[{i}].{leaf}" for i in range(4) for leaf in ("kernel", "norm.scale", "norm.shift")}
+
+
+def lstm(name):
+    return {f"{name}.{leaf}" for leaf in ("weight_ih", "weight_hh", "bias")}
+
+
+def moved(names, old, new):
+    return {name.replace(old, new) for name in names}
+
+
+SINUSOID = mlp("start.net", 3)
+NAVIGATION = SINUSOID | {"start.log_std"}
+NAVIGATION |= moved(NAVIGATION, "start.", "update.rates.") | {"inner_loss.discount.logit", "inner_loss.trace.logit"}
+RL2 = lstm("cell.cell") | {"cell.cell.bias_n"} | both("heads.actor", "heads.critic")
+IMAGES = conv4("start.net.layers[0]") | both("start.net.layers[1]")
+STREAM = conv4("encode.layers[0]") | both("encode.layers[1]", "heads.linear")
+BLOCKS = [f"blocks[{i}]" for i in range(2)]
+
 LEARNED = {
-    "sinusoid": [f"start.net.layers[{i}].{leaf}" for i in range(3) for leaf in ("weight", "bias")],
-    "navigation": [f"start.net.layers[{i}].{leaf}" for i in range(3) for leaf in ("weight", "bias")]
-    + ["start.log_std"],
-    "rl2": [f"cell.cell.{leaf}" for leaf in ("weight_ih", "weight_hh", "bias", "bias_n")]
-    + [f"heads.{part}.{leaf}" for part in ("actor", "critic") for leaf in ("weight", "bias")],
+    "sinusoid": SINUSOID,
+    "sinusoid-cavia": SINUSOID | {"start.context"},
+    "sinusoid-meta-sgd": SINUSOID | moved(SINUSOID, "start.", "update.rate."),
+    "sinusoid-learned-optimizer": lstm("update.cell") | both("update.out") | {"update.scale.log"},
+    "navigation": NAVIGATION,
+    "rl2": RL2,
+    "omniglot": IMAGES,
+    "omniglot-meta-sgd": IMAGES | moved(IMAGES, "start.", "update.rate."),
+    "omniglot-meta-lstm": IMAGES | lstm("update.cell") | both("update.input_gate", "update.forget_gate"),
+    "omniglot-proto": conv4("embed"),
+    "omniglot-matching": conv4("embed") | {"sharpness.log"},
+    "omniglot-mann": STREAM
+    | lstm("cell.controller.cell")
+    | both("cell.again")
+    | {"cell.keys.weight", "cell.sharpness.log"},
+    "omniglot-lstm": STREAM | lstm("cell.cell"),
+    "omniglot-snail": conv4("encode")
+    | both("seen", "norm", "said")
+    | {"told.weight"}
+    | both(*(f"{b}.{part}" for b in BLOCKS for part in ("norm", "query", "value", "out", "mlp_norm")))
+    | {f"{b}.key.weight" for b in BLOCKS}
+    | {name for b in BLOCKS for name in mlp(f"{b}.mlp", 2)},
+    "omniglot-meta-networks": conv4("embed.net")
+    | both("embed.layer", "readout")
+    | mlp("represent", 2)
+    | mlp("base", 2)
+    | lstm("of_task.cell")
+    | {"of_task.out.weight", "sharpness.log"}
+    | mlp("of_example", 2),
+    "omniglot-task-memory": conv4("within.start.net.layers[0]")
+    | mlp("within.start.net.layers[1]", 2)
+    | conv4("embed.net.layers[0]")
+    | both("embed.net.layers[1]")
+    | mlp("values.net.layers[1]", 2)
+    | {"keys", "sharpness.log"},
+    "clinc150-proto": mlp("embed", 2),
+    "clinc150-matching": mlp("embed", 2) | {"sharpness.log"},
+    "clinc150-maml": mlp("start.net.layers[0]", 2) | both("start.net.layers[1]"),
 }
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with data of the published sizes, and nothing in it."""
+    folder = tmp_path_factory.mktemp("data")
+    small_data.omniglot(folder, characters=1623)
+    small_data.clinc150(folder, intents=15, sentences=20)
+    return folder
+
+
 @pytest.mark.parametrize("name", sorted(all_recipes()))
-def test_every_recipe_builds_and_learns_what_it_should(name):
+def test_every_recipe_builds_and_learns_what_it_should(name, data, monkeypatch):
+    monkeypatch.setenv("QUICKSTUDY_DATA", str(data))
     if name.startswith(("cartpole", "pendulum")):
         pytest.importorskip("gymnax", reason="the extra `envs` is not installed")
     experiment = all_recipes()[name]().build()
-    learned = set(meta_parameters(experiment.learner))
     family = "rl2" if name.endswith("rl2") else name.split("-")[0]
-    expected = set(LEARNED[family])
-    if name == "sinusoid-cavia":
-        expected |= {"start.context"}
-    if name == "sinusoid-meta-sgd":
-        expected |= {f"update.rate.net.layers[{i}].{leaf}" for i in range(3) for leaf in ("weight", "bias")}
-    if family == "navigation":
-        expected |= {n.replace("start.", "update.rates.") for n in expected}
-        expected |= {"inner_loss.discount.logit", "inner_loss.trace.logit"}
-    assert learned == expected
+    assert set(meta_parameters(experiment.learner)) == LEARNED.get(name, LEARNED.get(family))
 
 
 def test_no_file_names_a_registry_or_a_machine():
@@ -141,10 +204,13 @@ def blocks(page):
     return [textwrap.dedent(block).replace("meta_steps=5000", "meta_steps=5") for block in found]
 
 
-def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", ["README.md", "docs/learners/few_shot.md"])
+def test_the_code_of_the_pages_runs(page, tmp_path, monkeypatch):
+    if page != "README.md":
+        pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     monkeypatch.chdir(tmp_path)
-    for code in blocks("README.md"):
-        exec(compile(code, "README.md", "exec"), {"__name__": "page"})
+    for code in blocks(page):
+        exec(compile(code, page, "exec"), {"__name__": "page"})
 
 
 def test_the_learner_of_the_docs_keeps_the_contract_and_trains_from_the_command_line(tmp_path, monkeypatch, capsys):

@@ -25,7 +25,8 @@ from quickstudy.recipes import all_recipes, get
 from quickstudy.recipes.base import Recipe
 
 EXIT = {
-    "ConfigError": 2, "Incompatible": 2, "FileNotFoundError": 2, "ImportError": 2, "ModuleNotFoundError": 2,
+    "ConfigError": 2, "Incompatible": 2, "DataError": 2,
+    "FileNotFoundError": 2, "ImportError": 2, "ModuleNotFoundError": 2,
     "TrainingFailed": 3, "FloatingPointError": 3,
     "CheckpointRefused": 4, "FolderInUse": 5, "StorageFailed": 6,
     "MemoryError": 7, "XlaRuntimeError": 7, "JaxRuntimeError": 7,
