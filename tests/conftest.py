@@ -16,6 +16,16 @@ jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+@pytest.fixture(autouse=True)
+def mappings():
+    """Every compiled program keeps some mappings of memory, of which Linux allows a process 65,530: one more and it
+    dies of a segmentation fault, so programs are dropped in time."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)
