@@ -147,6 +147,26 @@ def test_statistics_of_the_support_set_are_batch_statistics_kept_for_the_queries
     assert shapes(given) == shapes(unsettled(net)) and settle(batch, support) == ()
 
 
+def test_a_context_scales_and_shifts_the_third_block_and_keeps_the_statistics_that_follow():
+    embed = images.Conv4((20, 20, 1), key=K[0], filters=4, normalise="support")
+    net = images.Modulated(embed, 3, 2, key=K[1])
+    net = eqx.tree_at(lambda n: n.context, net, jnp.array([0.5, -1.0]))
+    support, query = jax.random.normal(K[2], (5, 20, 20, 1)), jax.random.normal(K[3], (20, 20, 1))
+    given = settle(net, support)
+    x = query
+    for i, block in enumerate(embed.blocks):
+        y = block.norm(convolve(x, block.kernel, 2), given=given[i])
+        if i == 2:
+            change = net.film.weight @ net.context + net.film.bias
+            y = (1 + change[:4]) * y + change[4:]
+        x = jax.nn.relu(y)
+    np.testing.assert_allclose(net(query, given).prediction, net.head(x.reshape(-1)), rtol=1e-4, atol=1e-5)
+    # What follows the context is normalised by what the support set gives under that context.
+    shifted = settle(eqx.tree_at(lambda n: n.context, net, -net.context), support)
+    same = [np.allclose(a[0], b[0], atol=1e-6) for a, b in zip(given, shifted, strict=True)]
+    assert same == [True, True, True, False]
+
+
 @pytest.mark.parametrize("make", [images.Conv4, images.ResNet])
 def test_only_transductive_statistics_see_the_other_images(make):
     x = jax.random.normal(K[1], (4, 16, 16, 1))

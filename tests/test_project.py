@@ -127,6 +127,7 @@ LEARNED = {
     "navigation": NAVIGATION,
     "rl2": RL2,
     "omniglot": IMAGES,
+    "omniglot-cavia": conv4("start.embed") | both("start.head", "start.film") | {"start.context"},
     "omniglot-meta-sgd": IMAGES | moved(IMAGES, "start.", "update.rate."),
     "omniglot-meta-lstm": IMAGES | lstm("update.cell") | both("update.input_gate", "update.forget_gate"),
     "omniglot-proto": conv4("embed"),

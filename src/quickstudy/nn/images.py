@@ -24,11 +24,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
 from quickstudy.core import EXAMPLES, Incompatible, over_axes
+from quickstudy.data import Output
 from quickstudy.nn.convolution import convolve, convolve_quads
 from quickstudy.nn.statistics import Settling
 
 Normalise = Literal["support", "layer", "group", "transductive", "none"]
 Moments = tuple[Array, Array]  # the mean and the mean square
+Film = tuple[Array, Array]  # what a block's channels are scaled by and shifted by, before its ReLU
 GROUPS = 8
 
 
@@ -106,9 +108,12 @@ class Block(eqx.Module):
     def __init__(self, inputs: int, filters: int, *, key: Key[Array, ""], pool: bool, normalise: Normalise):
         self.kernel, self.norm, self.pool = _he((3, 3, inputs, filters), key), Norm(filters, normalise), pool
 
-    def __call__(self, x: Array, given: Moments | None = None) -> Float[Array, "rows columns out"]:
+    def __call__(
+        self, x: Array, given: Moments | None = None, film: Film | None = None
+    ) -> Float[Array, "rows columns out"]:
         y, pool = self.convolved(x)
-        return jax.nn.relu(self.norm(y, pool, given))
+        y = self.norm(y, pool, given)
+        return jax.nn.relu(y if film is None else film[0] * y + film[1])
 
     def convolved(self, x: Float[Array, "height width in"]) -> tuple[Array, Callable]:
         """What is to be normalised, and how it is then pooled."""
@@ -117,6 +122,10 @@ class Block(eqx.Module):
         if x.shape[0] % 2 or x.shape[1] % 2:
             return convolve(x, self.kernel), max_pool
         return convolve_quads(x, self.kernel), _largest
+
+
+def _third(film: Film | None) -> tuple[Film | None, ...]:
+    return None, None, film, None
 
 
 class Conv4(Settling):
@@ -150,22 +159,26 @@ class Conv4(Settling):
         self.features = filters * (high // 16) * (wide // 16) if pool else filters * -(-high // 16) * -(-wide // 16)
 
     def __call__(
-        self, image: Num[Array, "height width channels"], given: tuple[Moments, ...] | None = None
+        self,
+        image: Num[Array, "height width channels"],
+        given: tuple[Moments, ...] | None = None,
+        film: Film | None = None,
     ) -> Float[Array, "features"]:
+        """film: scales and shifts of the third block's channels."""
         x = image.astype(float)
-        for block, of_support in zip(self.blocks, given or (None,) * 4, strict=True):
-            x = block(x, of_support)
+        for block, of_support, change in zip(self.blocks, given or (None,) * 4, _third(film), strict=True):
+            x = block(x, of_support, change)
         return x.reshape(-1)
 
-    def settle(self, xs: Num[Array, "examples height width channels"]) -> tuple[Moments, ...]:
+    def settle(self, xs: Num[Array, "examples height width channels"], film: Film | None = None) -> tuple[Moments, ...]:
         if self.blocks[0].norm.normalise != "support":
             return ()
 
         def along(image):
             x, found = image.astype(float), []
-            for block in self.blocks:
+            for block, change in zip(self.blocks, _third(film), strict=True):
                 found.append(moments(block.convolved(x)[0], "support"))
-                x = block(x, found[-1])
+                x = block(x, found[-1], change)
             return tuple(found)
 
         # The same for every example, so the first one's.
@@ -175,6 +188,38 @@ class Conv4(Settling):
         if self.blocks[0].norm.normalise != "support":
             return ()
         return tuple((jnp.zeros_like(b.norm.scale), jnp.ones_like(b.norm.scale)) for b in self.blocks)
+
+
+class Modulated(Settling):
+    """Classes from images by a conv-4 whose third block a context scales and shifts (FiLM, Perez et al. 2018). With
+    only the context fast, MAML is CAVIA, in the form its authors gave it for images (Zintgraf et al. 2019). Theirs
+    starts at zero; here the start is learned too, which adds nothing but a bias."""
+
+    embed: Conv4
+    head: eqx.nn.Linear
+    film: eqx.nn.Linear
+    context: Float[Array, "context"]
+
+    def __init__(self, embed: Conv4, classes: int, size: int, *, key: Key[Array, ""]):
+        """size: numbers in the context, 100 in the paper."""
+        of_head, of_film = jax.random.split(key)
+        filters = embed.blocks[2].norm.scale.size
+        self.embed, self.context = embed, jnp.zeros(size)
+        self.head = eqx.nn.Linear(embed.features, classes, key=of_head)
+        self.film = eqx.nn.Linear(size, 2 * filters, key=of_film)
+
+    def _film(self) -> Film:
+        scale, shift = jnp.split(self.film(self.context), 2)
+        return 1 + scale, shift
+
+    def __call__(self, image: Num[Array, "height width channels"], given: tuple[Moments, ...] | None = None) -> Output:
+        return Output(prediction=self.head(self.embed(image, given, self._film())))
+
+    def settle(self, xs: Num[Array, "examples height width channels"]) -> tuple[Moments, ...]:
+        return self.embed.settle(xs, self._film())
+
+    def unsettled(self) -> tuple[Moments, ...]:
+        return self.embed.unsettled()
 
 
 class Residual(eqx.Module):

@@ -65,7 +65,7 @@ class Predictor(Settling):
 
 class Contextual(eqx.Module):
     """A predictor that reads a context vector beside its input. With only the context fast, MAML is CAVIA
-    (Zintgraf et al. 2019). The context always starts at zero, so it is not learned: only its use is."""
+    (Zintgraf et al. 2019). Theirs starts at zero; here the start is learned too, which adds nothing but a bias."""
 
     net: Callable
     context: Float[Array, "context"]

@@ -145,8 +145,8 @@ class GradientMethod(FewShotRecipe):
 
         embed = self.embedding()
         start = Predictor(Chain([embed, eqx.nn.Linear(embed.features, self.ways, key=self.key(2))]))
-        choices = {"update": SGD(self.inner_rate), "steps": self.inner_steps, **self.choices(start)}
-        return Gradient(start, Supervised(cross_entropy), **choices)
+        choices = {"start": start, "update": SGD(self.inner_rate), "steps": self.inner_steps, **self.choices(start)}
+        return Gradient(inner_loss=Supervised(cross_entropy), **choices)
 
     def choices(self, start: Any) -> dict[str, Any]:
         """Fields of Gradient that make this member of the family."""

@@ -135,6 +135,28 @@ class OmniglotANIL(OmniglotGradient):
 
 
 @dataclasses.dataclass(frozen=True)
+class OmniglotCAVIA(OmniglotGradient):
+    inner_rate: float = 1.0
+    inner_steps: int = 2
+    test_steps: int = 2
+    context: int = 100  # numbers in the context
+
+    name = "omniglot-cavia"
+    description = "CAVIA on Omniglot: only a context adapts, which scales and shifts the third block's channels"
+    expected = "the paper has mini-ImageNet alone (49.84 % at 5-way 1-shot with 64 filters)"
+    source = "Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson 2019, Fast Context Adaptation via Meta-Learning, ICML"
+
+    def errors(self) -> list[str]:
+        return super().errors() + self.must("be at least 1", lambda x: x >= 1, "context")
+
+    def choices(self, start: Any) -> dict[str, Any]:
+        from quickstudy.nn.images import Modulated
+        from quickstudy.nn.models import context
+
+        return {"start": Modulated(self.embedding(), self.ways, self.context, key=self.key(2)), "fast": context}
+
+
+@dataclasses.dataclass(frozen=True)
 class OmniglotMetaSGD(OmniglotGradient):
     test_steps: int = 1
 
