@@ -71,14 +71,17 @@ class Norm(eqx.Module):
             raise ValueError(f"normalise='group' needs channels in {GROUPS} equal groups, got {channels}")
         self.scale, self.shift, self.normalise = jnp.ones(channels), jnp.zeros(channels), normalise
 
-    def __call__(self, y: Array, pool: Callable = lambda y: y, given: Moments | None = None) -> Array:
-        # σ > 0, so the maximum may be taken before dividing: all that follows it is four times smaller.
-        pooled = pool(self.scale * y)
+    def __call__(self, y: Array, pool: Callable | None = None, given: Moments | None = None) -> Array:
         if self.normalise == "none":
-            return pooled + self.shift
-        mean, square = moments(y, self.normalise) if given is None else given
-        inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + 1e-5)
-        return pooled * inverse + (self.shift - self.scale * mean * inverse)
+            mean, inverse = 0.0, 1.0
+        else:
+            mean, square = moments(y, self.normalise) if given is None else given
+            inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + 1e-5)
+        slope = self.scale * inverse
+        if pool is None:
+            return y * slope + (self.shift - mean * slope)
+        # σ > 0, so the maximum may be taken before dividing: all that follows it is four times smaller.
+        return pool(self.scale * y) * inverse + (self.shift - mean * slope)
 
 
 def _largest(y: Float[Array, "4 *rest"]) -> Float[Array, "*rest"]:
@@ -115,10 +118,10 @@ class Block(eqx.Module):
         y = self.norm(y, pool, given)
         return jax.nn.relu(y if film is None else film[0] * y + film[1])
 
-    def convolved(self, x: Float[Array, "height width in"]) -> tuple[Array, Callable]:
+    def convolved(self, x: Float[Array, "height width in"]) -> tuple[Array, Callable | None]:
         """What is to be normalised, and how it is then pooled."""
         if not self.pool:
-            return convolve(x, self.kernel, 2), lambda y: y
+            return convolve(x, self.kernel, 2), None
         if x.shape[0] % 2 or x.shape[1] % 2:
             return convolve(x, self.kernel), max_pool
         return convolve_quads(x, self.kernel), _largest
