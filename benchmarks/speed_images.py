@@ -228,7 +228,7 @@ def main() -> None:
         for size, channels, stride in ((28, 1, 1), (14, 64, 1), (7, 64, 1), (28, 1, 2), (14, 64, 2), (7, 64, 2)):
             took = measure(size=size, channels=channels, stride=stride)
             told = ", ".join(f"{how} {ms:.1f}" for how, ms in sorted(took.items(), key=lambda item: item[1]))
-            print(f"{size}x{size}x{channels}, stride {stride}: ms of a gradient of a gradient: {told}", flush=True)
+            print(f"{size}x{size}x{channels}, stride {stride}: ms of a task's MAML step: {told}", flush=True)
 
 
 if __name__ == "__main__":
