@@ -78,6 +78,19 @@ def test_the_folder_is_enough(trained, capsys):
     assert code == 0 and json.loads(out.splitlines()[-1])["status"] == "ok"
 
 
+def test_a_test_under_another_setting_leaves_the_runs_own_alone(trained, capsys):
+    before = (trained / "evaluation.json").read_bytes()
+    code, out, err = call(capsys, "evaluate", trained, "--tasks", 20, "--other", "shots=3", "inner-rate=0.02", "--json")
+    last = json.loads(out.splitlines()[-1])
+    assert code == 0 and last["other"] == {"shots": 3, "inner_rate": 0.02}, err
+    written = json.loads((trained / "evaluation-shots=3-inner_rate=0.02.json").read_text())
+    assert written["score"] == last["score"] != json.loads(before)["score"]
+    assert (trained / "evaluation.json").read_bytes() == before
+    for word, message in (("shots", "takes name=value"), ("shotz=3", "did you mean 'shots'"), ("hidden=9", "another")):
+        code, out, err = call(capsys, "evaluate", trained, "--other", word)
+        assert code in (2, 4) and message in out + err and "Traceback" not in out + err
+
+
 def test_plain_output_has_no_carriage_returns_and_names_the_result(trained, capsys):
     _, out, _ = call(capsys, "evaluate", trained, "--tasks", 20)
     assert "\r" not in out and "\x1b" not in out

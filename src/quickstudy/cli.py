@@ -108,23 +108,34 @@ def train(recipe: Recipe, folder: Path, output: Output, writers: Writers, resume
     test(folder, output, recipe.name)
 
 
-def test(folder: Path, output: Output, name: str, *, step: int | None = None, tasks: int | None = None) -> None:
-    """Meta-tests what a folder holds, writes the outcome and the report beside it, and says so."""
+def test(
+    folder: Path,
+    output: Output,
+    name: str,
+    *,
+    step: int | None = None,
+    tasks: int | None = None,
+    other: dict[str, Any] | None = None,
+) -> None:
+    """Meta-tests what a folder holds, writes the outcome and the report beside it, and says so. A test under `other`
+    values of the recipe's fields than in training leaves the run's own outcome and report as they are."""
     from quickstudy.load import load
     from quickstudy.report.page import report
     from quickstudy.runs import RunFolder
 
-    loaded = load(folder, step=step)
+    other = other or {}
+    loaded = load(folder, step=step, **other)
     assert loaded.protocol is not None
     changes: dict[str, Any] = {} if tasks is None else {"num_tasks": tasks, "chunk": min(tasks, loaded.protocol.chunk)}
     count = changes.get("num_tasks", loaded.protocol.num_tasks)
     _hello(output, f"testing on {count:,} held-out tasks …")
     result = loaded.evaluate(**changes)
-    summary = {"step": loaded.step, **result.summary()}
+    summary = {"step": loaded.step, **result.summary(), **({"other": other} if other else {})}
     arrays = {"values": result.values, "curves": result.curves}
     arrays |= {f"trace/{key}": value for key, value in result.traces.items()}
-    RunFolder(folder).write_evaluation(summary, arrays)
-    page = report([folder])
+    called = "-".join(["evaluation", *(f"{key}={value}" for key, value in other.items())])
+    RunFolder(folder).write_evaluation(summary, arrays, called)
+    page = folder / f"{called}.json" if other else report([folder])
     if output.json:
         last = {"status": "ok", "recipe": name, "run": str(folder), **summary, "report": str(page)}
         print(json.dumps(last, allow_nan=False), flush=True)
@@ -143,7 +154,7 @@ def test(folder: Path, output: Output, name: str, *, step: int | None = None, ta
         print(f"  {result.note}")
     if result.diverged:
         print(f"  not finite, left out: tasks {result.diverged[:10]}{' …' if len(result.diverged) > 10 else ''}")
-    print(f"report: {page}\ntest again: quickstudy evaluate {shlex.quote(str(folder))}")
+    print(f"{'outcome' if other else 'report'}: {page}\ntest again: quickstudy evaluate {shlex.quote(str(folder))}")
 
 
 def _hello(output: Output, line: str) -> None:
@@ -244,6 +255,7 @@ def _parse_evaluate(words: Sequence[str]) -> Callable[[], None]:
         folder: Annotated[Path, tyro.conf.Positional],
         step: int | None = None,
         tasks: int | None = None,
+        other: tuple[str, ...] = (),
         output: Annotated[Output, tyro.conf.arg(name="")] = Output(),
     ) -> None:
         """Tests what a run learned on held-out tasks, and writes its report.
@@ -252,15 +264,31 @@ def _parse_evaluate(words: Sequence[str]) -> Callable[[], None]:
             folder: The run folder.
             step: Test this checkpoint instead of the newest.
             tasks: Number of held-out tasks (default: as the recipe says).
+            other: Fields of the recipe that differ from training, as `--other ways=20 shots=5`.
         """
         from quickstudy.load import experiment_of
         from quickstudy.runs import RunFolder
 
         if tasks is not None and tasks < 5:
             raise ConfigError([f"tasks must be at least 5, got {tasks}"])
-        test(folder, output, experiment_of(RunFolder(folder)).recipe.name, step=step, tasks=tasks)
+        name = experiment_of(RunFolder(folder)).recipe.name
+        test(folder, output, name, step=step, tasks=tasks, other=_fields(other))
 
     return _parsed("evaluate", options, words)
+
+
+def _fields(words: Sequence[str]) -> dict[str, Any]:
+    """name=value, the value as JSON reads it or else as text."""
+    fields = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError([f"--other takes name=value, got {word!r}"])
+        try:
+            fields[name.replace("-", "_")] = json.loads(value)
+        except ValueError:
+            fields[name.replace("-", "_")] = value
+    return fields
 
 
 def _parse_report(words: Sequence[str]) -> Callable[[], None]:

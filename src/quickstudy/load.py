@@ -37,22 +37,25 @@ def recipe(name: str, **values: Any) -> Experiment:
     return configure(name, values).build()
 
 
-def experiment_of(folder: RunFolder) -> Experiment:
-    """The experiment that a run folder holds."""
+def experiment_of(folder: RunFolder, **values: Any) -> Experiment:
+    """The experiment that a run folder holds, with these values of its recipe's fields in place of its own."""
     about = folder.read_json("run.json")
     if not about.get("recipe"):
         raise ValueError(f"{folder.path} was not made by a recipe: give `like=`, a learner of the same structure")
-    return configure(about["recipe"], about["config"]).build()
+    return configure(about["recipe"], {**about["config"], **values}).build()
 
 
-def load(path: str | os.PathLike, *, like: Learner | None = None, step: int | None = None) -> Loaded:
+def load(path: str | os.PathLike, *, like: Learner | None = None, step: int | None = None, **values: Any) -> Loaded:
     """The learner of a run folder, or of what `Result.save` wrote, at its newest checkpoint or that of `step`.
 
-    like: a learner of the same structure, where no recipe made it. Raises FileNotFoundError when there is no run,
-    and CheckpointRefused, naming the file, when a byte of the checkpoint is wrong or it is of another model.
+    like: a learner of the same structure, where no recipe made it
+    values: fields of the recipe that differ from training, as `ways=20` for a test on tasks of 20 classes
+
+    Raises FileNotFoundError when there is no run, and CheckpointRefused, naming the file, when a byte of the checkpoint
+    is wrong or it is of another model.
     """
     folder = RunFolder(path)
-    experiment = experiment_of(folder) if like is None else None
+    experiment = experiment_of(folder, **values) if like is None else None
     steps = folder.steps()
     if not steps or (step is not None and step not in steps):
         raise CheckpointRefused(f"{folder.checkpoints} has no checkpoint{'' if step is None else f' of step {step}'}")

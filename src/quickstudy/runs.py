@@ -199,12 +199,12 @@ class RunFolder:
         except ValueError as error:
             raise CheckpointRefused(f"{path} is not readable as JSON ({error}); the run folder is damaged") from None
 
-    def write_evaluation(self, summary: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        """The outcome of a test: evaluation.json for people, evaluation.safetensors with the scores of every task."""
+    def write_evaluation(self, summary: dict[str, Any], arrays: dict[str, np.ndarray], name: str) -> None:
+        """The outcome of a test: name.json for people, name.safetensors with the scores of every task."""
         packed = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         with storage(f"writing the evaluation to {self.path}"):
-            write_atomic(self.path / "evaluation.safetensors", safetensors.numpy.save(packed))
-        self.write_json("evaluation.json", summary)
+            write_atomic(self.path / f"{name}.safetensors", safetensors.numpy.save(packed))
+        self.write_json(f"{name}.json", summary)
 
     # --- logs --------------------------------------------------------------------------------------------------
 
