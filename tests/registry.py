@@ -9,7 +9,7 @@ import optax
 
 from quickstudy.core import Positive
 from quickstudy.data import Labelled, Transition
-from quickstudy.learners import bandits
+from quickstudy.learners import bandits, mdps
 from quickstudy.learners.adjoints import FirstOrder, Implicit, Unrolled
 from quickstudy.learners.attention import Attention
 from quickstudy.learners.from_scratch import FromScratch
@@ -67,6 +67,16 @@ def walks(stretches: int, steps: int = 6, width: int = 3) -> Transition:
     cut = never.at[:, -1].set(True)
     action, reward = jax.random.normal(a, (*shape, 2)), jax.random.normal(r, shape)
     return Transition(observation, action, reward, never, cut, never, observation)
+
+
+def visits(stretches: int, states: int = 2, actions: int = 2) -> Transition:
+    """A walk through a tabular MDP; episodes of two steps."""
+    a, r, s = jax.random.split(K, 3)
+    shape = (stretches, 1)
+    path = jax.nn.one_hot(jax.random.randint(s, (stretches + 1,), 0, states), states)[:, None]
+    never, cut = jnp.zeros(shape, bool), (jnp.arange(stretches) % 2 == 1)[:, None]
+    action, reward = jax.random.randint(a, shape, 0, actions), jax.random.normal(r, shape)
+    return Transition(path[:-1], action, reward, never, cut, never, path[1:])
 
 
 def predictor(inputs: int = 1) -> Predictor:
@@ -151,5 +161,10 @@ REGISTRY: dict[str, Row] = {
     "ucb1": Row(lambda: bandits.ucb1(3), pulls, learned=False),
     "thompson": Row(lambda: bandits.thompson(3), pulls, learned=False),
     "gittins": Row(lambda: bandits.gittins(3, pulls=8, discount=0.9), pulls, learned=False),
+    "mdp-psrl": Row(lambda: mdps.psrl(2, 2, 2), visits, learned=False),
+    "mdp-opsrl": Row(lambda: mdps.opsrl(2, 2, 2), visits, learned=False),
+    "mdp-beb": Row(lambda: mdps.beb(2, 2, 2, scale=3.0), visits, learned=False),
+    "mdp-ucrl2": Row(lambda: mdps.ucrl2(2, 2, 2, scale=0.1), visits, learned=False),
+    "mdp-greedy": Row(lambda: mdps.bayes_greedy(2, 2, 2, random=0.1), visits, learned=False),
     "sinusoid-posterior": Row(lambda: SinusoidPosterior(20, 0.3), labelled, learned=False),
 }

@@ -1,0 +1,58 @@
+"""Planning in a tabular MDP that is known.
+
+    finite      Q_h(s, a) = r(s, a) + Σ_s' p(s'|s, a) max_a' Q_{h+1}(s', a'),   Q_H = 0       (backward induction)
+    discounted  Q(s, a) = r(s, a) + γ Σ_s' p(s'|s, a) max_a' Q(s', a')                        (value iteration)
+
+Bellman 1957, Dynamic Programming.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def induct(backup: Callable, states: int, horizon: int) -> Float[Array, "horizon states actions"]:
+    """Q with h steps to go, the most first, where backup(V [states]) is what an action is worth: [states, actions]."""
+
+    def back(value: Array, _: None) -> tuple[Array, Array]:
+        q = backup(value)
+        return q.max(-1), q
+
+    _, q = jax.lax.scan(back, jnp.zeros(states), None, length=horizon)
+    return q[::-1]
+
+
+def backward_induction(
+    reward: Float[Array, "states actions"], transition: Float[Array, "states actions states"], horizon: int
+) -> Float[Array, "horizon states actions"]:
+    """The optimal Q at each moment of an episode of `horizon` steps."""
+    return induct(lambda value: reward + transition @ value, len(reward), horizon)
+
+
+def value_iteration(
+    reward: Float[Array, "states actions"],
+    transition: Float[Array, "states actions states"],
+    discount: float | Array,
+    *,
+    tolerance: float = 1e-5,
+    sweeps: int = 10_000,
+) -> Float[Array, "states actions"]:
+    """The optimal discounted Q, to within `tolerance` of a sweep's change, after at most `sweeps`."""
+
+    def unfinished(carry: tuple) -> Array:
+        _, change, count = carry
+        return (change > tolerance) & (count < sweeps)
+
+    def sweep(carry: tuple) -> tuple:
+        q, _, count = carry
+        new = reward + discount * transition @ q.max(-1)
+        return new, jnp.abs(new - q).max(), count + 1
+
+    return jax.lax.while_loop(unfinished, sweep, (jnp.zeros_like(reward), jnp.inf, 0))[0]
+
+
+def greedy(q: Float[Array, "*batch actions"]) -> Int[Array, "*batch"]:
+    """The best action, the first of equals."""
+    return q.argmax(-1)
