@@ -11,7 +11,7 @@ import pytest
 
 import small_data
 from quickstudy.recipes import get
-from quickstudy.tasks.classes import Classes, check, distinct, from_arrays, pool_of, turn
+from quickstudy.tasks.classes import Classes, check, distinct, from_arrays, moved, pool_of, turn
 from quickstudy.tasks.clinc150 import clinc150
 from quickstudy.tasks.files import DataError
 from quickstudy.tasks.omniglot import omniglot
@@ -81,6 +81,26 @@ def test_turns_make_new_classes_in_training_only():
     assert not upright(splits.train.sample(50, key=jax.random.key(0))).all()
     assert upright(splits.test.tasks(50)).all()
     assert splits.train.turns == 4 and splits.test.distribution.turns == 1
+
+
+def test_training_images_are_moved_and_warped_about_their_middle_and_others_are_not():
+    image = jnp.zeros((9, 9, 1), jnp.uint8).at[4, 4].set(1).at[2, 4].set(2).at[4, 7].set(3)
+    keys = jax.random.split(jax.random.key(0), 300)
+    many = lambda shift, warp: np.asarray(jax.vmap(lambda k: moved(image, shift, warp, key=k))(keys))[..., 0]
+    assert (many(0.0, 0.0) == image[..., 0]).all() and many(0.0, 0.0).dtype == np.uint8
+    # Moved: by whole pixels, all parts alike, as far as was allowed in every direction and no farther.
+    middle = np.argwhere(many(2.0, 0.0) == 1)[:, 1:] - 4
+    above = np.argwhere(many(2.0, 0.0) == 2)[:, 1:] - (2, 4)
+    assert set(middle.ravel().tolist()) == {-2, -1, 0, 1, 2}
+    np.testing.assert_array_equal(middle, above)
+    # Warped: the middle stays, and the rest goes by up to warp times its distance.
+    warped = many(0.0, 0.3)
+    assert (warped[:, 4, 4] == 1).all() and (warped != np.asarray(image[..., 0])).any()
+    right = np.argwhere(warped == 3)[:, 1:] - (4, 7)
+    assert 1 <= abs(right).max() <= 2
+    classes = dataclasses.replace(toy(), shift=1.0, warp=0.1).split()
+    assert (classes.train.shift, classes.train.warp) == (1.0, 0.1)
+    assert all((part.distribution.shift, part.distribution.warp) == (0, 0) for part in classes[1:])
 
 
 def test_training_may_have_more_ways():

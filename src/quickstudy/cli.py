@@ -362,9 +362,20 @@ def _command(words: Sequence[str]) -> Callable[[], None]:
     return COMMANDS[command](rest)
 
 
+def _in_large_pages(words: Sequence[str]) -> None:
+    """Starts this process anew with large pages of memory, where that is for glibc to decide: arrays of tens of
+    megabytes are then up to 1.7 times as fast. glibc asks its environment once, before there is any Python."""
+    works = bool(words) and words[0] in ("train", "resume", "evaluate")
+    if works and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command and exits with its code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        _in_large_pages(words)
     try:
         _command(words)()
     except SystemExit as error:  # the parser's own: it has said what is wrong

@@ -75,7 +75,7 @@ class OmniglotStream(Omniglot):
 
         return omniglot(
             ways=self.ways, shots=self.shots, split=self.split, rendering=self.rendering, turns=self.turns,
-            shift=self.shift, stream=True, data=self.data or None,
+            shift=self.shift, warp=self.warp, stream=True, data=self.data or None,
         )  # fmt: skip
 
     def rulers(self) -> "dict[str, Learner]":

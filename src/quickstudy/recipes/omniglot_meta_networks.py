@@ -5,7 +5,7 @@ Here the convolutions are slow, shared by representation and base learner; see l
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from quickstudy.recipes.omniglot import Omniglot, OmniglotGradient
 from quickstudy.recipes.sinusoid import FINN
@@ -18,7 +18,9 @@ VUORIO = "Vuorio, Sun, Hu, Lim 2019, Multimodal Model-Agnostic Meta-Learning via
 
 @dataclasses.dataclass(frozen=True)
 class OmniglotMetaNetworks(Omniglot):
+    meta_steps: int = 12_000
     meta_batch: int = 1
+    shift: float = 2.0
     queries: int = 5
     training_ways: int = 20  # harder tasks than those of the test, of which a few images teach the convolutions more
     learning_rate: float = 2e-3
@@ -53,7 +55,8 @@ class OmniglotMetaNetworks(Omniglot):
 
 @dataclasses.dataclass(frozen=True)
 class OmniglotTaskMemory(OmniglotGradient):
-    queries: int = 5
+    learning_rate: float = 1e-3
+    normalise: Literal["support", "layer", "group", "transductive", "none"] = "layer"
     slots: int = 8
     width: int = 64  # of the first of two fast layers
     task_features: int = 32  # of a task's feature and the slots' keys

@@ -53,6 +53,20 @@ def turn(image: Array, quarters: Int[Array, ""]) -> Array:
     return jnp.where(quarters >= 2, once[::-1, ::-1], once)
 
 
+def moved(image: Array, shift: float, warp: float, *, key: Key[Array, ""]) -> Array:
+    """An image [height, width, ...] moved by up to `shift` pixels each way, and turned, scaled and sheared by a matrix
+    whose entries differ from those of the identity by up to `warp`. What comes in at the edges is 0."""
+    at, how = jax.random.split(key)
+    size = jnp.array(image.shape[:2])
+    centre = (size - 1) / 2 + jax.random.uniform(at, (2,), minval=-shift, maxval=shift)
+    matrix = jnp.eye(2) + jax.random.uniform(how, (2, 2), minval=-warp, maxval=warp)
+    places = jnp.stack(jnp.meshgrid(*map(jnp.arange, image.shape[:2]), indexing="ij"), -1)
+    source = jnp.round((places - centre) @ matrix.T + (size - 1) / 2).astype(int)
+    nearest = jnp.clip(source, 0, size - 1)
+    inside = (nearest == source).all(-1).reshape(*image.shape[:2], *[1] * (image.ndim - 2))
+    return jnp.where(inside, image[nearest[..., 0], nearest[..., 1]], jnp.zeros((), image.dtype))
+
+
 class Classes(TaskDistribution):
     """Tasks over the classes `members` of a pool.
 
@@ -61,7 +75,7 @@ class Classes(TaskDistribution):
     parts: the members of training, validation and test; no class is in two of them
     training_ways: another number of classes in training tasks, as 60 in Snell et al. 2017
     turns: 4 makes each quarter turn of an image a class of its own, while training (1: none)
-    shift: training images are moved by up to this many pixels each way, round the edges
+    shift, warp: by how much training images are changed, see `moved`
     decode: from an item of the pool to what the learner sees
     note: what is to be said with every result
     """
@@ -75,7 +89,8 @@ class Classes(TaskDistribution):
     stream: bool = eqx.field(static=True, default=False)
     training_ways: int | None = eqx.field(static=True, default=None)
     turns: int = eqx.field(static=True, default=1)
-    shift: int = eqx.field(static=True, default=0)
+    shift: float = eqx.field(static=True, default=0.0)
+    warp: float = eqx.field(static=True, default=0.0)
     decode: Callable = eqx.field(static=True, default=lambda item: item)
     note: str = eqx.field(static=True, default="")
 
@@ -104,19 +119,19 @@ class Classes(TaskDistribution):
             items = jax.vmap(self.decode)(self.pool.items[rows])
             if self.turns > 1:
                 items = jax.vmap(turn, (0, None))(items, chosen % self.turns)
-            if self.shift:
-                moves = jax.random.randint(jax.random.fold_in(key, 1), (each, 2), -self.shift, self.shift + 1)
-                items = jax.vmap(lambda image, move: jnp.roll(image, move, (0, 1)))(items, moves)
+            if self.shift or self.warp:
+                keys = jax.random.split(jax.random.fold_in(key, 1), each)
+                items = jax.vmap(lambda image, key: moved(image, self.shift, self.warp, key=key))(items, keys)
             return items
 
         return jax.vmap(of_class)(chosen, jax.random.split(among, self.ways))
 
     def split(self) -> Splits:
-        def of(part: int, **changes: int) -> "Classes":
+        def of(part: int, **changes: float) -> "Classes":
             return dataclasses.replace(self, members=jnp.asarray(self.parts[part], int), **changes)
 
         train = of(0, ways=self.training_ways or self.ways)
-        held_out = lambda part, stream: HeldOut(of(part, turns=1, shift=0), stream, self.note)
+        held_out = lambda part, stream: HeldOut(of(part, turns=1, shift=0.0, warp=0.0), stream, self.note)
         return Splits(train, held_out(1, VALIDATION_STREAM), held_out(2, TEST_STREAM))
 
 

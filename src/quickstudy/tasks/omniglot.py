@@ -37,7 +37,8 @@ def omniglot(
     split: Split = "maml",
     rendering: Rendering = "area",
     turns: int = 4,
-    shift: int = 0,
+    shift: float = 0.0,
+    warp: float = 0.0,
     stream: bool = False,
     data: str | os.PathLike | None = None,
 ) -> Classes:
@@ -45,15 +46,15 @@ def omniglot(
 
     rendering: how the 105×105 drawings were made small: by "area" (ink where it covers 0.3) or "nearest" pixel
     turns: 4 (each right angle is a class, in training) or 1
-    shift: training images are moved by up to this many pixels
+    shift, warp: training images are moved by up to `shift` pixels, and turned, scaled and sheared by up to `warp`
     training_ways: classes of a training task, where that is another number than `ways`
     stream: labelled streams with `shots` of each class, for the Online objective, instead of episodes
     data: the folder with omniglot28.npz (default: $QUICKSTUDY_DATA); it is fetched from its author when missing
 
     Raises DataError when there is no data, ValueError for tasks that cannot be drawn.
     """
-    if not 0 <= shift < 14:
-        raise ValueError(f"shift must lie in [0, 14) pixels, got {shift}")
+    if not (0 <= shift < 14 and 0 <= warp < 0.5):
+        raise ValueError(f"shift must lie in [0, 14) pixels and warp in [0, 0.5), got {shift} and {warp}")
     if split not in get_args(Split) or rendering not in get_args(Rendering) or turns not in (1, 4):
         raise ValueError(
             f"omniglot needs split in {get_args(Split)}, rendering in {get_args(Rendering)} and turns 1 or 4, "
@@ -72,7 +73,7 @@ def omniglot(
     return check(
         Classes(
             pool, jnp.asarray(parts[0]), ways, shots, queries, parts,
-            stream=stream, training_ways=training_ways, turns=turns, shift=shift,
+            stream=stream, training_ways=training_ways, turns=turns, shift=shift, warp=warp,
             decode=unpack_bits(SIZE), note=note,
         )
     )  # fmt: skip
