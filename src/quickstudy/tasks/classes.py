@@ -127,7 +127,7 @@ class Classes(TaskDistribution):
         return jax.vmap(of_class)(chosen, jax.random.split(among, self.ways))
 
     def split(self) -> Splits:
-        def of(part: int, **changes: float) -> "Classes":
+        def of(part: int, **changes: Any) -> "Classes":
             return dataclasses.replace(self, members=jnp.asarray(self.parts[part], int), **changes)
 
         train = of(0, ways=self.training_ways or self.ways)
