@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from quickstudy.core import Positive
+from quickstudy.core import Bounded, Positive
 from quickstudy.data import Labelled, Transition
 from quickstudy.learners import bandits, mdps
 from quickstudy.learners.adjoints import FirstOrder, Implicit, Unrolled
 from quickstudy.learners.attention import Attention
+from quickstudy.learners.dyna_q import DynaQ
 from quickstudy.learners.from_scratch import FromScratch
 from quickstudy.learners.gradient import Gradient
 from quickstudy.learners.inner_losses import PolicyGradient, Supervised
@@ -21,6 +22,8 @@ from quickstudy.learners.mann import LRUAMemory
 from quickstudy.learners.matching import FullContext, Matching
 from quickstudy.learners.meta_networks import MetaNetworks
 from quickstudy.learners.prototypical import Prototypical
+from quickstudy.learners.q_learning import SARSA, QLearning
+from quickstudy.learners.r_max import RMax
 from quickstudy.learners.recurrent import ActorCritic, LabelFeedback, OutcomeFeedback, Prediction, Recurrent
 from quickstudy.learners.sinusoid_posterior import SinusoidPosterior
 from quickstudy.learners.task_memory import OfPairs, TaskMemory, empty_memory
@@ -166,5 +169,9 @@ REGISTRY: dict[str, Row] = {
     "mdp-beb": Row(lambda: mdps.beb(2, 2, 2, scale=3.0), visits, learned=False),
     "mdp-ucrl2": Row(lambda: mdps.ucrl2(2, 2, 2, scale=0.1), visits, learned=False),
     "mdp-greedy": Row(lambda: mdps.bayes_greedy(2, 2, 2, random=0.1), visits, learned=False),
+    "q-learning": Row(lambda: QLearning(2, 2, rate=Bounded(0.2), initial=jnp.zeros(2)), visits),
+    "sarsa": Row(lambda: SARSA(2, 2, decay=Bounded(0.7), epsilon=Bounded(0.1)), visits),
+    "dyna-q": Row(lambda: DynaQ(2, 2, discount=Bounded(0.9), planning=3), visits),
+    "r-max": Row(lambda: RMax(2, 2, visits=2, discount=0.8), visits, learned=False),
     "sinusoid-posterior": Row(lambda: SinusoidPosterior(20, 0.3), labelled, learned=False),
 }

@@ -4,9 +4,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from quickstudy.core import along, combine, meta_parameters, partition, scan_replay
+from quickstudy.core import Incompatible, along, combine, meta_parameters, partition, scan_replay
+from quickstudy.meta_optimizers.backprop import Backprop
 from quickstudy.runs import RunFolder
 from registry import REGISTRY
 
@@ -103,7 +105,10 @@ def test_every_learned_leaf_gets_a_finite_gradient(name):
     if not REGISTRY[name].learned:
         assert meta_parameters(learner) == {}
         return
-    assert learner.differentiable
+    if not learner.differentiable:
+        with pytest.raises(Incompatible, match="Evolution"):
+            Backprop(optax.sgd(0.1)).init(learner)
+        return
     learned, rest = partition(learner)
 
     def loss(learned):

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from quickstudy.core import Positive, over_axes
+from quickstudy.core import Incompatible, Positive, over_axes
 from quickstudy.data import Labelled
 from quickstudy.learners.from_scratch import FromScratch
 from quickstudy.learners.gradient import Gradient
@@ -19,7 +19,7 @@ from quickstudy.learners.prototypical import Prototypical
 from quickstudy.learners.updates import SGD, Optax
 from quickstudy.nn.gradients import log_and_sign
 from quickstudy.nn.images import Conv4
-from quickstudy.nn.measures import cross_entropy
+from quickstudy.nn.measures import accuracy, cross_entropy
 from quickstudy.nn.models import MLP, Predictor
 
 K = jax.random.split(jax.random.key(3), 8)
@@ -153,6 +153,41 @@ def regression(update, steps=3, **choices):
 
 
 TARGETS = jax.random.normal(K[5], (6, 1))
+
+
+def test_statistics_that_nobody_would_keep_are_refused():
+    """Else a query would be normalised by the other queries, in a mode that is called honest."""
+    from quickstudy.learners.attention import Attention
+    from quickstudy.learners.meta_networks import Compressed, MetaNetworks
+    from quickstudy.learners.recurrent import LabelFeedback, Prediction, Recurrent
+    from quickstudy.nn.cells import GRU
+    from quickstudy.nn.images import Conv4
+    from quickstudy.nn.models import Chain
+    from quickstudy.nn.statistics import settle
+
+    key = jax.random.key(0)
+
+    def makers(normalise):
+        net = Conv4((16, 16, 1), key=key, filters=8, normalise=normalise)
+        small = Compressed(net, eqx.nn.Linear(net.features, 4, key=key))
+        yield lambda: Attention(net, net.features, key=key, capacity=3)
+        yield lambda: MetaNetworks(small, 4, 2, key=key, capacity=3)
+        yield lambda: Recurrent(GRU(6, 4, key=key), Prediction(4, 2, key=key), LabelFeedback(2), Chain([net]))
+        yield lambda: settle(small, jnp.zeros((2, 16, 16, 1)))
+
+    for make in makers("support"):
+        with pytest.raises(Incompatible, match="use 'layer' or 'group'"):
+            make()
+    for make in makers("layer"):
+        make()
+
+
+def test_a_label_without_a_class_and_a_broken_prediction_are_not_finite():
+    logits = jnp.array([1.0, 2.0, 0.5])
+    for measure in (cross_entropy, accuracy):
+        assert jnp.isfinite(measure(logits, jnp.asarray(2)))
+        assert jnp.isnan(measure(logits, jnp.asarray(3))) and jnp.isnan(measure(logits, jnp.asarray(-1)))
+        assert jnp.isnan(measure(logits.at[1].set(jnp.nan), jnp.asarray(0)))
 
 
 def test_meta_lstm_with_its_gates_pinned_is_sgd():

@@ -103,6 +103,22 @@ def test_training_images_are_moved_and_warped_about_their_middle_and_others_are_
     assert all((part.distribution.shift, part.distribution.warp) == (0, 0) for part in classes[1:])
 
 
+def test_a_test_never_moves_what_is_held_out(tmp_path):
+    small_data.omniglot(tmp_path, characters=1623)
+    from quickstudy.config import ConfigError
+    from quickstudy.load import experiment_of
+    from quickstudy.recipes import configure
+    from quickstudy.runs import RunFolder
+
+    recipe = configure("omniglot-proto", {"data": str(tmp_path), "split": "maml"})
+    run = RunFolder(tmp_path / "run")
+    with run.locked():
+        run.write_json("run.json", recipe.about())
+    assert experiment_of(run, ways=20).tasks.ways == 20
+    with pytest.raises(ConfigError, match="classes that were trained on"):
+        experiment_of(run, split="vinyals")
+
+
 def test_training_may_have_more_ways():
     classes = dataclasses.replace(toy(), training_ways=6)
     assert classes.split().train.sample(2, key=jax.random.key(0)).support.y.max() == 5
@@ -213,3 +229,6 @@ def test_a_recipe_says_what_is_wrong_with_its_tasks(tmp_path):
     with pytest.raises(ValueError, match="60-way tasks need at least 60 training classes, and there are 40"):
         get("omniglot-proto")(ways=20, data=str(tmp_path)).build()
     assert any("ways must be at least 2" in e for e in get("omniglot-maml")(ways=1).errors())
+    assert any("training_ways must be 0" in e for e in get("omniglot-maml")(training_ways=20).errors())
+    assert len(get("omniglot-meta-lstm")(keep=1.0, inner_rate=1.5, hidden=0).errors()) == 3
+    assert any("future images" in e for e in get("omniglot-mann")(normalise="support").errors())

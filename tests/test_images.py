@@ -184,6 +184,13 @@ def test_transductive_statistics_of_one_image_are_refused():
         net(jnp.zeros((16, 16, 1)))
 
 
+@pytest.mark.parametrize("make", [images.Conv4, images.ResNet])
+def test_images_of_another_size_are_refused(make):
+    net = make((16, 16, 1), key=K[0])
+    with pytest.raises(ValueError, match=r"made for images of \(16, 16, 1\).*got \(20, 20, 1\)"):
+        net(jnp.zeros((20, 20, 1)))
+
+
 def test_sizes_that_cannot_be_say_so():
     with pytest.raises(ValueError, match="four poolings leave nothing of 8x8"):
         images.Conv4((8, 8, 1), key=K[0], pool=True)

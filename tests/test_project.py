@@ -126,6 +126,7 @@ LEARNED = {
     "sinusoid-learned-optimizer": lstm("update.cell") | both("update.out") | {"update.scale.log"},
     "navigation": NAVIGATION,
     "rl2": RL2,
+    "maze": {"rate.logit", "discount.logit", "epsilon.logit", "initial"},
     "omniglot": IMAGES,
     "omniglot-cavia": conv4("start.embed") | both("start.head", "start.film") | {"start.context"},
     "omniglot-meta-sgd": IMAGES | moved(IMAGES, "start.", "update.rate."),

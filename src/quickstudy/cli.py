@@ -288,6 +288,8 @@ def _fields(words: Sequence[str]) -> dict[str, Any]:
             fields[name.replace("-", "_")] = json.loads(value)
         except ValueError:
             fields[name.replace("-", "_")] = value
+    if "data" in fields:
+        raise ConfigError(["--other leaves the data as they are; set QUICKSTUDY_DATA to move them"])
     return fields
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from typing import Any
 
+from quickstudy.config import ConfigError
 from quickstudy.core import HeldOut, Learner
 from quickstudy.evaluate import Evaluation, Protocol, evaluate
 from quickstudy.recipes import configure
@@ -42,7 +43,12 @@ def experiment_of(folder: RunFolder, **values: Any) -> Experiment:
     about = folder.read_json("run.json")
     if not about.get("recipe"):
         raise ValueError(f"{folder.path} was not made by a recipe: give `like=`, a learner of the same structure")
-    return configure(about["recipe"], {**about["config"], **values}).build()
+    of = lambda **values: configure(about["recipe"], {**about["config"], **values}).build()
+    experiment = of(**values)
+    held_out = lambda experiment: getattr(experiment.tasks, "parts", None)
+    if values and held_out(experiment) != held_out(of()):
+        raise ConfigError([f"{values} would test on classes that were trained on: leave what is held out as it was"])
+    return experiment
 
 
 def load(path: str | os.PathLike, *, like: Learner | None = None, step: int | None = None, **values: Any) -> Loaded:

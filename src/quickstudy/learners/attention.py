@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from quickstudy.core import Learner, over_axes, scan_replay
 from quickstudy.data import Labelled, Output
 from quickstudy.nn.models import MLP
+from quickstudy.nn.statistics import refuse
 
 
 class Told(eqx.Module):
@@ -110,6 +111,7 @@ class Attention(Learner):
     ):
         if capacity < 1 or blocks < 1:
             raise ValueError(f"capacity and blocks must be at least 1, got {capacity} and {blocks}")
+        refuse(encode)
         outputs = outputs if classes is None else classes
         seen, told, said, rest = jax.random.split(key, 4)
         self.encode = encode

@@ -50,6 +50,8 @@ class MetaLSTM(Update):
 
     def __init__(self, size: int = 20, *, key: Key[Array, ""], rate: float = 0.01, keep: float = 0.993):
         """size: of the recurrent network; rate, keep: about what the gates i and f say before they have learned."""
+        if not (0 < rate < 1 and 0 < keep < 1):
+            raise ValueError(f"rate and keep must lie between 0 and 1, got {rate} and {keep}")
         first, second, third = jax.random.split(key, 3)
         self.cell = eqx.nn.LSTMCell(4, size, key=first)
 

@@ -21,12 +21,12 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float, Int, Key
 
 from quickstudy.core import Learner, scan_replay
 from quickstudy.data import Categorical, Output, Transition
-from quickstudy.rl.planning import backward_induction, greedy, induct
+from quickstudy.learners.tabular import one_by_one
+from quickstudy.rl.planning import backward_induction, greedy, induct, only_when
 
 
 class Seen(eqx.Module):
@@ -74,35 +74,17 @@ class Planner(Learner):
         return Planned(seen, greedy(self.plan(seen, key)), jnp.zeros((), int))
 
     def adapt(self, state: Planned, experience: Transition, *, key: Key[Array, ""]) -> Planned:
-        one = lambda state, given: (self._absorb(state, *given), None)
-        return jax.lax.scan(one, state, (experience, jax.random.split(key, len(experience.reward))))[0]
+        return one_by_one(self._absorb, state, experience, key)
 
     def _absorb(self, state: Planned, t: Transition, key: Key[Array, ""]) -> Planned:
         s, then = t.observation.argmax(), t.next_observation
         seen = Seen(state.seen.moves.at[s, t.action].add(then), state.seen.rewards.at[s, t.action].add(t.reward))
         ended = t.terminated | t.truncated
-        policy = greedy(self.plan(seen, key)) if self.every_step else self._anew(ended, seen, state.policy, key)
+        # Keys go as plain numbers: conditions under `vmap` take arrays alone.
+        plan = lambda seen, key: greedy(self.plan(seen, jax.random.wrap_key_data(key)))
+        given = seen, jax.random.key_data(key)
+        policy = plan(*given) if self.every_step else only_when(ended, plan, given, state.policy)
         return Planned(seen, policy, jnp.where(ended, 0, state.time + 1))
-
-    def _anew(self, ended: Array, seen: Seen, policy: Array, key: Key[Array, ""]) -> Array:
-        """A new plan where the episode ended. Many tasks side by side plan only when one of them has to: most end their
-        episodes together, and under `vmap` a condition alone would do the work at every step."""
-        new = lambda seen, key: greedy(self.plan(seen, jax.random.wrap_key_data(key)))
-
-        @custom_vmap
-        def one(ended, seen, policy, key):
-            return jax.lax.cond(ended, lambda: new(seen, key), lambda: policy)
-
-        @one.def_vmap
-        def several(size, batched, *given):
-            full = lambda x, is_batched: x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
-            ended, seen, policy, key = jax.tree.map(full, given, tuple(batched))
-            anew = jax.lax.cond(
-                ended.any(), lambda: jax.lax.map(lambda given: new(*given), (seen, key)), lambda: policy
-            )
-            return jnp.where(ended[:, None, None], anew, policy), True
-
-        return one(ended, seen, policy, jax.random.key_data(key))
 
     def apply(self, state: Planned, x: Float[Array, "states"]) -> Output:
         best = jax.nn.one_hot(state.policy[state.time, x.argmax()], self.actions)

@@ -33,6 +33,7 @@ from quickstudy.nn.attention import attend
 from quickstudy.nn.gradients import log_and_sign
 from quickstudy.nn.measures import squared_error
 from quickstudy.nn.models import MLP
+from quickstudy.nn.statistics import refuse
 
 SMALLEST = 7.0  # p: sizes of gradients are told apart down to e^−p
 CAUTION = 0.1  # of the usual size of first weights, so that training begins close to the slow networks
@@ -111,6 +112,7 @@ class MetaNetworks(Learner):
     ):
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1, got {capacity}")
+        refuse(embed)
         of_u, of_readout, of_b, of_d, of_m = jax.random.split(key, 5)
         self.embed, self.features, self.capacity, self.loss = embed, features, capacity, loss
         self.represent = MLP((features, width, width), key=of_u)

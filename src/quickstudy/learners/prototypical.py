@@ -28,7 +28,8 @@ class Prototypes(eqx.Module):
 class Prototypical(Learner):
     """`embed` maps an input to a vector of `features` numbers; labels are whole numbers below `ways`.
 
-    Any number of examples, in any stretches, gives the same prototypes as all at once.
+    Any number of examples, in any stretches, gives the same prototypes as all at once; but with statistics of the
+    support set (normalise="support") each stretch is embedded with its own.
     """
 
     embed: Callable

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from quickstudy.core import Incompatible, Learner, over_axes
 from quickstudy.data import Categorical, Gaussian, Labelled, Output, Transition
 from quickstudy.nn.cells import Cell
+from quickstudy.nn.statistics import refuse
 
 
 class Feedback(eqx.Module):
@@ -119,6 +120,9 @@ class Recurrent(Learner):
     feedback: Feedback
     encode: Callable = eqx.nn.Identity()
     late: bool = eqx.field(static=True, default=True)
+
+    def __check_init__(self):
+        refuse(self.encode)
 
     def init(self, *, key: Key[Array, ""]) -> RecurrentState:
         del key

@@ -131,6 +131,11 @@ def _third(film: Film | None) -> tuple[Film | None, ...]:
     return None, None, film, None
 
 
+def check_size(image: Array, size: tuple[int, int, int]) -> None:
+    if image.shape != size:
+        raise ValueError(f"this network was made for images of {size} (height, width, channels), got {image.shape}")
+
+
 class Conv4(Settling):
     """Four blocks, from an image to a vector of `features` numbers.
 
@@ -139,6 +144,7 @@ class Conv4(Settling):
     """
 
     blocks: list[Block]
+    size: tuple[int, int, int] = eqx.field(static=True)
     features: int = eqx.field(static=True)
 
     def __init__(
@@ -156,6 +162,7 @@ class Conv4(Settling):
             raise ValueError(f"four poolings leave nothing of {high}x{wide} images; use pool=False")
         keys = jax.random.split(key, 4)
         inputs = [channels, filters, filters, filters]
+        self.size = size
         self.blocks = [
             Block(i, filters, key=k, pool=pool, normalise=normalise) for i, k in zip(inputs, keys, strict=True)
         ]
@@ -167,7 +174,8 @@ class Conv4(Settling):
         given: tuple[Moments, ...] | None = None,
         film: Film | None = None,
     ) -> Float[Array, "features"]:
-        """film: scales and shifts of the third block's channels."""
+        """film: scales and shifts of the third block's channels. Raises ValueError for images of another size."""
+        check_size(image, self.size)
         x = image.astype(float)
         for block, of_support, change in zip(self.blocks, given or (None,) * 4, _third(film), strict=True):
             x = block(x, of_support, change)
@@ -250,6 +258,7 @@ class ResNet(eqx.Module):
     """Residual stages of these widths, each halving the size, then the mean over positions."""
 
     stages: list[Residual]
+    size: tuple[int, int, int] = eqx.field(static=True)
     features: int = eqx.field(static=True)
 
     def __init__(
@@ -265,9 +274,10 @@ class ResNet(eqx.Module):
         keys = jax.random.split(key, len(filters))
         pairs = zip((size[2], *filters[:-1]), filters, keys, strict=True)
         self.stages = [Residual(i, o, key=k, normalise=normalise) for i, o, k in pairs]
-        self.features = filters[-1]
+        self.size, self.features = size, filters[-1]
 
     def __call__(self, image: Num[Array, "height width channels"]) -> Float[Array, "features"]:
+        check_size(image, self.size)
         x = image.astype(float)
         for stage in self.stages:
             x = stage(x)

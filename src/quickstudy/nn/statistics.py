@@ -13,7 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 from jaxtyping import PyTree
+
+from quickstudy.core import Incompatible
 
 
 class Settling(eqx.Module):
@@ -30,11 +33,23 @@ class Settling(eqx.Module):
 
 def settle(net: Any, xs: PyTree) -> PyTree:
     """Statistics of `net` on these examples; () for networks without."""
-    return net.settle(xs) if isinstance(net, Settling) else ()
+    return net.settle(xs) if isinstance(net, Settling) else refuse(net)
 
 
 def unsettled(net: Any) -> PyTree:
-    return net.unsettled() if isinstance(net, Settling) else ()
+    return net.unsettled() if isinstance(net, Settling) else refuse(net)
+
+
+def refuse(net: Any) -> tuple[()]:
+    """Raises Incompatible where statistics are needed and nobody would keep them: queries would then be normalised by
+    each other, and an honest figure would not be one."""
+    is_settling = lambda node: isinstance(node, Settling)
+    if any(is_settling(node) and node.unsettled() for node in jax.tree.leaves(net, is_leaf=is_settling)):
+        raise Incompatible(
+            "normalise='support' needs a learner that keeps statistics of the support set and a network that takes "
+            "them (quickstudy.nn.statistics); here queries would be normalised by each other: use 'layer' or 'group'"
+        )
+    return ()
 
 
 def with_statistics(net: Callable, given: PyTree) -> Callable:

@@ -13,7 +13,7 @@ from quickstudy.config import ConfigError
 from quickstudy.recipes.base import Recipe
 
 _MODULES = (
-    "sinusoid", "navigation", "bandit", "mdp", "gymnax",
+    "sinusoid", "navigation", "bandit", "mdp", "maze", "gymnax",
     "omniglot", "omniglot_memory", "omniglot_meta_networks", "clinc150",
 )  # fmt: skip
 

@@ -75,6 +75,8 @@ class Clinc150Matching(MatchingMethod, Clinc150):
 
 @dataclasses.dataclass(frozen=True)
 class Clinc150MAML(GradientMethod, Clinc150):
+    queries: int = 5
+
     name = "clinc150-maml"
     description = "MAML on intents of unseen domains"
     expected = "accuracy above logistic regression on the same features (no paper has this protocol)"

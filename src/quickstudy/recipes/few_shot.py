@@ -113,7 +113,7 @@ class FewShotRecipe(Recipe):
                 judge,
                 num_tasks=self.test_tasks,
                 steps=parts.get("steps"),
-                rulers={} if "steps" in parts else self.rulers(),
+                rulers=self.rulers(),
                 chunk=tasks_at_once(self.test_tasks, size) or 50,
                 note=self.note(),
                 trace=self.trace(),
@@ -132,6 +132,11 @@ class GradientMethod(FewShotRecipe):
         wrong = super().errors()
         wrong += self.must("be above 0", lambda x: x > 0, "inner_rate")
         wrong += self.must("be at least 1", lambda x: x >= 1, "inner_steps", "test_steps")
+        if self.training_ways not in (0, self.ways):
+            wrong.append(
+                f"training_ways must be 0 here, got {self.training_ways}: the last layer has as many outputs as a task "
+                "has classes"
+            )
         return wrong
 
     def learner(self) -> "Gradient":
@@ -153,7 +158,8 @@ class GradientMethod(FewShotRecipe):
         return {}
 
     def parts(self) -> dict[str, Any]:
-        return {"steps": tuple(sorted({0, self.inner_steps, self.test_steps})), "citations": (FINN,)}
+        training = min(self.inner_steps, self.test_steps)  # the last point of the curve is the headline
+        return {"steps": tuple(sorted({0, training, self.test_steps})), "citations": (FINN,)}
 
 
 @dataclasses.dataclass(frozen=True)

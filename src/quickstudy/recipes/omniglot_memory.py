@@ -1,8 +1,8 @@
 """Few-shot characters by learners that remember what they were told: streams of labelled images, and attention.
 
 The protocol of Santoro et al. 2016: an episode is a stream of 50 images, ten of each of five characters in random
-order, with labels that are drawn anew for every episode. Each image is to be named before its label is shown, one step
-late, and the score is the accuracy at the 1st, 2nd, ..., 10th appearance of a character. At the 1st it can be a guess
+order, with labels that are drawn anew for every episode. Each image is to be named before its label is shown, and the
+score is the accuracy at the 1st, 2nd, ..., 10th appearance of a character. At the 1st it can be a guess
 at best (and better than one in five, by leaving out the labels that are already taken).
 
 In the paper a label comes one step late, with the next image: the network has to hold an image in mind until it hears
@@ -40,8 +40,10 @@ class OmniglotStream(Omniglot):
     def errors(self) -> list[str]:
         wrong = super().errors()
         wrong += self.must("be at least 1", lambda x: x >= 1, "units")
-        if self.normalise == "transductive":
-            wrong.append("normalise='transductive' would tell a stream of its future images; use layer, group or none")
+        if self.normalise in ("transductive", "support"):
+            wrong.append(
+                f"normalise={self.normalise!r} would tell a stream of its future images; use layer, group or none"
+            )
         if self.training_ways not in (0, self.ways):
             wrong.append(
                 f"training_ways must be 0 here, got {self.training_ways}: a network has as many inputs for the label "

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 
 def induct(backup: Callable, states: int, horizon: int) -> Float[Array, "horizon states actions"]:
@@ -56,3 +57,26 @@ def value_iteration(
 def greedy(q: Float[Array, "*batch actions"]) -> Int[Array, "*batch"]:
     """The best action, the first of equals."""
     return q.argmax(-1)
+
+
+def only_when(needed: Bool[Array, ""], plan: Callable, given: PyTree, otherwise: PyTree) -> PyTree:
+    """plan(*given) where it is needed, else `otherwise`, and no work when nobody needs it.
+
+    Under `vmap` a condition alone would do the work for every task at every step. Here many tasks side by side plan,
+    one after another, when any of them has to.
+    """
+
+    @custom_vmap
+    def one(needed, given, otherwise):
+        return jax.lax.cond(needed, lambda: plan(*given), lambda: otherwise)
+
+    @one.def_vmap
+    def several(size, batched, *arguments):
+        full = lambda x, is_batched: x if is_batched else jnp.broadcast_to(x, (size, *jnp.shape(x)))
+        needed, given, otherwise = jax.tree.map(full, arguments, tuple(batched))
+        planned = lambda: jax.lax.map(lambda given: plan(*given), given)
+        new = jax.lax.cond(needed.any(), planned, lambda: otherwise)
+        chosen = lambda n, o: jnp.where(needed.reshape(-1, *[1] * (n.ndim - 1)), n, o)
+        return jax.tree.map(chosen, new, otherwise), jax.tree.map(lambda _: True, otherwise)
+
+    return one(needed, given, otherwise)

@@ -70,6 +70,8 @@ def omniglot(
     note = f"Omniglot, {split} split ({'/'.join(str(len(p)) for p in parts)} characters), rendering by {rendering}"
     if turns == 4:
         note += "; training characters are turned, those of the tests are not"
+    if shift or warp:
+        note += f"; training images are moved (by up to {shift:g} pixels) and warped (by {warp:g}), which no paper does"
     return check(
         Classes(
             pool, jnp.asarray(parts[0]), ways, shots, queries, parts,

@@ -1,0 +1,115 @@
+"""Finding the way in mazes never seen before, from scratch in each: Q-learning and Dyna-Q, evolved and tuned by hand.
+
+Random mazes of 9×9 cells, a quarter of them walls; an episode ends at the goal, worth 1, or after 200 steps. The
+learner lives 1,000 steps in a maze, and is judged by how often it got to the goal: horizon / return is its steps a
+goal. What evolution improves are the learning rate, the discount, ε and the initial values, over the training mazes;
+tuned by hand means the best of a grid on validation mazes.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from quickstudy.recipes.base import Recipe
+
+if TYPE_CHECKING:
+    from quickstudy.learners.q_learning import QLearning
+    from quickstudy.recipes.experiment import Experiment
+
+# rate, discount, ε and initial value: the best of {0.1, 0.3, 0.6, 1} × {0.9, 0.95, 0.99} × {0.01, 0.05, 0.1, 0.2} ×
+# {0, 0.5, 1} on 200 validation mazes.
+TUNED = {"rate": 1.0, "discount": 0.99, "epsilon": 0.01, "initial": 0.5}
+
+
+@dataclasses.dataclass(frozen=True)
+class MazeRecipe(Recipe):
+    meta_steps: int = 100
+    meta_batch: int = 32
+    size: int = 9
+    walls: float = 0.25
+    wind: float = 0.0
+    horizon: int = 1000
+    population: int = 32
+    sigma: float = 0.1
+    learning_rate: float = 0.05
+
+    def errors(self) -> list[str]:
+        wrong = super().errors()
+        wrong += self.must("be at least 3", lambda x: x >= 3, "size")
+        wrong += self.must("lie in [0, 0.5]", lambda x: 0 <= x <= 0.5, "walls", "wind")
+        wrong += self.must("be a multiple of 10, at least 10", lambda x: x >= 10 and x % 10 == 0, "horizon")
+        wrong += self.must("be even and at least 2", lambda x: x >= 2 and x % 2 == 0, "population")
+        return wrong + self.must("be above 0", lambda x: x > 0, "sigma", "learning_rate")
+
+    def learner(self, **choices: Any) -> "QLearning":
+        """With these rates, numbers or leaves."""
+        raise NotImplementedError
+
+    def rulers(self) -> "dict[str, QLearning]":
+        return {"tuned by hand": self.learner(**TUNED)}
+
+    def build(self) -> "Experiment":
+        import jax.numpy as jnp
+        import optax
+
+        from quickstudy.core import Bounded
+        from quickstudy.evaluate import Protocol
+        from quickstudy.meta_optimizers.evolution import Evolution
+        from quickstudy.objectives.trial import Trial
+        from quickstudy.recipes.experiment import Experiment
+        from quickstudy.tasks.mazes import Mazes
+
+        tasks = Mazes(self.size, self.walls, self.wind)
+        evolved = self.learner(
+            rate=Bounded(0.5), discount=Bounded(0.95), epsilon=Bounded(0.1), initial=jnp.asarray(0.1)
+        )
+        trial = Trial(tasks.environment, horizon=self.horizon, baseline="none", normalise=False)
+        return Experiment(
+            self,
+            evolved,
+            trial,
+            Evolution(optax.adam(self.learning_rate), population=self.population, sigma=self.sigma),
+            tasks,
+            Protocol(
+                dataclasses.replace(trial, report_every=self.horizon // 10),
+                num_tasks=self.test_tasks,
+                rulers=self.rulers(),
+                chunk=min(250, self.test_tasks),
+            ),
+            citations=(self.source,),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class MazeQLearning(MazeRecipe):
+    name = "maze-q-learning"
+    description = "Q-learning in mazes, its rates and initial values evolved"
+    expected = "more goals in 1,000 steps than the same learner tuned by hand"
+    source = "Watkins 1989, Learning from Delayed Rewards"
+
+    def learner(self, **choices: Any) -> "QLearning":
+        from quickstudy.learners.q_learning import QLearning
+
+        return QLearning(self.size**2, 4, **choices)
+
+
+@dataclasses.dataclass(frozen=True)
+class MazeDynaQ(MazeRecipe):
+    planning: int = 20  # steps in the model after each one in the world
+
+    name = "maze-dyna-q"
+    description = "Dyna-Q in mazes: Q-learning that also plans in what it remembers, evolved"
+    expected = "at most half of Q-learning's steps to the goal"
+    source = "Sutton 1990, Integrated Architectures for Learning, Planning, and Reacting"
+
+    def errors(self) -> list[str]:
+        return super().errors() + self.must("not be negative", lambda x: x >= 0, "planning")
+
+    def learner(self, **choices: Any) -> "QLearning":
+        from quickstudy.learners.dyna_q import DynaQ
+
+        return DynaQ(self.size**2, 4, planning=self.planning, **choices)
+
+    def rulers(self) -> "dict[str, QLearning]":
+        from quickstudy.learners.q_learning import QLearning
+
+        return {**super().rulers(), "Q-learning, tuned by hand": QLearning(self.size**2, 4, **TUNED)}
