@@ -84,19 +84,22 @@ def test_a_kernel_for_each_task_gives_each_task_its_own():
 
 
 def test_the_choice_can_be_forced_and_is_remembered_when_measured(monkeypatch, tmp_path):
-    assert choose(1, 64, "cpu") == "winograd" and choose(1, 1, "cpu") == "patches" and choose(2, 64, "cpu") == "patches"
-    assert choose(1, 64, "gpu") == "xla"
+    known = [choose(1, 64, 14, "cpu"), choose(1, 1, 28, "cpu"), choose(2, 64, 14, "cpu"), choose(1, 64, 14, "gpu")]
+    assert known == ["winograd", "patches", "patches", "xla"]
     monkeypatch.setenv("QUICKSTUDY_CACHE", str(tmp_path))
     convolution._remembered.cache_clear()
+    before = convolution.settings()
     took = convolution.measure(size=4, channels=2, filters=2, examples=2)
     assert set(took) == set(WAYS)
-    assert choose(1, 2) == min(took, key=lambda how: took[how])
+    assert choose(1, 2, 4) == min(took, key=lambda how: took[how])
+    assert choose(1, 2, 8, "cpu") == "patches"  # of that size nothing was measured
+    assert convolution.settings() != before
     (tmp_path / convolution.MEASURED).write_text("not json")
     convolution._remembered.cache_clear()
-    assert choose(1, 2, "cpu") == "patches"
+    assert choose(1, 2, 4, "cpu") == "patches"
     monkeypatch.setenv("QUICKSTUDY_CONVOLUTION", "fast")
     with pytest.raises(ValueError, match="must be one of patches, winograd, xla, got 'fast'"):
-        choose(1, 64)
+        choose(1, 64, 14)
     convolution._remembered.cache_clear()
 
 

@@ -49,14 +49,14 @@ def convolve_quads(
     return _one(1, True)(x, kernel)
 
 
-def choose(stride: int, channels: int, platform: str | None = None) -> str:
-    """The way to convolve `channels` input channels: forced, or measured on this machine, or known to be good."""
+def choose(stride: int, channels: int, size: int, platform: str | None = None) -> str:
+    """The way to convolve images `size` high of `channels` channels: forced, measured on this machine, or known good."""
     if forced := os.environ.get("QUICKSTUDY_CONVOLUTION"):
         if forced not in WAYS:
             raise ValueError(f"QUICKSTUDY_CONVOLUTION must be one of {', '.join(WAYS)}, got {forced!r}")
         return "patches" if forced == "winograd" and stride != 1 else forced
     platform = platform or jax.default_backend()
-    if (found := _remembered().get(f"{platform} {stride} {channels}")) is not None:
+    if (found := _remembered().get(_place(platform, stride, channels, size))) is not None:
         return found
     if platform != "cpu":
         return "xla"
@@ -69,7 +69,7 @@ def measure(*, size: int = 14, channels: int = 64, filters: int = 64, stride: in
     by = (0, 1) if channels > 3 else 1  # nobody asks for the derivative by an image
     took = {}
     for how in WAYS if stride == 1 else ("patches", "xla"):
-        f = _batched(stride, False, how)
+        f = _batched(stride, stride == 1 and size % 2 == 0, how)  # quads where pooling would take them
         loss = lambda x, k: (f(x, k) ** 2).mean()  # noqa: B023
         adapted = lambda x, k: loss(x, k - jax.grad(loss, 1)(x, k))  # noqa: B023
         outer = jax.jit(jax.vmap(jax.grad(adapted, by)))
@@ -81,10 +81,20 @@ def measure(*, size: int = 14, channels: int = 64, filters: int = 64, stride: in
         took[how] = 1e3 * sorted(times)[1]
     where = _cache() / MEASURED
     where.parent.mkdir(parents=True, exist_ok=True)
-    known = {**_remembered(), f"{jax.default_backend()} {stride} {channels}": min(took, key=lambda how: took[how])}
+    place = _place(jax.default_backend(), stride, channels, size)
+    known = {**_remembered(), place: min(took, key=lambda how: took[how])}
     where.write_text(json.dumps(known, indent=1, sort_keys=True))
     _remembered.cache_clear()
     return took
+
+
+def settings() -> str:
+    """What was forced and what was measured: bits depend on it."""
+    return json.dumps({"forced": os.environ.get("QUICKSTUDY_CONVOLUTION"), **_remembered()}, sort_keys=True)
+
+
+def _place(platform: str, stride: int, channels: int, size: int) -> str:
+    return f"{platform}: stride {stride}, {channels} channels, {size} high"
 
 
 def _cache() -> Path:
@@ -104,7 +114,7 @@ def _remembered() -> dict[str, str]:
 @functools.cache
 def _one(stride: int, quads: bool) -> Callable:
     def together(x, kernel):
-        return _batched(stride, quads, choose(stride, kernel.shape[2]))(x, kernel)
+        return _batched(stride, quads, choose(stride, kernel.shape[2], x.shape[1]))(x, kernel)
 
     @custom_vmap
     def one(x, kernel):

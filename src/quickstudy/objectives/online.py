@@ -85,8 +85,8 @@ class Online(Objective):
         y, moments = batch.stream.y, jnp.arange(batch.quality.shape[1])
         until = moments[None, :] <= moments[:, None]
         appearance = ((y[:, :, None] == y[:, None, :]) & until).sum(2)  # 1 where a class is seen for the first time
-        kth = (appearance[:, None] == jnp.arange(1, self.instances + 1)[:, None]).astype(batch.quality.dtype)
-        return (kth @ batch.quality[..., None])[..., 0] / kth.sum(2)
+        kth = appearance[:, None] == jnp.arange(1, self.instances + 1)[:, None]
+        return jnp.where(kth, batch.quality[:, None], 0).sum(2) / kth.sum(2)
 
     def _along(
         self, measure: Callable, learner: Learner, stream: Labelled, key: Key[Array, ""], keys: Key[Array, "time"]

@@ -12,6 +12,7 @@ from quickstudy._version import __version__
 from quickstudy.core import Learner, MetaOptimizer, Objective, TaskDistribution
 from quickstudy.display import Listener
 from quickstudy.evaluate import Protocol
+from quickstudy.nn import convolution
 from quickstudy.recipes.base import Recipe
 from quickstudy.train import Curriculum, Result, train
 
@@ -60,5 +61,6 @@ def fingerprint() -> dict[str, Any]:
         "machine": platform.machine(),
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
+        "convolution": convolution.settings(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
