@@ -50,7 +50,7 @@ def convolve_quads(
 
 
 def choose(stride: int, channels: int, size: int, platform: str | None = None) -> str:
-    """The way to convolve images `size` high of `channels` channels: forced, measured on this machine, or known good."""
+    """How to convolve images `size` high of `channels` channels: forced, measured on this machine, or known good."""
     if forced := os.environ.get("QUICKSTUDY_CONVOLUTION"):
         if forced not in WAYS:
             raise ValueError(f"QUICKSTUDY_CONVOLUTION must be one of {', '.join(WAYS)}, got {forced!r}")
