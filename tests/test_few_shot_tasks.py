@@ -81,6 +81,8 @@ def test_turns_make_new_classes_in_training_only():
     assert not upright(splits.train.sample(50, key=jax.random.key(0))).all()
     assert upright(splits.test.tasks(50)).all()
     assert splits.train.turns == 4 and splits.test.distribution.turns == 1
+    also = dataclasses.replace(classes, turns=4, test_turns=4).split()
+    assert not upright(also.test.tasks(50)).all() and not upright(also.validation.tasks(50)).all()
 
 
 def test_training_images_are_moved_and_warped_about_their_middle_and_others_are_not():

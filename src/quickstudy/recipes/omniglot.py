@@ -28,6 +28,7 @@ class Omniglot(FewShotRecipe):
     split: Literal["maml", "vinyals"] = "maml"
     rendering: Literal["area", "nearest"] = "area"  # how the drawings were made small
     turns: int = 4  # 4: training characters turned by right angles are classes of their own; 1: they are not
+    test_turns: int = 1  # the same in validation and tests: 4 as in the papers, 1 is harder
     shift: float = 0.0  # pixels by which training images are moved each way, at most
     warp: float = 0.0  # and by how much they are turned, scaled and sheared: 0.15 is about 9 degrees
     normalise: Literal["support", "layer", "group", "transductive", "none"] = "layer"
@@ -42,8 +43,8 @@ class Omniglot(FewShotRecipe):
 
         return omniglot(
             ways=self.ways, shots=self.shots, queries=self.queries, training_ways=self.training_ways or None,
-            split=self.split, rendering=self.rendering, turns=self.turns, shift=self.shift, warp=self.warp,
-            data=self.data or None,
+            split=self.split, rendering=self.rendering, turns=self.turns, test_turns=self.test_turns,
+            shift=self.shift, warp=self.warp, data=self.data or None,
         )  # fmt: skip
 
     def embedding(self) -> "Conv4":

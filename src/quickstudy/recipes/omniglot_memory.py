@@ -77,6 +77,7 @@ class OmniglotStream(Omniglot):
 
         return omniglot(
             ways=self.ways, shots=self.shots, split=self.split, rendering=self.rendering, turns=self.turns,
+            test_turns=self.test_turns,
             shift=self.shift, warp=self.warp, stream=True, data=self.data or None,
         )  # fmt: skip
 

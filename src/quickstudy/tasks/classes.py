@@ -75,6 +75,7 @@ class Classes(TaskDistribution):
     parts: the members of training, validation and test; no class is in two of them
     training_ways: another number of classes in training tasks, as 60 in Snell et al. 2017
     turns: 4 makes each quarter turn of an image a class of its own, while training (1: none)
+    test_turns: the same, in validation and tests
     shift, warp: by how much training images are changed, see `moved`
     decode: from an item of the pool to what the learner sees
     note: what is to be said with every result
@@ -89,6 +90,7 @@ class Classes(TaskDistribution):
     stream: bool = eqx.field(static=True, default=False)
     training_ways: int | None = eqx.field(static=True, default=None)
     turns: int = eqx.field(static=True, default=1)
+    test_turns: int = eqx.field(static=True, default=1)
     shift: float = eqx.field(static=True, default=0.0)
     warp: float = eqx.field(static=True, default=0.0)
     decode: Callable = eqx.field(static=True, default=lambda item: item)
@@ -131,7 +133,7 @@ class Classes(TaskDistribution):
             return dataclasses.replace(self, members=jnp.asarray(self.parts[part], int), **changes)
 
         train = of(0, ways=self.training_ways or self.ways)
-        held_out = lambda part, stream: HeldOut(of(part, turns=1, shift=0.0, warp=0.0), stream, self.note)
+        held_out = lambda part, stream: HeldOut(of(part, turns=self.test_turns, shift=0.0, warp=0.0), stream, self.note)
         return Splits(train, held_out(1, VALIDATION_STREAM), held_out(2, TEST_STREAM))
 
 
@@ -160,8 +162,8 @@ def check(classes: Classes, names: Sequence[Any] | None = None) -> Classes:
     train, validation, test = map(len, c.parts)
     for part, ways, have in (
         ("training", c.training_ways or c.ways, train * c.turns),
-        ("validation", c.ways, validation),
-        ("test", c.ways, test),
+        ("validation", c.ways, validation * c.test_turns),
+        ("test", c.ways, test * c.test_turns),
     ):
         if have < ways:
             raise ValueError(

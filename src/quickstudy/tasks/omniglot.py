@@ -37,6 +37,7 @@ def omniglot(
     split: Split = "maml",
     rendering: Rendering = "area",
     turns: int = 4,
+    test_turns: int = 1,
     shift: float = 0.0,
     warp: float = 0.0,
     stream: bool = False,
@@ -46,6 +47,7 @@ def omniglot(
 
     rendering: how the 105×105 drawings were made small: by "area" (ink where it covers 0.3) or "nearest" pixel
     turns: 4 (each right angle is a class, in training) or 1
+    test_turns: the same in validation and tests, where the papers had 4 and 1 is harder
     shift, warp: training images are moved by up to `shift` pixels, and turned, scaled and sheared by up to `warp`
     training_ways: classes of a training task, where that is another number than `ways`
     stream: labelled streams with `shots` of each class, for the Online objective, instead of episodes
@@ -55,10 +57,10 @@ def omniglot(
     """
     if not (0 <= shift < 14 and 0 <= warp < 0.5):
         raise ValueError(f"shift must lie in [0, 14) pixels and warp in [0, 0.5), got {shift} and {warp}")
-    if split not in get_args(Split) or rendering not in get_args(Rendering) or turns not in (1, 4):
+    if split not in get_args(Split) or rendering not in get_args(Rendering) or {turns, test_turns} - {1, 4}:
         raise ValueError(
             f"omniglot needs split in {get_args(Split)}, rendering in {get_args(Rendering)} and turns 1 or 4, "
-            f"got {split!r}, {rendering!r}, {turns}"
+            f"got {split!r}, {rendering!r}, {turns}, {test_turns}"
         )
     stored = _stored(Path(data_folder(data)))
     images = stored["images" if rendering == "area" else "images_nearest"]
@@ -69,13 +71,13 @@ def omniglot(
     parts = _parts(split, stored["vinyals"])
     note = f"Omniglot, {split} split ({'/'.join(str(len(p)) for p in parts)} characters), rendering by {rendering}"
     if turns == 4:
-        note += "; training characters are turned, those of the tests are not"
+        note += f"; training characters are turned, those of the tests are {'too' if test_turns == 4 else 'not'}"
     if shift or warp:
         note += f"; training images are moved (by up to {shift:g} pixels) and warped (by {warp:g}), which no paper does"
     return check(
         Classes(
             pool, jnp.asarray(parts[0]), ways, shots, queries, parts,
-            stream=stream, training_ways=training_ways, turns=turns, shift=shift, warp=warp,
+            stream=stream, training_ways=training_ways, turns=turns, test_turns=test_turns, shift=shift, warp=warp,
             decode=unpack_bits(SIZE), note=note,
         )
     )  # fmt: skip
