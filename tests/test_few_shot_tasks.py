@@ -232,5 +232,5 @@ def test_a_recipe_says_what_is_wrong_with_its_tasks(tmp_path):
         get("omniglot-proto")(ways=20, data=str(tmp_path)).build()
     assert any("ways must be at least 2" in e for e in get("omniglot-maml")(ways=1).errors())
     assert any("training_ways must be 0" in e for e in get("omniglot-maml")(training_ways=20).errors())
-    assert len(get("omniglot-meta-lstm")(keep=1.0, inner_rate=1.5, hidden=0).errors()) == 3
+    assert len(get("omniglot-meta-lstm")(retain=1.0, inner_rate=1.5, hidden=0).errors()) == 3
     assert any("future images" in e for e in get("omniglot-mann")(normalise="support").errors())

@@ -177,7 +177,9 @@ def test_every_recipe_builds_and_learns_what_it_should(name, data, monkeypatch):
     monkeypatch.setenv("QUICKSTUDY_DATA", str(data))
     if name.startswith(("cartpole", "pendulum")):
         pytest.importorskip("gymnax", reason="the extra `envs` is not installed")
-    experiment = all_recipes()[name]().build()
+    recipe = all_recipes()[name]()
+    recipe.check()
+    experiment = recipe.build()
     family = "rl2" if name.endswith("rl2") else name.split("-")[0]
     assert set(meta_parameters(experiment.learner)) == LEARNED.get(name, LEARNED.get(family))
 

@@ -222,12 +222,12 @@ class OmniglotMetaLSTM(OmniglotGradient):
     inner_steps: int = 5
     test_steps: int = 5
     inner_rate: float = 0.05  # about what the input gate says at first
-    keep: float = 0.999  # and the forget gate
+    retain: float = 0.999  # and the forget gate
     hidden: int = 16  # size of the LSTM that looks at gradients
 
     def errors(self) -> list[str]:
         wrong = super().errors() + self.must("be at least 1", lambda x: x >= 1, "hidden")
-        return wrong + self.must("lie between 0 and 1", lambda x: 0 < x < 1, "inner_rate", "keep")
+        return wrong + self.must("lie between 0 and 1", lambda x: 0 < x < 1, "inner_rate", "retain")
 
     name = "omniglot-meta-lstm"
     description = "Meta-LSTM on Omniglot: an LSTM over gradient and loss is the update, the start its cell state"
@@ -238,7 +238,7 @@ class OmniglotMetaLSTM(OmniglotGradient):
         from quickstudy.learners.adjoints import FirstOrder
         from quickstudy.learners.learned_updates import MetaLSTM
 
-        update = MetaLSTM(self.hidden, key=self.key(3), rate=self.inner_rate, keep=self.keep)
+        update = MetaLSTM(self.hidden, key=self.key(3), rate=self.inner_rate, keep=self.retain)
         return {"update": update, "adjoint": FirstOrder()}
 
 
