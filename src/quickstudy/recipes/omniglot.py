@@ -244,11 +244,12 @@ class OmniglotMetaLSTM(OmniglotGradient):
 
 @dataclasses.dataclass(frozen=True)
 class OmniglotProto(ProtoMethod, Omniglot):
-    meta_steps: int = 10_000
+    meta_steps: int = 9000
     learning_rate: float = 3e-3
     split: Literal["maml", "vinyals"] = "vinyals"
     pool: bool = True
     shift: float = 2.0
+    warp: float = 0.15
 
     name = "omniglot-proto"
     description = "prototypical networks on Omniglot, trained 60-way"
@@ -264,6 +265,7 @@ class OmniglotMatching(MatchingMethod, Omniglot):
     split: Literal["maml", "vinyals"] = "vinyals"
     pool: bool = True
     shift: float = 2.0
+    warp: float = 0.15
 
     name = "omniglot-matching"
     description = "Matching Networks on Omniglot: cosine attention over the support set"
