@@ -18,9 +18,7 @@ VUORIO = "Vuorio, Sun, Hu, Lim 2019, Multimodal Model-Agnostic Meta-Learning via
 
 @dataclasses.dataclass(frozen=True)
 class OmniglotMetaNetworks(Omniglot):
-    meta_steps: int = 12_000
     meta_batch: int = 1
-    shift: float = 2.0
     queries: int = 5
     training_ways: int = 20  # harder tasks than those of the test, of which a few images teach the convolutions more
     learning_rate: float = 2e-3
