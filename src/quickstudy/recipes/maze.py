@@ -83,7 +83,7 @@ class MazeRecipe(Recipe):
 class MazeQLearning(MazeRecipe):
     name = "maze-q-learning"
     description = "Q-learning in mazes, its rates and initial values evolved"
-    expected = "more goals in 1,000 steps than the same learner tuned by hand"
+    expected = "20 goals in 1,000 steps after 60 meta-steps, where the same learner tuned by hand has 25"
     source = "Watkins 1989, Learning from Delayed Rewards"
 
     def learner(self, **choices: Any) -> "QLearning":
@@ -98,7 +98,7 @@ class MazeDynaQ(MazeRecipe):
 
     name = "maze-dyna-q"
     description = "Dyna-Q in mazes: Q-learning that also plans in what it remembers, evolved"
-    expected = "at most half of Q-learning's steps to the goal"
+    expected = "tuned by hand 69 goals in 1,000 steps, where Q-learning has 24; evolved: not run"
     source = "Sutton 1990, Integrated Architectures for Learning, Planning, and Reacting"
 
     def errors(self) -> list[str]:
