@@ -105,13 +105,12 @@ def train(recipe: Recipe, folder: Path, output: Output, writers: Writers, resume
         close = getattr(speak, "close", None)
         if close:
             close()
-    test(folder, output, recipe.name)
+    test(folder, output)
 
 
 def test(
     folder: Path,
     output: Output,
-    name: str,
     *,
     step: int | None = None,
     tasks: int | None = None,
@@ -125,7 +124,8 @@ def test(
 
     other = other or {}
     loaded = load(folder, step=step, **other)
-    assert loaded.protocol is not None
+    assert loaded.experiment is not None and loaded.protocol is not None
+    name = loaded.experiment.recipe.name
     changes: dict[str, Any] = {} if tasks is None else {"num_tasks": tasks, "chunk": min(tasks, loaded.protocol.chunk)}
     count = changes.get("num_tasks", loaded.protocol.num_tasks)
     _hello(output, f"testing on {count:,} held-out tasks …")
@@ -266,13 +266,9 @@ def _parse_evaluate(words: Sequence[str]) -> Callable[[], None]:
             tasks: Number of held-out tasks (default: as the recipe says).
             other: Fields of the recipe that differ from training, as `--other ways=20 shots=5`.
         """
-        from quickstudy.load import experiment_of
-        from quickstudy.runs import RunFolder
-
         if tasks is not None and tasks < 5:
             raise ConfigError([f"tasks must be at least 5, got {tasks}"])
-        name = experiment_of(RunFolder(folder)).recipe.name
-        test(folder, output, name, step=step, tasks=tasks, other=_fields(other))
+        test(folder, output, step=step, tasks=tasks, other=_fields(other))
 
     return _parsed("evaluate", options, words)
 

@@ -11,6 +11,7 @@ The rates, ε and the initial values are leaves: as plain numbers they are const
 meta-learned. ε-greedy choice has no derivative by the values, so evolution does that, and back-propagation refuses.
 """
 
+import abc
 from typing import Any
 
 import equinox as eqx
@@ -27,8 +28,10 @@ class Values(eqx.Module):
     q: Float[Array, "states actions"]
 
 
-class QLearning(Learner):
-    """rate, discount, epsilon: α, γ and ε, in [0, 1]
+class Tabular(Learner):
+    """What Q-learning and SARSA share. Their states hold the values as `q`, and `_absorb` takes one transition in.
+
+    rate, discount, epsilon: α, γ and ε, in [0, 1]
     initial: Q before any experience, [states, actions], [actions] or one number
     """
 
@@ -41,12 +44,24 @@ class QLearning(Learner):
 
     differentiable = False
 
+    def adapt(self, state: Any, experience: Transition, *, key: Key[Array, ""]) -> Any:
+        return one_by_one(self._absorb, state, experience, key)
+
+    @abc.abstractmethod
+    def _absorb(self, state: Any, t: Transition, key: Key[Array, ""]) -> Any: ...
+
+    def apply(self, state: Any, x: Float[Array, "states"]) -> Output:
+        return Output(policy=epsilon_greedy(state.q[x.argmax()], unwrap(self.epsilon)))
+
+    replay = scan_replay
+
+
+class QLearning(Tabular):
+    """See `Tabular` for its fields."""
+
     def init(self, *, key: Key[Array, ""]) -> Values:
         del key
         return Values(table(unwrap(self.initial), self.states, self.actions))
-
-    def adapt(self, state: Values, experience: Transition, *, key: Key[Array, ""]) -> Values:
-        return one_by_one(self._absorb, state, experience, key)
 
     def _absorb(self, state: Values, t: Transition, key: Key[Array, ""]) -> Values:
         del key
@@ -58,11 +73,6 @@ class QLearning(Learner):
         target = reward + unwrap(self.discount) * jnp.where(terminated, 0.0, q[then].max())
         return q.at[s, a].add(unwrap(self.rate) * (target - q[s, a]))
 
-    def apply(self, state: Values, x: Float[Array, "states"]) -> Output:
-        return Output(policy=epsilon_greedy(state.q[x.argmax()], unwrap(self.epsilon)))
-
-    replay = scan_replay
-
 
 class Traced(eqx.Module):
     q: Float[Array, "states actions"]
@@ -73,26 +83,15 @@ class Traced(eqx.Module):
     waits: Bool[Array, ""]
 
 
-class SARSA(Learner):
-    """rate, discount, epsilon, initial: as in `QLearning`; decay: λ in [0, 1]"""
+class SARSA(Tabular):
+    """decay: λ in [0, 1]; see `Tabular` for the other fields"""
 
-    states: int = eqx.field(static=True)
-    actions: int = eqx.field(static=True)
-    rate: Any = 0.1
-    discount: Any = 0.95
-    epsilon: Any = 0.1
     decay: Any = 0.9
-    initial: Any = 0.0
-
-    differentiable = False
 
     def init(self, *, key: Key[Array, ""]) -> Traced:
         del key
         q, zero = table(unwrap(self.initial), self.states, self.actions), jnp.zeros((), int)
         return Traced(q, jnp.zeros_like(q), zero, zero, jnp.zeros(()), jnp.zeros((), bool))
-
-    def adapt(self, state: Traced, experience: Transition, *, key: Key[Array, ""]) -> Traced:
-        return one_by_one(self._absorb, state, experience, key)
 
     def _absorb(self, state: Traced, t: Transition, key: Key[Array, ""]) -> Traced:
         del key
@@ -112,8 +111,3 @@ class SARSA(Learner):
         error = reward + discount * following - q[s, a]
         trace = trace.at[s, a].set(1.0)
         return q + unwrap(self.rate) * error * trace, discount * unwrap(self.decay) * trace
-
-    def apply(self, state: Traced, x: Float[Array, "states"]) -> Output:
-        return Output(policy=epsilon_greedy(state.q[x.argmax()], unwrap(self.epsilon)))
-
-    replay = scan_replay
