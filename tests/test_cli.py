@@ -102,14 +102,14 @@ def test_plain_output_has_no_carriage_returns_and_names_the_result(trained, caps
     [
         (["trian", "x"], 2, "did you mean train"),
         (["train", "sinusoid-mmal"], 2, "did you mean sinusoid-maml"),
-        (["train", "sinusoid-maml", "--meta-steps", "0", "--shots", "-1", "--inner-rate", "nan"], 2, "shots must be"),
+        (["train", "sinusoid-maml", "--meta-steps", "-1", "--shots", "-1", "--inner-rate", "nan"], 2, "shots must be"),
         (
-            ["train", "sinusoid-maml", "--meta-steps", "0", "--shots", "-1", "--inner-rate", "nan"],
+            ["train", "sinusoid-maml", "--meta-steps", "-1", "--shots", "-1", "--inner-rate", "nan"],
             2,
-            "meta_steps must be",
+            "meta_steps must not be",
         ),
         (
-            ["train", "sinusoid-maml", "--meta-steps", "0", "--shots", "-1", "--inner-rate", "nan"],
+            ["train", "sinusoid-maml", "--meta-steps", "-1", "--shots", "-1", "--inner-rate", "nan"],
             2,
             "inner_rate must be",
         ),

@@ -14,7 +14,7 @@ class Training:
     that follows `meta_steps`; they count meta-steps.
     """
 
-    meta_steps: int = 1000
+    meta_steps: int = 1000  # 0: the learner is tested as it is
     meta_batch: int = 32  # tasks a meta-step
     seed: int = 0
     log_every: int = 0  # a line of metrics, the mean over this many steps (default: 200 lines a run)
@@ -25,8 +25,8 @@ class Training:
 
     def errors(self) -> list[str]:
         """Everything wrong with the values, in a person's words."""
-        wrong = self.must("be at least 1", lambda x: x >= 1, "meta_steps", "meta_batch", "keep")
-        wrong += self.must("not be negative", lambda x: x >= 0, "seed", "log_every", "save_every")
+        wrong = self.must("be at least 1", lambda x: x >= 1, "meta_batch", "keep")
+        wrong += self.must("not be negative", lambda x: x >= 0, "meta_steps", "seed", "log_every", "save_every")
         if self.seed >= 2**32 - 1:
             wrong.append(f"seed must be below 2^32 - 1, got {self.seed}")
         if not 0 <= self.max_diverged <= 1:

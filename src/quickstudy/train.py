@@ -337,6 +337,8 @@ def _run(
             saved = step
             listener({"event": "save", "step": step, "path": str(folder.checkpoints / f"{step:08d}")})
 
+    if step == config.meta_steps:
+        save()
     while step < config.meta_steps:
         stage = loop.stage(step)
         if stage not in loop.programs:

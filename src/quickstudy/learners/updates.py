@@ -2,6 +2,7 @@
 
     SGD        φ ← φ − α g            one rate for all, or (Meta-SGD, Li et al. 2017) one for each weight
     PerStep    φ ← φ − α_k g          a learned rate for each weight and each step k (Antoniou et al. 2019)
+    Scaled     φ ← φ − α u(g, m)      u an optax transformation without a rate of its own, as scale_by_adam
     Optax      φ ← φ + u(g, m)        any optax transformation as it is, nothing in it learned
 
 A rate is a plain number (constant), an array or a `Positive` (learned), or a tree of them shaped like the
@@ -47,10 +48,15 @@ class SGD(Update):
         return ()
 
     def step(self, weights: PyTree, gradient: PyTree, loss: Array, memory: PyTree) -> tuple[PyTree, PyTree]:
-        rates = unwrap(self.rate)
-        if jax.tree.structure(rates) != jax.tree.structure(weights):
-            rates = jax.tree.map(lambda _: rates, weights)
-        return jax.tree.map(lambda w, a, g: w - a * g, weights, rates, gradient), memory
+        return _moved(weights, self.rate, gradient), memory
+
+
+def _moved(weights: PyTree, rate: Any, against: PyTree) -> PyTree:
+    """`rate` is one for all, or a tree like the weights."""
+    rates = unwrap(rate)
+    if jax.tree.structure(rates) != jax.tree.structure(weights):
+        rates = jax.tree.map(lambda _: rates, weights)
+    return jax.tree.map(lambda w, a, g: w - a * g, weights, rates, against)
 
 
 def per_weight(weights: PyTree, rate: float) -> SGD:
@@ -83,6 +89,24 @@ def per_step(weights: PyTree, rate: float, steps: int) -> PerStep:
     """`PerStep` for `weights`, all rates starting at `rate`."""
     learned = eqx.filter(weights, eqx.is_inexact_array)
     return PerStep(jax.tree.map(lambda w: jnp.full((steps, *w.shape), rate), learned))
+
+
+class Scaled(Update):
+    """By default Adam (Kingma and Ba 2015), its rate a leaf."""
+
+    rate: Any
+    transformation: optax.GradientTransformation = eqx.field(static=True, default=optax.scale_by_adam(eps=1e-5))
+
+    @property
+    def learned(self) -> bool:
+        return bool(meta_parameters(self))
+
+    def init(self, weights: PyTree) -> PyTree:
+        return self.transformation.init(weights)
+
+    def step(self, weights: PyTree, gradient: PyTree, loss: Array, memory: PyTree) -> tuple[PyTree, PyTree]:
+        against, memory = self.transformation.update(gradient, memory, weights)
+        return _moved(weights, self.rate, against), memory
 
 
 class Optax(Update):

@@ -22,7 +22,6 @@ class BanditRL2(RL2):
     test_tasks: int = 100_000
     pulls: int = 10
     arms: int = 5
-    # (meta-steps, pulls) to train on first with `warmup_entropy`; stages longer than `pulls` are left out
     curriculum: tuple[tuple[int, int], ...] = ((300, 10), (100, 25), (100, 50))
 
     name = "bandit-rl2"
@@ -39,24 +38,22 @@ class BanditRL2(RL2):
             wrong.append(f"pulls must be at least 2, got {self.pulls}")
         if self.arms < 2:
             wrong.append(f"arms must be at least 2, got {self.arms}")
-        if any(len(stage) != 2 or min(stage) < 1 for stage in self.curriculum):
-            wrong.append(f"curriculum must be pairs of meta-steps and pulls, each at least 1, got {self.curriculum}")
-        elif sum(s for s, shorter in self.curriculum if shorter <= self.pulls) >= self.meta_steps:
-            wrong.append(f"the curriculum {self.curriculum} leaves none of the meta_steps={self.meta_steps}")
         return wrong
+
+    @property
+    def length(self) -> int:
+        return self.pulls
 
     def build(self) -> "Experiment":
         from quickstudy.learners import bandits
         from quickstudy.report.traces import bandit
         from quickstudy.tasks.bandits import Bandits, optimal_return
 
-        before = tuple(stage for stage in self.curriculum if stage[1] <= self.pulls)
         optimum = None
         if self.pulls <= 10 and self.arms <= 5:  # feasible exactly; beyond that the Gittins index is the ruler
             optimum = lambda tasks: optimal_return(self.arms, self.pulls)
         return self.compose(
             Bandits(self.arms),
-            (*before, (self.meta_steps, self.pulls)),
             report_every=max(1, self.pulls // 10) if self.pulls % 10 == 0 else 1,
             rulers={
                 "Bayesian greedy": bandits.bayes_greedy(self.arms),

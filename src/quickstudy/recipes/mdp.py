@@ -7,10 +7,13 @@ is worth 10 of its 160; planning between episodes it has the paper's 150.
 import dataclasses
 from typing import TYPE_CHECKING
 
+from quickstudy.recipes.base import Recipe
 from quickstudy.recipes.rl2 import DUAN, RL2
 
 if TYPE_CHECKING:
+    from quickstudy.core import Learner
     from quickstudy.recipes.experiment import Experiment
+    from quickstudy.tasks.mdps import TabularMDPs
 
 
 # Each the best of a grid on validation tasks, at 10 episodes.
@@ -23,6 +26,10 @@ class MDPRL2(RL2):
     meta_batch: int = 1024
     minibatches: int = 4
     episodes: int = 10
+    discount: float = 0.99
+    value: float = 0.2
+    value_scale: float = 50.0
+    curriculum: tuple[tuple[int, int], ...] = ((200, 2), (200, 5))
     test_tasks: int = 10_000
 
     name = "mdp-rl2"
@@ -36,16 +43,19 @@ class MDPRL2(RL2):
             wrong.append(f"episodes must be at least 1, got {self.episodes}")
         return wrong
 
+    @property
+    def length(self) -> int:
+        return self.episodes
+
     def build(self) -> "Experiment":
         from quickstudy.learners import mdps
         from quickstudy.tasks.mdps import TabularMDPs
 
         tasks = TabularMDPs()
-        horizon = tasks.episode * self.episodes
         size = tasks.states, tasks.actions, tasks.episode
         return self.compose(
             tasks,
-            ((self.meta_steps, horizon),),
+            unit=tasks.episode,
             report_every=tasks.episode,
             rulers={
                 "BEB": mdps.beb(*size, scale=BEB_SCALE),
@@ -55,3 +65,85 @@ class MDPRL2(RL2):
                 "PSRL": mdps.psrl(*size),
             },
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class MDPAlone(Recipe):
+    """A learner that needs no meta-training, on the same MDPs."""
+
+    meta_steps: int = 0
+    states: int = 10
+    actions: int = 5
+    episodes: int = 10
+
+    def errors(self) -> list[str]:
+        wrong = super().errors()
+        wrong += self.must("be at least 2", lambda x: x >= 2, "states", "actions")
+        return wrong + self.must("be at least 1", lambda x: x >= 1, "episodes")
+
+    def learner(self, tasks: "TabularMDPs") -> "Learner":
+        raise NotImplementedError
+
+    def build(self) -> "Experiment":
+        import jax
+
+        from quickstudy.evaluate import Protocol
+        from quickstudy.meta_optimizers.untrained import Untrained
+        from quickstudy.objectives.trial import Trial
+        from quickstudy.recipes.experiment import Experiment
+        from quickstudy.rl.planning import backward_induction
+        from quickstudy.tasks.mdps import TabularMDPs
+
+        tasks = TabularMDPs(self.states, self.actions)
+        horizon = tasks.episode * self.episodes
+        trial = Trial(tasks.environment, horizon=horizon, baseline="none", normalise=False, report_every=tasks.episode)
+        best = lambda task: backward_induction(task.reward, task.transition, tasks.episode)[0, 0].max()
+        return Experiment(
+            self,
+            self.learner(tasks),
+            trial,
+            Untrained(),
+            tasks,
+            Protocol(
+                trial,
+                num_tasks=self.test_tasks,
+                optimum=lambda drawn: self.episodes * jax.vmap(best)(drawn),
+                chunk=min(500, self.test_tasks),
+            ),
+            citations=(self.source, DUAN),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class MDPPSRL(MDPAlone):
+    name = "mdp-psrl"
+    description = "posterior sampling on random tabular MDPs; nothing is meta-trained"
+    expected = "10 episodes: 132.6 (the RL² paper's: 138.1)"
+    source = "Osband, Russo, Van Roy 2013, (More) Efficient Reinforcement Learning via Posterior Sampling"
+
+    def learner(self, tasks: "TabularMDPs") -> "Learner":
+        from quickstudy.learners import mdps
+
+        return mdps.psrl(tasks.states, tasks.actions, tasks.episode)
+
+
+@dataclasses.dataclass(frozen=True)
+class MDPRMax(MDPAlone):
+    states: int = 4
+    actions: int = 3
+    episodes: int = 200
+    visits: int = 10  # m: a pair is known after as many
+    most: float = 5.0  # R_max
+
+    name = "mdp-r-max"
+    description = "R-MAX on small random MDPs: optimism until every pair is known; nothing is meta-trained"
+    expected = "close to the optimal return an episode once the m·S·A unknown visits are over"
+    source = "Brafman and Tennenholtz 2002, R-MAX: A General Polynomial Time Algorithm"
+
+    def errors(self) -> list[str]:
+        return super().errors() + self.must("be at least 1", lambda x: x >= 1, "visits")
+
+    def learner(self, tasks: "TabularMDPs") -> "Learner":
+        from quickstudy.learners.r_max import RMax
+
+        return RMax(tasks.states, tasks.actions, visits=self.visits, most=self.most)
