@@ -30,6 +30,29 @@ class MLP(eqx.Module):
         return self.layers[-1](x)
 
 
+class Modulated(eqx.Module):
+    """Dense layers, each hidden feature scaled and shifted: σ(scale ⊙ W x + shift), the FiLM of Perez et al. 2018. With
+    only scales and shifts fast, a task moves two numbers a feature and not a row of weights."""
+
+    layers: list[eqx.nn.Linear]
+    scales: list[Float[Array, "features"]]
+    shifts: list[Float[Array, "features"]]
+    activation: Callable = eqx.field(static=True)
+
+    def __init__(self, sizes: tuple[int, ...], *, key: Key[Array, ""], activation: Callable = jax.nn.relu):
+        *hidden, last = jax.random.split(key, len(sizes) - 1)
+        inner = zip(sizes[:-2], sizes[1:-1], hidden, strict=True)
+        self.layers = [eqx.nn.Linear(i, o, use_bias=False, key=k) for i, o, k in inner]
+        self.layers.append(eqx.nn.Linear(sizes[-2], sizes[-1], key=last))
+        self.scales, self.shifts = ([make(n) for n in sizes[1:-1]] for make in (jnp.ones, jnp.zeros))
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "inputs"]) -> Float[Array, "outputs"]:
+        for layer, scale, shift in zip(self.layers[:-1], self.scales, self.shifts, strict=True):
+            x = self.activation(scale * layer(x) + shift)
+        return self.layers[-1](x)
+
+
 class Chain(Settling):
     """Layers one after another; the last one is the head, and the first one may take statistics."""
 
@@ -94,9 +117,29 @@ class GaussianPolicy(eqx.Module):
         return Output(policy=Gaussian(self.scale * self.net(x), self.scale * jnp.exp(self.log_std)))
 
 
+class WithValue(eqx.Module):
+    """A policy beside a network of its own for the value of what is seen."""
+
+    policy: Callable
+    critic: Callable
+
+    def __call__(self, x: Float[Array, "inputs"]) -> Output:
+        return Output(policy=self.policy(x).policy, value=self.critic(x)[0])
+
+
 def head(model: PyTree) -> PyTree:
     """The last layer of the model's network: ANIL's fast leaves."""
     return model.net.layers[-1]
+
+
+def modulation(model: PyTree) -> PyTree:
+    """The scales and shifts of a `Modulated` network and the spread of its policy."""
+    return model.net.scales, model.net.shifts, model.log_std
+
+
+def input_bias(model: PyTree) -> PyTree:
+    """The bias of the first layer: generated linearly from features, it is reading them beside the input."""
+    return model.net.layers[0].bias
 
 
 def context(model: PyTree) -> PyTree:

@@ -74,6 +74,7 @@ class Trial(Objective):
     across_episodes: the trial is one long life and credit passes the end of an episode (RL²), or not (MAML-RL)
     normalise: advantages to mean 0 and deviation 1, over all tasks
     act: "sample" or "mode" of the policy
+    per_episode: score and curve are the mean return of the episodes that ended in the time, not the total reward
     cut_start: allow a window although the learner's start lies before it, and with it a biased gradient
     """
 
@@ -91,10 +92,14 @@ class Trial(Objective):
     normalise: bool = eqx.field(static=True, default=True)
     act: Literal["sample", "mode"] = eqx.field(static=True, default="sample")
     report_every: int | None = eqx.field(static=True, default=None)
+    per_episode: bool = eqx.field(static=True, default=False)
     cut_start: bool = eqx.field(static=True, default=False)
 
-    metric = "return"
     lower_is_better = False
+
+    @property
+    def metric(self) -> str:
+        return "return per episode" if self.per_episode else "return"
 
     @property
     def adaptations_per_point(self) -> int:
@@ -148,14 +153,38 @@ class Trial(Objective):
         return jax.vmap(of_one)(batch), {"return": self.score(batch)}
 
     def score(self, batch: Lived) -> Float[Array, "tasks"]:
-        """Total reward after the burn-in, the mean over parallel copies."""
+        """What was earned after the burn-in, the mean over parallel copies."""
+        if self.per_episode:
+            return self._of_episodes(batch, batch.counts, 1)[:, 0]
         reward = jnp.where(batch.counts, batch.transition.reward, 0.0)
         return _over_copies(reward, self.width).sum((1, 2))
 
     def curve(self, batch: Lived) -> Float[Array, "tasks points"]:
-        """Total reward of each `report_every` steps (one stretch unless said otherwise), burn-in included."""
+        """What was earned in each `report_every` steps (one stretch unless said otherwise), burn-in included."""
+        if self.per_episode:
+            periods = batch.transition.reward[0].size // (self.width or 1) // (self.report_every or self.adapt_every)
+            return self._of_episodes(batch, jnp.ones((), bool), periods)
         reward = _over_copies(batch.transition.reward, self.width)
         return reward.reshape(reward.shape[0], -1, self.report_every or self.adapt_every).sum(-1)
+
+    def _of_episodes(self, batch: Lived, counts: Bool[Array, "..."], periods: int) -> Float[Array, "tasks periods"]:
+        """Mean return of the episodes that ended in each period and count; where none did, of those under way."""
+        t = batch.transition
+        as_time = lambda x: jnp.moveaxis(x.reshape(x.shape[0], -1, self.width or 1), 1, 0)
+        ended = as_time(t.terminated | t.truncated)
+
+        def step(earned, lived):
+            reward, ended = lived
+            earned = earned + reward
+            return jnp.where(ended, 0.0, earned), earned
+
+        _, earned = jax.lax.scan(step, jnp.zeros_like(ended[0], float), (as_time(t.reward), ended))
+        judged = ended & as_time(jnp.broadcast_to(counts, t.reward.shape))
+        in_periods = lambda x: x.reshape(periods, -1, *x.shape[1:])
+        earned, judged = in_periods(earned), in_periods(judged)
+        num = judged.sum((1, 3))
+        finished = jnp.where(judged, earned, 0.0).sum((1, 3)) / jnp.maximum(num, 1)
+        return jnp.where(num > 0, finished, earned[:, -1].mean(-1)).T
 
     @property
     def _windowed(self) -> bool:
@@ -263,14 +292,14 @@ class Trial(Objective):
         shape = t.reward.shape
         value = as_time(self._values(t, said))
         terminated, truncated, last = as_time(t.terminated), as_time(t.truncated), as_time(t.last)
-        if following is not None:
-            next_value = as_time(following)
-        else:  # the next moment's own value; past a window, that of the observation which waits there
-            state, _, observation, _ = carry
-            end = jnp.zeros_like(value[:1])
-            if self.baseline == "value":
-                end = self._copies(lambda o: learner.apply(state, o).value, observation)[None]
-            next_value = jnp.concatenate([value[1:], end])
+        # The next moment's own value; past a window, that of the observation which waits there.
+        state, _, observation, _ = carry
+        end = jnp.zeros_like(value[:1])
+        if self.baseline == "value":
+            end = self._copies(lambda o: learner.apply(state, o).value, observation)[None]
+        next_value = jnp.concatenate([value[1:], end])
+        if following is not None:  # no moment follows a cut episode
+            next_value = jnp.where(truncated, as_time(following), next_value)
         if self.across_episodes:
             terminated, truncated = jnp.zeros_like(terminated), jnp.zeros_like(truncated)
         elif self.baseline != "value":

@@ -1,0 +1,276 @@
+"""Reinforcement learning from scratch on classic control (extra `envs`): nothing is meta-trained, a run is its test.
+
+Every held-out task is the same environment, lived by a new agent with a new network: `test_tasks` says how many
+agents learn. The score is the mean return of the episodes in the last tenth of a life, exploration included.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from quickstudy.recipes.base import Recipe
+
+if TYPE_CHECKING:
+    from quickstudy.core import Learner
+    from quickstudy.learners.updates import Update
+    from quickstudy.objectives.trial import Trial
+    from quickstudy.recipes.experiment import Experiment
+    from quickstudy.tasks.environment import Spec
+    from quickstudy.tasks.gymnax import GymnaxTasks
+
+
+@dataclasses.dataclass(frozen=True)
+class Classic(Recipe):
+    meta_steps: int = 0
+    test_tasks: int = 10
+    steps: int = 100_000  # of the environment, over all parallel copies
+    width: int = 16  # parallel copies
+    stretch: int = 128  # steps of each copy between two adaptations
+    rate: float = 3e-4
+    final_rate: float = 1.0  # of the rate, reached linearly at the end
+    discount: float = 0.99
+    hidden: int = 64
+
+    environment: ClassVar[str]
+
+    def errors(self) -> list[str]:
+        wrong = super().errors()
+        wrong += self.must("be at least 1", lambda x: x >= 1, "width", "stretch", "hidden")
+        wrong += self.must("be above 0", lambda x: x > 0, "rate")
+        wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "discount", "final_rate")
+        if self.width >= 1 and self.stretch >= 1 and self.adaptations < 10:
+            wrong.append(f"steps={self.steps} must be at least 10 times width x stretch = {self.width * self.stretch}")
+        return wrong
+
+    @property
+    def adaptations(self) -> int:
+        """A multiple of ten, as many as fit into `steps`."""
+        return self.steps // (self.width * self.stretch) // 10 * 10
+
+    def learner(self, spec: "Spec") -> "Learner":
+        raise NotImplementedError
+
+    def adam(self, updates: int, *, clip: float = 0.5) -> "Update":
+        """Adam for so many updates in a life; gradients are clipped to a norm of `clip`."""
+        import optax
+
+        from quickstudy.learners.updates import Scaled
+
+        falling = optax.scale_by_schedule(optax.linear_schedule(1.0, self.final_rate, updates))
+        return Scaled(self.rate, optax.chain(optax.clip_by_global_norm(clip), optax.scale_by_adam(eps=1e-5), falling))
+
+    def build(self) -> "Experiment":
+        from quickstudy.evaluate import Protocol
+        from quickstudy.meta_optimizers.untrained import Untrained
+        from quickstudy.recipes.experiment import Experiment
+
+        tasks = self.tasks()
+        life = self.life(tasks)
+        protocol = Protocol(life, num_tasks=self.test_tasks, chunk=self.test_tasks)
+        return Experiment(self, self.learner(tasks.spec), life, Untrained(), tasks, protocol, citations=(self.source,))
+
+    def tasks(self) -> "GymnaxTasks":
+        from quickstudy.tasks.gymnax import GymnaxTasks
+
+        return GymnaxTasks.make(self.environment, lambda key, params: params)
+
+    def life(self, tasks: "GymnaxTasks") -> "Trial":
+        from quickstudy.objectives.trial import Trial
+
+        horizon = self.adaptations * self.stretch
+        return Trial(
+            tasks.environment,
+            horizon=horizon,
+            adapt_every=self.stretch,
+            width=self.width,
+            burn_in=horizon - horizon // 10,
+            baseline="none",
+            normalise=False,
+            report_every=horizon // 10,
+            per_episode=True,
+        )
+        protocol = Protocol(trial, num_tasks=self.test_tasks, chunk=self.test_tasks)
+        return Experiment(self, self.learner(tasks.spec), trial, Untrained(), tasks, protocol, citations=(self.source,))
+
+
+def tanh_policy(spec: "Spec", hidden: int) -> Callable[[Any], Any]:
+    """Separate networks for policy and value, two hidden layers of tanh each."""
+    import jax
+    import jax.numpy as jnp
+
+    from quickstudy.nn.models import MLP, CategoricalPolicy, WithValue
+
+    def draw(key: Any) -> WithValue:
+        first, second = jax.random.split(key)
+        layers = lambda outputs: (spec.observation, hidden, hidden, outputs)
+        policy = CategoricalPolicy(MLP(layers(spec.actions), key=first, activation=jnp.tanh))
+        return WithValue(policy, MLP(layers(1), key=second, activation=jnp.tanh))
+
+    return draw
+
+
+@dataclasses.dataclass(frozen=True)
+class CartPoleReinforce(Classic):
+    steps: int = 500_000
+    stretch: int = 500
+    rate: float = 1e-2
+    final_rate: float = 0.0
+
+    environment = "CartPole-v1"
+    name = "cartpole-reinforce"
+    description = "REINFORCE on CartPole from scratch; nothing is meta-trained"
+    expected = "a return of at least 475 an episode at the end"
+    source = "Williams 1992, Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning"
+
+    def learner(self, spec: "Spec") -> "Learner":
+        from quickstudy.learners.reinforce import reinforce
+        from quickstudy.learners.starts import Drawn
+
+        return reinforce(Drawn(tanh_policy(spec, self.hidden)), self.adam(self.adaptations), discount=self.discount)
+
+
+@dataclasses.dataclass(frozen=True)
+class CartPoleA2C(Classic):
+    steps: int = 500_000
+    stretch: int = 16
+    rate: float = 3e-3
+    final_rate: float = 0.0
+    trace: float = 0.95
+
+    environment = "CartPole-v1"
+    name = "cartpole-a2c"
+    description = "the advantage actor-critic on CartPole from scratch; nothing is meta-trained"
+    expected = "a return of at least 475 an episode at the end"
+    source = "Mnih et al. 2016, Asynchronous Methods for Deep Reinforcement Learning"
+
+    def learner(self, spec: "Spec") -> "Learner":
+        from quickstudy.learners.actor_critic import actor_critic
+        from quickstudy.learners.starts import Drawn
+
+        return actor_critic(
+            Drawn(tanh_policy(spec, self.hidden)), self.adam(self.adaptations), discount=self.discount, trace=self.trace
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class CartPolePPO(Classic):
+    """PureJaxRL's settings."""
+
+    steps: int = 500_000
+    width: int = 4
+    rate: float = 2.5e-4
+    final_rate: float = 0.0
+    trace: float = 0.95
+    epochs: int = 4
+    minibatches: int = 4
+
+    environment = "CartPole-v1"
+    name = "cartpole-ppo"
+    description = "PPO on CartPole from scratch; nothing is meta-trained"
+    expected = "a return of at least 475 an episode at the end"
+    source = "Schulman, Wolski, Dhariwal, Radford, Klimov 2017, Proximal Policy Optimization Algorithms"
+
+    def learner(self, spec: "Spec") -> "Learner":
+        from quickstudy.learners.ppo import ppo
+        from quickstudy.learners.starts import Drawn
+
+        return ppo(
+            Drawn(tanh_policy(spec, self.hidden)),
+            self.adam(self.adaptations * self.epochs * self.minibatches),
+            discount=self.discount,
+            trace=self.trace,
+            epochs=self.epochs,
+            minibatches=self.minibatches,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class CartPoleDQN(Classic):
+    steps: int = 500_000
+    width: int = 10
+    stretch: int = 1
+    rate: float = 5e-4
+    final_rate: float = 0.0
+    updates: int = 1
+    epsilon: float = 0.01
+    capacity: int = 50_000
+    copy_every: int = 50
+
+    environment = "CartPole-v1"
+    name = "cartpole-dqn"
+    description = "DQN on CartPole from scratch; nothing is meta-trained"
+    expected = "a return of at least 475 an episode at the end"
+    source = "Mnih et al. 2015, Human-level control through deep reinforcement learning"
+
+    def learner(self, spec: "Spec") -> "Learner":
+
+        from quickstudy.learners.dqn import DQN
+        from quickstudy.learners.starts import Drawn
+        from quickstudy.nn.models import MLP
+
+        draw = lambda key: MLP((spec.observation, self.hidden, self.hidden, spec.actions), key=key)
+        return DQN(
+            Drawn(draw),
+            self.adam(self.adaptations * self.updates, clip=10.0),
+            spec.observation,
+            updates=self.updates,
+            discount=self.discount,
+            epsilon=self.epsilon,
+            capacity=self.capacity,
+            decay=self.steps // 4,
+            copy_every=self.copy_every,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PendulumDDPG(Classic):
+    steps: int = 40_000
+    width: int = 4
+    stretch: int = 1
+    rate: float = 1e-3
+    updates: int = 1
+    critics: int = 1
+    smoothing: float = 0.0
+    delay: int = 1
+
+    environment = "Pendulum-v1"
+    name = "pendulum-ddpg"
+    description = "DDPG on Pendulum from scratch; nothing is meta-trained"
+    expected = "a return of at least -200 an episode at the end"
+    source = "Lillicrap et al. 2016, Continuous Control with Deep Reinforcement Learning"
+
+    def learner(self, spec: "Spec") -> "Learner":
+        import jax
+
+        from quickstudy.learners.ddpg import DDPG, ActorAndCritics
+        from quickstudy.learners.starts import Drawn
+        from quickstudy.nn.models import MLP
+
+        def draw(key: Any) -> ActorAndCritics:
+            first, *rest = jax.random.split(key, 1 + self.critics)
+            layers = lambda inputs, outputs: (inputs, self.hidden, self.hidden, outputs)
+            critics = [MLP(layers(spec.observation + spec.dims, 1), key=k) for k in rest]
+            return ActorAndCritics(MLP(layers(spec.observation, spec.dims), key=first), critics)
+
+        return DDPG(
+            Drawn(draw),
+            self.adam(self.adaptations * self.updates, clip=10.0),
+            spec.observation,
+            updates=self.updates,
+            dims=spec.dims,
+            reach=2.0,
+            discount=self.discount,
+            smoothing=self.smoothing,
+            delay=self.delay,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PendulumTD3(PendulumDDPG):
+    critics: int = 2
+    smoothing: float = 0.2
+    delay: int = 2
+
+    name = "pendulum-td3"
+    description = "TD3 on Pendulum from scratch; nothing is meta-trained"
+    source = "Fujimoto, van Hoof, Meger 2018, Addressing Function Approximation Error in Actor-Critic Methods"

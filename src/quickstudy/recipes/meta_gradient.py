@@ -1,0 +1,108 @@
+"""Meta-gradients (Xu, van Hasselt, Silver 2018): an actor-critic that learns γ, λ, its rate and more while it lives.
+
+A life in CartPole goes on over many meta-steps, in the objective's memory. Each meta-step lives two stretches and is
+judged by the policy gradient of the second one, with a γ and a λ that stay as they are: what the update after the first
+stretch should have been. Several lives at once share what is learned, and new ones begin when they end.
+
+The test lives anew with what was found, held constant, beside the same actor-critic with every γ and λ of a grid, and
+with what the meta-training began with. What should be won: return per episode at the end against the best of the grid.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from quickstudy.recipes.classic import Classic, tanh_policy
+
+if TYPE_CHECKING:
+    from quickstudy.core import Learner
+    from quickstudy.recipes.experiment import Experiment
+    from quickstudy.tasks.environment import Spec
+
+DISCOUNTS, TRACES = (0.95, 0.99, 0.995), (0.8, 0.95, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CartPoleMetaGradient(Classic):
+    meta_steps: int = 500
+    meta_batch: int = 8
+    steps: int = 64_000
+    stretch: int = 16
+    rate: float = 3e-3
+    discount: float = 0.95  # where the learned γ begins; so of `rate`, `trace`, `value` and `entropy`
+    trace: float = 0.9
+    value: float = 0.5
+    entropy: float = 0.01
+    outer_discount: float = 0.99
+    outer_trace: float = 0.95
+    learning_rate: float = 0.02
+
+    environment = "CartPole-v1"
+    name = "cartpole-meta-gradient"
+    description = "an actor-critic whose discount, trace, rate and loss weights are learned by meta-gradients"
+    expected = "not run to a figure yet"
+    source = "Xu, van Hasselt, Silver 2018, Meta-Gradient Reinforcement Learning, NeurIPS"
+
+    def errors(self) -> list[str]:
+        wrong = super().errors()
+        wrong += self.must("lie in (0, 1)", lambda x: 0 < x < 1, "discount", "trace")
+        wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "outer_discount", "outer_trace")
+        return wrong + self.must("be above 0", lambda x: x > 0, "value", "entropy", "learning_rate")
+
+    def learner(self, spec: "Spec", **choices: Any) -> "Learner":
+        from quickstudy.learners.actor_critic import actor_critic
+        from quickstudy.learners.starts import Drawn
+        from quickstudy.learners.updates import Scaled
+
+        choices = {name: getattr(self, name) for name in ("rate", "discount", "trace", "value", "entropy")} | choices
+        return actor_critic(Drawn(tanh_policy(spec, self.hidden)), Scaled(choices.pop("rate")), **choices)
+
+    def build(self) -> "Experiment":
+        import optax
+
+        from quickstudy.core import Bounded, Positive
+        from quickstudy.evaluate import Protocol
+        from quickstudy.meta_optimizers.backprop import Backprop
+        from quickstudy.recipes.experiment import Experiment
+        from quickstudy.rl import losses
+
+        tasks = self.tasks()
+        life = self.life(tasks)
+        learned = self.learner(
+            tasks.spec,
+            rate=Positive(self.rate),
+            discount=Bounded(self.discount),
+            trace=Bounded(self.trace),
+            value=Positive(self.value),
+            entropy=Positive(self.entropy),
+        )
+        objective = dataclasses.replace(
+            life,
+            window=2 * self.stretch,
+            report_every=self.stretch,
+            burn_in=0,
+            terms=((1.0, losses.a2c),),
+            discount=self.outer_discount,
+            trace=self.outer_trace,
+            baseline="value",
+            across_episodes=False,
+            normalise=True,
+        )
+        grid = {
+            f"γ={discount}, λ={trace}": self.learner(tasks.spec, discount=discount, trace=trace)
+            for discount in DISCOUNTS
+            for trace in TRACES
+        }
+        return Experiment(
+            self,
+            learned,
+            objective,
+            Backprop(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(self.learning_rate))),
+            tasks,
+            Protocol(
+                life,
+                num_tasks=self.test_tasks,
+                rulers={"where it began": self.learner(tasks.spec), **grid},
+                chunk=self.test_tasks,
+            ),
+            citations=(self.source,),
+        )
