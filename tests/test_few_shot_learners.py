@@ -182,7 +182,9 @@ def test_statistics_that_nobody_would_keep_are_refused():
     def makers(normalise):
         net = Conv4((16, 16, 1), key=key, filters=8, normalise=normalise)
         small = Compressed(net, eqx.nn.Linear(net.features, 4, key=key))
-        yield lambda: Attention(net, net.features, key=key, capacity=3)
+        yield lambda: Attention(
+            net, net.features, Prediction(4, 2, key=key), LabelFeedback(2), key=key, capacity=3, width=4
+        )
         yield lambda: MetaNetworks(small, 4, 2, key=key, capacity=3)
         yield lambda: Recurrent(GRU(6, 4, key=key), Prediction(4, 2, key=key), LabelFeedback(2), Chain([net]))
         yield lambda: settle(small, jnp.zeros((2, 16, 16, 1)))

@@ -145,7 +145,8 @@ def test_an_encoder_of_images_is_learned():
 
 
 def attending(capacity=8, **choices) -> Attention:
-    return Attention(IDENTITY, 4, key=K, capacity=capacity, classes=3, width=8, blocks=3, heads=2, **choices)
+    said, options = Prediction(8, 3, key=K), {"width": 8, "blocks": 3, "attention_heads": 2, **choices}
+    return Attention(IDENTITY, 4, said, LabelFeedback(3), key=K, capacity=capacity, **options)
 
 
 def answer(learner, support, query):

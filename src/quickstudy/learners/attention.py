@@ -1,11 +1,12 @@
 """Learning by attending to what was told before, after SNAIL (Mishra, Rohaninejad, Chen, Abbeel 2018, "A Simple Neural
 Attentive Meta-Learner", ICLR).
 
-    example   e_i = W encode(x_i) + U [y_i, 1]           query   q = W encode(x) + U [0, 0]
+    example   e_i = W encode(x_i) + U [what came of it, 1, 0]        query   q = W encode(x) + U [0, 0, n / capacity]
     block     h ← h + Σ_j softmax_j( Q n(h) · K n(h_j) / √d ) V n(h_j);   h ← h + MLP(n(h))        n: layer norm
 
-A query attends, in each block, to the examples told before it and to itself; an example attends to itself, and where
-`causal` is asked for to the examples before it too.
+A query attends, in each block, to the n examples told before it and to itself; an example attends to itself, and where
+`causal` is asked for to the examples before it too. What came of an example is its label, or, where experience is that
+of an environment, the action, the reward and what followed: then this is RL² with attention for a memory.
 
 What differs from SNAIL: it has causal convolutions over time between its attention, and each part's output is appended
 to its input; here are the pre-norm residual blocks of a transformer, with no convolution and no code of position.
@@ -23,22 +24,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from quickstudy.core import Learner, over_axes, scan_replay
-from quickstudy.data import Labelled, Output
+from quickstudy.data import Output
+from quickstudy.learners.recurrent import Feedback, Heads, one_stream
+from quickstudy.learners.ring import Ring
 from quickstudy.nn.models import MLP
 from quickstudy.nn.statistics import refuse
 
 
-class Told(eqx.Module):
-    """The examples as each block takes them in, so that none is gone through twice."""
+class Entries(eqx.Module):
+    """Rows as the blocks attend to them; or, without the axis of blocks, as one block does."""
 
-    entering: Float[Array, "capacity blocks width"]
-    count: Int[Array, ""]  # ever told; the oldest are overwritten when there are more than `capacity`
-
-    @property
-    def number(self) -> Int[Array, "capacity"]:
-        """Which example each row holds, counted from 0; below 0: none."""
-        last = self.count - 1
-        return last - (last - jnp.arange(len(self.entering))) % len(self.entering)
+    key: Float[Array, "*rows heads size"]
+    value: Float[Array, "*rows heads size"]
 
 
 class Block(eqx.Module):
@@ -64,123 +61,126 @@ class Block(eqx.Module):
         self.mlp = MLP((width, 2 * width, width), key=keys[4], activation=jax.nn.gelu)
         self.heads = heads
 
+    def entries(self, h: Float[Array, "rows width"]) -> Entries:
+        """Keys and values of rows."""
+        return Entries(self._split(self.key, h), self._split(self.value, h))
+
     def __call__(
-        self, h: Float[Array, "rows width"], among: Float[Array, "all width"], sees: Bool[Array, "rows all"]
+        self, h: Float[Array, "rows width"], among: Entries, sees: Bool[Array, "rows all"]
     ) -> Float[Array, "rows width"]:
         """`sees[i, j]`: row i of `h` attends to row j of `among`; each row must see at least one."""
-        split = lambda linear, x: jax.vmap(linear)(jax.vmap(self.norm)(x)).reshape(len(x), self.heads, -1)
-        query, key, value = split(self.query, h), split(self.key, among), split(self.value, among)
-        logits = jnp.einsum("ihd,jhd->hij", query, key) * query.shape[-1] ** -0.5
+        query = self._split(self.query, h)
+        logits = jnp.einsum("ihd,jhd->hij", query, among.key) * query.shape[-1] ** -0.5
         weights = jax.nn.softmax(jnp.where(sees, logits, -1e9), -1)
-        h = h + jax.vmap(self.out)(jnp.einsum("hij,jhd->ihd", weights, value).reshape(h.shape))
+        h = h + jax.vmap(self.out)(jnp.einsum("hij,jhd->ihd", weights, among.value).reshape(h.shape))
         return h + jax.vmap(lambda row: self.mlp(self.mlp_norm(row)))(h)
+
+    def _split(self, linear: eqx.nn.Linear, h: Float[Array, "rows width"]) -> Float[Array, "rows heads size"]:
+        return jax.vmap(linear)(jax.vmap(self.norm)(h)).reshape(len(h), self.heads, -1)
 
 
 class Attention(Learner):
     """`encode` maps an input to a vector of `features` numbers, for examples and queries alike.
 
-    classes: labels are whole numbers below this, and predictions are logits; None: labels are vectors of `outputs`
-        numbers and are predicted as such (regression)
+    heads: from `width` features to what is said
+    feedback: from one item of experience to the vector of what came of it
     capacity: how many examples are remembered; of more than these the last ones are
     causal: examples attend to those before them, and then their order matters
     """
 
     encode: Callable
+    heads: Heads
+    feedback: Feedback
     seen: eqx.nn.Linear  # W
     told: eqx.nn.Linear  # U
     blocks: list[Block]
     norm: eqx.nn.LayerNorm
-    said: eqx.nn.Linear
     capacity: int = eqx.field(static=True)
-    classes: int | None = eqx.field(static=True)
     causal: bool = eqx.field(static=True)
 
     def __init__(
         self,
         encode: Callable,
         features: int,
+        heads: Heads,
+        feedback: Feedback,
         *,
         key: Key[Array, ""],
         capacity: int,
-        classes: int | None = None,
-        outputs: int = 1,
         width: int = 64,
         blocks: int = 2,
-        heads: int = 4,
+        attention_heads: int = 4,
         causal: bool = False,
     ):
         if capacity < 1 or blocks < 1:
             raise ValueError(f"capacity and blocks must be at least 1, got {capacity} and {blocks}")
         refuse(encode)
-        outputs = outputs if classes is None else classes
-        seen, told, said, rest = jax.random.split(key, 4)
-        self.encode = encode
+        seen, told, rest = jax.random.split(key, 3)
+        self.encode, self.heads, self.feedback = encode, heads, feedback
         self.seen = eqx.nn.Linear(features, width, key=seen)
-        self.told = eqx.nn.Linear(outputs + 1, width, use_bias=False, key=told)
-        self.blocks = [Block(width, heads, key=k) for k in jax.random.split(rest, blocks)]
-        self.norm, self.said = eqx.nn.LayerNorm(width), eqx.nn.Linear(width, outputs, key=said)
-        self.capacity, self.classes, self.causal = capacity, classes, causal
+        self.told = eqx.nn.Linear(feedback.size + 2, width, use_bias=False, key=told)
+        self.blocks = [Block(width, attention_heads, key=k) for k in jax.random.split(rest, blocks)]
+        self.norm = eqx.nn.LayerNorm(width)
+        self.capacity, self.causal = capacity, causal
 
-    def init(self, *, key: Key[Array, ""]) -> Told:
+    def init(self, *, key: Key[Array, ""]) -> Ring:
+        """The examples as each block attends to them, so that none is gone through twice."""
         del key
-        return Told(jnp.zeros((self.capacity, len(self.blocks), self.seen.out_features)), jnp.zeros((), int))
+        heads = self.blocks[0].heads
+        nothing = jnp.zeros((len(self.blocks), heads, self.seen.out_features // heads))
+        return Ring.empty(Entries(nothing, nothing), self.capacity)
 
-    def adapt(self, state: Told, experience: Labelled, *, key: Key[Array, ""]) -> Told:
+    def adapt(self, state: Ring, experience: PyTree, *, key: Key[Array, ""]) -> Ring:
         del key
-        num = len(jax.tree.leaves(experience.y)[0])
-        if num > self.capacity:
-            raise ValueError(f"{num} examples at once do not fit into a memory of capacity={self.capacity}")
-        entering = self._entering(state, self._seen(experience.x), experience.y)
-        at = (state.count + jnp.arange(num)) % self.capacity
-        return Told(state.entering.at[at].set(entering), state.count + num)
+        one_stream(experience)
+        return state.push(self._entries(state, self._seen(experience.x), experience))
 
-    def apply(self, state: Told, x: PyTree) -> Output:
-        query = self.seen(self.encode(x))[None]
-        said = self._said(query, state.count[None], state.entering, state.number)
-        return Output(prediction=said[0])
+    def apply(self, state: Ring, x: PyTree) -> Output:
+        features = self._features(self.seen(self.encode(x))[None], state.count[None], state.items, state.number)
+        return self.heads(features[0])
 
-    def replay(self, state: Told, experience: Labelled, *, key: Key[Array, "stretches"]) -> Output:
+    def replay(self, state: Ring, experience: PyTree, *, key: Key[Array, "stretches"]) -> Output:
         """All moments at once where stretches are single steps; else one after another."""
         if jax.tree.leaves(experience)[0].shape[1] != 1:
             return scan_replay(self, state, experience, key=key)
         items = jax.tree.map(lambda leaf: leaf[:, 0], experience)
+        one_stream(items)
         seen = self._seen(items.x)
         number = state.count + jnp.arange(len(seen))
-        entering = jnp.concatenate([state.entering, self._entering(state, seen, items.y)])
-        said = self._said(seen, number, entering, jnp.concatenate([state.number, number]))
-        return Output(prediction=said[:, None])
+        entries = jax.tree.map(lambda *x: jnp.concatenate(x), state.items, self._entries(state, seen, items))
+        features = self._features(seen, number, entries, jnp.concatenate([state.number, number]))
+        return jax.vmap(jax.vmap(self.heads))(features[:, None])
 
     def _seen(self, x: PyTree) -> Float[Array, "examples width"]:
         return over_axes(lambda x: self.seen(self.encode(x)))(x)
 
-    def _entering(
-        self, state: Told, seen: Float[Array, "examples width"], y: Array
-    ) -> Float[Array, "examples blocks width"]:
-        """New examples as each block takes them in."""
-        y = y if self.classes is None else jax.nn.one_hot(y, self.classes)
-        h = seen + jax.vmap(lambda y: self.told(jnp.append(y, 1.0)))(y)
+    def _entries(self, state: Ring, seen: Float[Array, "examples width"], items: PyTree) -> Entries:
+        """New examples as each block attends to them."""
+        came = lambda item: self.told(jnp.concatenate([self.feedback(item), jnp.array([1.0, 0.0])]))
+        h = seen + jax.vmap(came)(items)
         number, itself = state.count + jnp.arange(len(h)), jnp.eye(len(h), dtype=bool)
         before = self._before(number, jnp.concatenate([state.number, number])) & self.causal
         sees = before.at[:, self.capacity :].max(itself)
-        entering = []
+        entries = []
         for i, block in enumerate(self.blocks):
-            entering.append(h)
+            entries.append(block.entries(h))
             if i < len(self.blocks) - 1:  # nobody asks what leaves the last one
-                h = block(h, jnp.concatenate([state.entering[:, i], h]), sees)
-        return jnp.stack(entering, 1)
+                h = block(h, self._among(i, state.items, entries[-1]), sees)
+        return jax.tree.map(lambda *x: jnp.stack(x, 1), *entries)
 
-    def _said(
-        self,
-        h: Float[Array, "queries width"],
-        at: Int[Array, "queries"],
-        entering: Float[Array, "examples blocks width"],
-        number: Int[Array, "examples"],
-    ) -> Float[Array, "queries outputs"]:
-        """What is said to queries when `at` examples were told."""
+    def _features(
+        self, h: Float[Array, "queries width"], at: Int[Array, "queries"], entries: Entries, number: Int[Array, "rows"]
+    ) -> Float[Array, "queries width"]:
+        """What the heads read of queries when `at` examples were told."""
+        count = self.told.weight[:, -1]  # U [0, 0, 1]
+        h = h + count * (jnp.minimum(at, self.capacity)[:, None] / self.capacity)
         sees = jnp.concatenate([self._before(at, number), jnp.eye(len(h), dtype=bool)], 1)
         for i, block in enumerate(self.blocks):
-            h = block(h, jnp.concatenate([entering[:, i], h]), sees)
-        return jax.vmap(lambda row: self.said(self.norm(row)))(h)
+            h = block(h, self._among(i, entries, block.entries(h)), sees)
+        return jax.vmap(self.norm)(h)
+
+    def _among(self, block: int, entries: Entries, themselves: Entries) -> Entries:
+        return jax.tree.map(lambda old, new: jnp.concatenate([old[:, block], new]), entries, themselves)
 
     def _before(self, at: Int[Array, "rows"], number: Int[Array, "examples"]) -> Bool[Array, "rows examples"]:
         """Which examples are known, were told before, and are not yet overwritten."""

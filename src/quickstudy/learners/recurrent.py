@@ -34,19 +34,24 @@ class Feedback(eqx.Module):
 
 
 class OutcomeFeedback(Feedback):
-    """Action (one-hot where it is a choice of `actions`, else as it is), reward, and whether the episode ended."""
+    """Action (one-hot where it is a choice of `actions`, else as it is), reward, and whether the episode ended.
+
+    observation: length of the next observation where that is told too, for memories that do not see it follow
+    """
 
     actions: int | None = eqx.field(static=True)
     dims: int = eqx.field(static=True, default=0)
+    observation: int = eqx.field(static=True, default=0)
 
     @property
     def size(self) -> int:
-        return (self.dims if self.actions is None else self.actions) + 2
+        return (self.dims if self.actions is None else self.actions) + 2 + self.observation
 
     def __call__(self, item: Transition) -> Float[Array, "size"]:
         action = item.action if self.actions is None else jax.nn.one_hot(item.action, self.actions)
         ended = (item.terminated | item.truncated).astype(float)
-        return jnp.concatenate([action, item.reward[None], ended[None]])
+        following = [item.next_observation] if self.observation else []
+        return jnp.concatenate([action, item.reward[None], ended[None], *following])
 
 
 class LabelFeedback(Feedback):
@@ -71,23 +76,26 @@ class Heads(eqx.Module):
 
 
 class ActorCritic(Heads):
-    """A policy over `actions` choices (or, with `log_std`, a Gaussian of as many dimensions) and a value."""
+    """A policy over `actions` choices (or, with `log_std`, a Gaussian of as many dimensions) and a value, said in
+    units of `scale`: returns of 100 lie beyond what a bounded hidden state says soon."""
 
     actor: eqx.nn.Linear
     critic: eqx.nn.Linear
     log_std: Float[Array, "dims"] | None
+    scale: float = eqx.field(static=True)
 
-    def __init__(self, features: int, actions: int, *, key: Key[Array, ""], gaussian: bool = False):
+    def __init__(self, features: int, actions: int, *, key: Key[Array, ""], gaussian: bool = False, scale: float = 1.0):
         actor, critic = jax.random.split(key)
         # A policy that starts near indifference: early returns then say something of every action.
         self.actor = jax.tree.map(lambda w: 0.01 * w, eqx.nn.Linear(features, actions, key=actor))
         self.critic = eqx.nn.Linear(features, 1, key=critic)
         self.log_std = jnp.zeros(actions) if gaussian else None
+        self.scale = scale
 
     def __call__(self, features: Float[Array, "features"]) -> Output:
         choice = self.actor(features)
         policy = Categorical(choice) if self.log_std is None else Gaussian(choice, jnp.exp(self.log_std))
-        return Output(policy=policy, value=self.critic(features)[0])
+        return Output(policy=policy, value=self.scale * self.critic(features)[0])
 
 
 class Prediction(Heads):
@@ -130,7 +138,7 @@ class Recurrent(Learner):
 
     def adapt(self, state: RecurrentState, experience: PyTree, *, key: Key[Array, ""]) -> RecurrentState:
         del key
-        _one_stream(experience)
+        one_stream(experience)
 
         def absorb(state, seen):
             x, item = seen
@@ -151,7 +159,7 @@ class Recurrent(Learner):
         if steps != 1:
             raise Incompatible(f"Recurrent adapts at every step; use adapt_every=1, not {steps}")
         items = jax.tree.map(lambda x: x[:, 0], experience)
-        _one_stream(items)
+        one_stream(items)
 
         def step(state, seen):
             return self._absorbed(state, *seen), self.cell.features(self._hidden(state, seen[0]))
@@ -169,6 +177,7 @@ class Recurrent(Learner):
         return self.cell(state.hidden, jnp.concatenate([x, state.feedback]))
 
 
-def _one_stream(experience: PyTree) -> None:
+def one_stream(experience: PyTree) -> None:
+    """Raises `Incompatible` for experience of parallel copies."""
     if experience.axes != 1:
-        raise Incompatible("a recurrent learner remembers one stream: use width=None")
+        raise Incompatible("a memory is of one stream: use width=None")

@@ -158,10 +158,12 @@ class OmniglotSNAIL(Omniglot):
 
     def learner(self) -> "Learner":
         from quickstudy.learners.attention import Attention
+        from quickstudy.learners.recurrent import LabelFeedback, Prediction
 
         embed = self.embedding()
         ways = max(self.ways, self.training_ways)
         return Attention(
-            embed, embed.features, key=self.key(2), capacity=ways * self.shots, classes=ways,
-            width=self.width, blocks=self.blocks, heads=self.heads, causal=self.causal,
+            embed, embed.features, Prediction(self.width, ways, key=self.key(3)), LabelFeedback(ways),
+            key=self.key(2), capacity=ways * self.shots,
+            width=self.width, blocks=self.blocks, attention_heads=self.heads, causal=self.causal,
         )  # fmt: skip
