@@ -8,15 +8,19 @@ import optax
 import pytest
 
 from quickstudy.config import Training
-from quickstudy.core import Fixed, Incompatible, combine, partition
+from quickstudy.core import Bounded, Fixed, Incompatible, combine, partition
 from quickstudy.data import Episode, Labelled
 from quickstudy.display import quiet
 from quickstudy.learners import bandits
 from quickstudy.learners.adjoints import FirstOrder
+from quickstudy.learners.q_learning import QLearning
 from quickstudy.learners.updates import SGD
 from quickstudy.meta_optimizers.backprop import Backprop, mean_gradient
 from quickstudy.meta_optimizers.evolution import Evolution
+from quickstudy.meta_optimizers.evosax import Evosax
 from quickstudy.objectives.few_shot import FewShot
+from quickstudy.objectives.trial import Trial
+from quickstudy.tasks.mdps import TabularMDPs
 from quickstudy.tasks.sinusoid import Sinusoids
 from quickstudy.train import train
 from registry import K, gradient, recurrent
@@ -85,6 +89,20 @@ def test_evolution_improves_what_back_propagation_cannot():
 def poison(tasks: Episode, which: int) -> Episode:
     """The same episodes with a label of one task that is not a number."""
     return eqx.tree_at(lambda t: t.support.y, tasks, tasks.support.y.at[which, 0].set(jnp.nan))
+
+
+@pytest.mark.parametrize("strategy", ["CMA_ES", "SNES"])
+def test_evosax_searches_for_a_rate(strategy):
+    pytest.importorskip("evosax")
+    learner = QLearning(2, 2, rate=Bounded(0.05), discount=Bounded(0.05), epsilon=Bounded(0.9))
+    trial = Trial(TabularMDPs(2, 2, 4).environment, horizon=40, baseline="none", normalise=False)
+    search = Evosax(strategy, population=16, sigma=1.0)
+    config = Training(8, 16, log_every=8, validate_every=-1)
+    result = train(learner, trial, search, TabularMDPs(2, 2, 4), config=config, listener=quiet)
+    # Of all it could learn, to explore less than nine times in ten is worth most here.
+    assert result.learner.epsilon.value < 0.7
+    with pytest.raises(Incompatible, match="no strategy.*deviation"):
+        Evosax("SimulatedAnnealing").init(learner)
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])

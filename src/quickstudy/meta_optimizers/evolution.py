@@ -23,6 +23,11 @@ class EvolutionMemory(eqx.Module):
     scale: PyTree  # one number a leaf
 
 
+def scales(learned: PyTree, floor: float) -> PyTree:
+    """One number a leaf: the root mean square of its entries, at least `floor`."""
+    return jax.tree.map(lambda w: jnp.maximum(jnp.sqrt((w**2).mean()), floor), learned)
+
+
 class Evolution(MetaOptimizer):
     """`population` candidates (even); `sigma` is relative to each leaf's own scale: the root mean square of its
     entries when training starts, but at least `floor`, so that leaves of zeros move too.
@@ -45,8 +50,7 @@ class Evolution(MetaOptimizer):
         learned, _ = partition(learner)
         if not jax.tree.leaves(learned):
             raise Incompatible(f"{type(learner).__name__} has no meta-parameters: there is nothing to improve")
-        scale = jax.tree.map(lambda w: jnp.maximum(jnp.sqrt((w**2).mean()), self.floor), learned)
-        return EvolutionMemory(self.optimizer.init(learned), scale)
+        return EvolutionMemory(self.optimizer.init(learned), scales(learned, self.floor))
 
     def candidates(self, learner: Learner, memory: EvolutionMemory, *, key: Key[Array, ""]) -> Learner:
         learned, rest = partition(learner)
