@@ -71,7 +71,7 @@ def test_without_fast_weights_it_is_the_slow_network():
     close(learner.apply(learner.init(key=K), x).prediction, slow)
     state = absorbed(learner, classes())
     assert not np.allclose(learner.apply(state, x).prediction, slow, atol=1e-3)
-    forgotten = eqx.tree_at(lambda s: s.fast, state, jnp.zeros_like(state.fast))
+    forgotten = eqx.tree_at(lambda s: s.ring.items.fast, state, jnp.zeros_like(state.ring.items.fast))
     close(learner.apply(forgotten, x).prediction, slow)
 
 
@@ -132,12 +132,12 @@ def test_stretches_append_and_the_oldest_are_overwritten():
     learner, examples = classifier(capacity=4), classes()
     first, second, third = (part(examples, slice(i, i + 2)) for i in (0, 2, 4))
     state = absorbed(learner, first, second, third)
-    assert state.count == 6
-    close(state.features, jax.vmap(learner.embed)(jnp.concatenate([third.x, second.x])))
+    assert state.ring.count == 6
+    close(state.ring.items.features, jax.vmap(learner.embed)(jnp.concatenate([third.x, second.x])))
     with pytest.raises(ValueError, match="capacity=4"):
         absorbed(learner, examples)
     with pytest.raises(ValueError, match="at least 1"):
-        classifier(capacity=0)
+        classifier(capacity=0).init(key=K)
 
 
 # --- Task memory ---------------------------------------------------------------------------------------------------

@@ -10,16 +10,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from quickstudy.core import Learner, scan_replay
 from quickstudy.data import Labelled, Output
+from quickstudy.learners.ring import Ring
 
 
 class Fit(eqx.Module):
-    x: Float[Array, "capacity features"]
-    y: Int[Array, "capacity"]
-    count: Int[Array, ""]  # ever seen; the oldest are overwritten when there are more than `capacity`
+    ring: Ring  # of examples
     weight: Float[Array, "classes features"]
     bias: Float[Array, "classes"]
 
@@ -35,27 +34,21 @@ class LogisticRegression(Learner):
 
     def init(self, *, key: Key[Array, ""]) -> Fit:
         del key
-        return Fit(
-            jnp.zeros((self.capacity, self.features)), jnp.zeros(self.capacity, int), jnp.zeros((), int),
-            jnp.zeros((self.classes, self.features)), jnp.zeros(self.classes),
-        )  # fmt: skip
+        ring = Ring.empty(Labelled(jnp.zeros(self.features), jnp.zeros((), int)), self.capacity)
+        return Fit(ring, jnp.zeros((self.classes, self.features)), jnp.zeros(self.classes))
 
     def adapt(self, state: Fit, experience: Labelled, *, key: Key[Array, ""]) -> Fit:
         del key
-        num = experience.y.shape[0]
-        if num > self.capacity:
-            raise ValueError(f"{num} examples at once do not fit into a memory of capacity={self.capacity}")
-        at = (state.count + jnp.arange(num)) % self.capacity
-        x, y = state.x.at[at].set(experience.x), state.y.at[at].set(experience.y)
-        known = jnp.arange(self.capacity) < state.count + num
+        ring = state.ring.push(experience)
+        examples, known = ring.items, ring.known
 
         def loss(parameters):
             weight, bias = parameters
-            each = optax.softmax_cross_entropy_with_integer_labels(x @ weight.T + bias, y)
+            each = optax.softmax_cross_entropy_with_integer_labels(examples.x @ weight.T + bias, examples.y)
             return jnp.where(known, each, 0.0).sum() / known.sum() + 0.5 * self.penalty * (weight**2).sum()
 
         weight, bias = _minimise(loss, (state.weight, state.bias), self.iterations)
-        return Fit(x, y, state.count + num, weight, bias)
+        return Fit(ring, weight, bias)
 
     def apply(self, state: Fit, x: Float[Array, "features"]) -> Output:
         return Output(prediction=state.weight @ x + state.bias)

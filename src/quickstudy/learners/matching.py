@@ -15,23 +15,23 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from quickstudy.core import Learner, Positive, over_axes, scan_replay
 from quickstudy.data import Labelled, Output
+from quickstudy.learners.ring import Ring
 from quickstudy.nn.attention import attend, masked_softmax
 from quickstudy.nn.statistics import settle, unsettled, with_statistics
 
 
-class Examples(eqx.Module):
-    embedded: Float[Array, "capacity features"]
-    targets: Float[Array, "capacity outputs"]
-    count: Int[Array, ""]  # ever seen; the oldest are overwritten when there are more than `capacity`
-    given: PyTree = ()  # statistics of the last stretch, of networks that normalise by them
+class Example(eqx.Module):
+    embedded: Float[Array, "*rows features"]
+    target: Float[Array, "*rows outputs"]
 
-    @property
-    def known(self) -> Bool[Array, "capacity"]:
-        return jnp.arange(len(self.embedded)) < self.count
+
+class Examples(eqx.Module):
+    ring: Ring  # of `Example`
+    given: PyTree = ()  # statistics of the last stretch, of networks that normalise by them
 
 
 class FullContext(eqx.Module):
@@ -112,41 +112,29 @@ class Matching(Learner):
         sharpness: float = 10.0,
         context: FullContext | None = None,
     ):
-        if capacity < 1:
-            raise ValueError(f"capacity must be at least 1, got {capacity}")
         self.embed, self.sharpness, self.context = embed, Positive(sharpness), context
         self.features, self.capacity, self.classes = features, capacity, classes
         self.outputs = outputs if classes is None else classes
 
     def init(self, *, key: Key[Array, ""]) -> Examples:
         del key
-        return Examples(
-            jnp.zeros((self.capacity, self.features)),
-            jnp.zeros((self.capacity, self.outputs)),
-            jnp.zeros((), int),
-            unsettled(self.embed),
-        )
+        nothing = Example(jnp.zeros(self.features), jnp.zeros(self.outputs))
+        return Examples(Ring.empty(nothing, self.capacity), unsettled(self.embed))
 
     def adapt(self, state: Examples, experience: Labelled, *, key: Key[Array, ""]) -> Examples:
         del key
-        num = len(jax.tree.leaves(experience.y)[0])
-        if num > self.capacity:
-            raise ValueError(f"{num} examples at once do not fit into a memory of capacity={self.capacity}")
-        at = (state.count + jnp.arange(num)) % self.capacity
-        targets = experience.y if self.classes is None else jax.nn.one_hot(experience.y, self.classes)
-        return Examples(
-            state.embedded.at[at].set(over_axes(self.embed)(experience.x)),
-            state.targets.at[at].set(targets),
-            state.count + num,
-            settle(self.embed, experience.x),
-        )
+        target = experience.y if self.classes is None else jax.nn.one_hot(experience.y, self.classes)
+        new = Example(over_axes(self.embed)(experience.x), target)
+        return Examples(state.ring.push(new), settle(self.embed, experience.x))
 
     def apply(self, state: Examples, x: PyTree) -> Output:
-        query, support = with_statistics(self.embed, state.given)(x), state.embedded
+        query, known = with_statistics(self.embed, state.given)(x), state.ring.known
+        support: Example = state.ring.items
+        keys = support.embedded
         if self.context is not None:
-            support = self.context.of_support(support, state.known)
-            query = self.context.of_query(query, support, state.known)
-        said = attend(query, support, self.sharpness.value, state.known) @ state.targets
+            keys = self.context.of_support(keys, known)
+            query = self.context.of_query(query, keys, known)
+        said = attend(query, keys, self.sharpness.value, known) @ support.target
         return Output(prediction=said if self.classes is None else jnp.log(said + 1e-6))
 
     replay = scan_replay

@@ -25,10 +25,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from quickstudy.core import Learner, Positive, over_axes, scan_replay
 from quickstudy.data import Labelled, Output
+from quickstudy.learners.ring import Ring
 from quickstudy.nn.attention import attend
 from quickstudy.nn.gradients import log_and_sign
 from quickstudy.nn.measures import squared_error
@@ -39,15 +40,14 @@ SMALLEST = 7.0  # p: sizes of gradients are told apart down to e^−p
 CAUTION = 0.1  # of the usual size of first weights, so that training begins close to the slow networks
 
 
-class MetaMemory(eqx.Module):
-    features: Float[Array, "capacity features"]  # of the examples; r_i follows from them by the Q* of the moment
-    fast: Float[Array, "capacity weights"]  # W*_i
-    hidden: tuple[Float[Array, "coordinates units"], Float[Array, "coordinates units"]]  # of d; Q* follows from it
-    count: Int[Array, ""]  # examples ever seen; the oldest are overwritten when there are more than `capacity`
+class Example(eqx.Module):
+    features: Float[Array, "*rows features"]  # r_i follows from them by the Q* of the moment
+    fast: Float[Array, "*rows weights"]  # W*_i
 
-    @property
-    def known(self) -> Bool[Array, "capacity"]:
-        return jnp.arange(len(self.features)) < self.count
+
+class MetaMemory(eqx.Module):
+    ring: Ring  # of `Example`
+    hidden: tuple[Float[Array, "coordinates units"], Float[Array, "coordinates units"]]  # of d; Q* follows from it
 
 
 class Compressed(eqx.Module):
@@ -110,8 +110,6 @@ class MetaNetworks(Learner):
         units: int = 20,
         sharpness: float = 10.0,
     ):
-        if capacity < 1:
-            raise ValueError(f"capacity must be at least 1, got {capacity}")
         refuse(embed)
         of_u, of_readout, of_b, of_d, of_m = jax.random.split(key, 5)
         self.embed, self.features, self.capacity, self.loss = embed, features, capacity, loss
@@ -126,18 +124,11 @@ class MetaNetworks(Learner):
     def init(self, *, key: Key[Array, ""]) -> MetaMemory:
         del key
         zeros = jnp.zeros((_size(self.represent), self.of_task.cell.hidden_size))
-        return MetaMemory(
-            jnp.zeros((self.capacity, self.features)),
-            jnp.zeros((self.capacity, _size(self.base))),
-            (zeros, zeros),
-            jnp.zeros((), int),
-        )
+        nothing = Example(jnp.zeros(self.features), jnp.zeros(_size(self.base)))
+        return MetaMemory(Ring.empty(nothing, self.capacity), (zeros, zeros))
 
     def adapt(self, state: MetaMemory, experience: Labelled, *, key: Key[Array, ""]) -> MetaMemory:
         del key
-        num = len(jax.tree.leaves(experience.y)[0])
-        if num > self.capacity:
-            raise ValueError(f"{num} examples at once do not fit into a memory of capacity={self.capacity}")
         # The convolutions are gone through once: no gradient that is read below reaches behind these features.
         features = over_axes(self.embed)(experience.x)
 
@@ -150,23 +141,18 @@ class MetaNetworks(Learner):
 
         of_representation = log_and_sign(_flat(jax.grad(mean_loss)(self.represent)), SMALLEST)
         of_examples = log_and_sign(jax.vmap(own_gradient)(features, experience.y), SMALLEST)
-        at = (state.count + jnp.arange(num)) % self.capacity
-        return MetaMemory(
-            state.features.at[at].set(features),
-            state.fast.at[at].set(jax.vmap(jax.vmap(self.of_example))(of_examples)[..., 0]),
-            jax.vmap(self.of_task.cell)(of_representation, state.hidden),
-            state.count + num,
-        )
+        new = Example(features, jax.vmap(jax.vmap(self.of_example))(of_examples)[..., 0])
+        return MetaMemory(state.ring.push(new), jax.vmap(self.of_task.cell)(of_representation, state.hidden))
 
     def apply(self, state: MetaMemory, x: PyTree) -> Output:
-        h = self.embed(x)
+        h, examples = self.embed(x), state.ring.items
         attention = attend(
             self.representation(state, h),
-            jax.vmap(lambda h: self.representation(state, h))(state.features),
+            jax.vmap(lambda h: self.representation(state, h))(examples.features),
             self.sharpness.value,
-            state.known,
+            state.ring.known,
         )
-        return Output(prediction=augmented(self.base, _shaped(self.base, state.fast), attention, h))
+        return Output(prediction=augmented(self.base, _shaped(self.base, examples.fast), attention, h))
 
     replay = scan_replay
 
