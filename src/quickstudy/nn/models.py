@@ -117,6 +117,26 @@ class GaussianPolicy(eqx.Module):
         return Output(policy=Gaussian(self.scale * self.net(x), self.scale * jnp.exp(self.log_std)))
 
 
+class TablePolicy(eqx.Module):
+    """A policy of one-hot states that begins indifferent, [states, actions] logits. Beside it a value [states] that
+    begins at 0, or with `predictions` the logits of as many symbols, which begin at random."""
+
+    logits: Float[Array, "states actions"]
+    value: Float[Array, "states"] | None
+    symbols: Float[Array, "states predictions"] | None
+
+    def __init__(self, states: int, actions: int, predictions: int = 0, *, key: Key[Array, ""]):
+        self.logits = jnp.zeros((states, actions))
+        self.value = None if predictions else jnp.zeros(states)
+        self.symbols = jax.random.normal(key, (states, predictions)) if predictions else None
+
+    def __call__(self, x: Float[Array, "states"]) -> Output:
+        policy = Categorical(x @ self.logits)
+        if self.symbols is None:
+            return Output(policy=policy, value=x @ self.value)
+        return Output(policy=policy, prediction=x @ self.symbols)
+
+
 class WithValue(eqx.Module):
     """A policy beside a network of its own for the value of what is seen."""
 

@@ -111,7 +111,8 @@ def tanh_policy(spec: "Spec", hidden: int) -> Callable[[Any], Any]:
 
 @dataclasses.dataclass(frozen=True)
 class CartPoleReinforce(Classic):
-    steps: int = 500_000
+    steps: int = 1_000_000
+    width: int = 32
     stretch: int = 500
     rate: float = 1e-2
     final_rate: float = 0.0
@@ -131,7 +132,7 @@ class CartPoleReinforce(Classic):
 
 @dataclasses.dataclass(frozen=True)
 class CartPoleA2C(Classic):
-    steps: int = 500_000
+    steps: int = 1_000_000
     stretch: int = 16
     rate: float = 3e-3
     final_rate: float = 0.0

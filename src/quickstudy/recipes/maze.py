@@ -22,7 +22,7 @@ TUNED = {"rate": 1.0, "discount": 0.99, "epsilon": 0.01, "initial": 0.5}
 
 @dataclasses.dataclass(frozen=True)
 class MazeRecipe(Recipe):
-    meta_steps: int = 100
+    meta_steps: int = 300
     meta_batch: int = 32
     size: int = 9
     walls: float = 0.25
@@ -30,7 +30,7 @@ class MazeRecipe(Recipe):
     horizon: int = 1000
     population: int = 32
     sigma: float = 0.1
-    learning_rate: float = 0.05
+    learning_rate: float = 0.02
 
     def errors(self) -> list[str]:
         wrong = super().errors()
@@ -59,15 +59,20 @@ class MazeRecipe(Recipe):
         from quickstudy.tasks.mazes import Mazes
 
         tasks = Mazes(self.size, self.walls, self.wind)
-        evolved = self.learner(
-            rate=Bounded(0.5), discount=Bounded(0.95), epsilon=Bounded(0.1), initial=jnp.asarray(0.1)
-        )
+        # Evolution goes on from the grid's best, with an initial value for each state and action.
+        rates = {name: Bounded(min(TUNED[name], 0.98)) for name in ("rate", "discount", "epsilon")}
+        initial = jnp.full((tasks.spec.observation, tasks.spec.actions), TUNED["initial"])
+        evolved = self.learner(**rates, initial=initial)
         trial = Trial(tasks.environment, horizon=self.horizon, baseline="none", normalise=False)
         return Experiment(
             self,
             evolved,
             trial,
-            Evolution(optax.adam(self.learning_rate), population=self.population, sigma=self.sigma),
+            Evolution(
+                optax.adam(optax.linear_schedule(self.learning_rate, 0.0, self.meta_steps)),
+                population=self.population,
+                sigma=self.sigma,
+            ),
             tasks,
             Protocol(
                 dataclasses.replace(trial, report_every=self.horizon // 10),

@@ -1,0 +1,117 @@
+"""A learned loss in the place of the policy gradient's: what to reinforce, and what to predict, is meta-learned.
+
+    π̂_t, ŷ_t = U_η(x_t | x_{t+1}, …, x_T)       a backward LSTM that begins anew where an episode ends
+    x_t = [r_t, d_t, log π(a_t | o_t), c(y(o_t)), c(y(o_{t+1}))]
+    φ ← u(φ, ∇_φ mean [ −π̂_t log π_φ(a_t | o_t) + c_y KL(ŷ_t ‖ y_φ(o_t)) − c_h H(π_φ) ])
+
+y_φ(o) is a distribution over `predictions` symbols whose meaning nobody fixes: a learned loss may make a value of it.
+U sees no observation and no action, so it serves in environments of any size.
+
+Learned policy gradient (LPG): Oh, Hessel, Czarnecki, Xu, van Hasselt, Singh, Silver 2020, "Discovering Reinforcement
+Learning Algorithms", NeurIPS. Theirs chooses the rate of a life by a bandit and regularises targets by their entropy;
+here the rate and the weights are leaves.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+
+from quickstudy.core import Incompatible, Learner, over_axes, scan_replay, unwrap
+from quickstudy.data import Categorical, Output, Transition
+from quickstudy.learners.on_policy import Learning
+from quickstudy.learners.starts import begin, network
+from quickstudy.learners.updates import Update
+from quickstudy.nn.models import MLP
+
+
+class LPG(Learner):
+    """Experience is [time, width], actions are choices.
+
+    start: from an observation to an `Output` with a policy and, as prediction, the logits of y [predictions]; `Drawn`
+    update: how a gradient moves its weights
+    predicting, exploring: c_y and c_h, numbers or leaves
+    """
+
+    start: PyTree
+    update: Update
+    meaning: MLP  # c
+    cell: eqx.nn.LSTMCell
+    advice: eqx.nn.Linear  # to π̂
+    target: eqx.nn.Linear  # to the logits of ŷ
+    predicting: Any
+    exploring: Any
+
+    def __init__(
+        self,
+        start: PyTree,
+        update: Update,
+        *,
+        key: Key[Array, ""],
+        predictions: int = 8,
+        size: int = 32,
+        predicting: Any = 0.5,
+        exploring: Any = 0.01,
+    ):
+        first, second, third, fourth = jax.random.split(key, 4)
+        self.start, self.update, self.predicting, self.exploring = start, update, predicting, exploring
+        self.meaning = MLP((predictions, 16, 1), key=first)
+        self.cell = eqx.nn.LSTMCell(5, size, key=second)
+        self.advice = eqx.nn.Linear(size, 1, key=third)
+        self.target = eqx.nn.Linear(size, predictions, key=fourth)
+
+    def init(self, *, key: Key[Array, ""]) -> Learning:
+        weights = begin(self.start, key)
+        return Learning(weights, self.update.init(weights))
+
+    def apply(self, state: Learning, x: PyTree) -> Output:
+        return Output(policy=self._network(state.weights)(x).policy)
+
+    def adapt(self, state: Learning, experience: Transition, *, key: Key[Array, ""]) -> Learning:
+        del key
+        if experience.axes != 2:
+            raise Incompatible("LPG learns from parallel copies: give a width")
+        advice, targets = self.advise(state, experience)
+
+        def loss(weights: PyTree) -> Float[Array, ""]:
+            said = over_axes(self._network(weights), 2)(experience.observation)
+            log_prob = over_axes(lambda policy, a: policy.log_prob(a), 2)(said.policy, experience.action)
+            predicted = Categorical(said.prediction)
+            parts = (
+                -(advice * log_prob).mean(),
+                unwrap(self.predicting) * over_axes(Categorical.kl, 2)(Categorical(targets), predicted).mean(),
+                -unwrap(self.exploring) * over_axes(Categorical.entropy, 2)(said.policy).mean(),
+            )
+            return jnp.stack(parts).sum()
+
+        value, gradient = jax.value_and_grad(loss)(state.weights)
+        return Learning(*self.update.step(state.weights, gradient, value, state.memory))
+
+    replay = scan_replay
+
+    def advise(
+        self, state: Learning, t: Transition
+    ) -> tuple[Float[Array, "time width"], Float[Array, "time width predictions"]]:
+        """π̂ and the logits of ŷ for each step."""
+        model = over_axes(self._network(jax.lax.stop_gradient(state.weights)), 2)
+        said, then = model(t.observation), model(t.next_observation)
+        log_prob = over_axes(lambda policy, a: policy.log_prob(a), 2)(said.policy, t.action)
+        means = over_axes(lambda logits: self.meaning(jax.nn.softmax(logits))[0], 2)
+        ended = (t.terminated | t.truncated).astype(float)
+        following = jnp.where(t.terminated, 0.0, means(then.prediction))
+        seen = jnp.stack([t.reward, ended, log_prob, means(said.prediction), following], -1)
+
+        def step(hidden: tuple, given: tuple) -> tuple[tuple, Array]:
+            x, ended = given
+            hidden = jax.tree.map(lambda h: jnp.where(ended[:, None] > 0, 0.0, h), hidden)
+            hidden = jax.vmap(self.cell)(x, hidden)
+            return hidden, hidden[0]
+
+        blank = jnp.zeros((t.reward.shape[1], self.cell.hidden_size))
+        _, features = jax.lax.scan(step, (blank, blank), (seen, ended), reverse=True)
+        return over_axes(self.advice, 2)(features)[..., 0], over_axes(self.target, 2)(features)
+
+    def _network(self, weights: PyTree) -> Any:
+        return network(self.start, weights, jax.random.key(0))

@@ -1,0 +1,106 @@
+"""A learned loss, trained on random MDPs and tested in mazes that it has never seen.
+
+The agents are tables (a linear policy of one-hot states) that begin at nothing in every task and learn by gradient
+steps, in training as in the test; what is meta-learned is the loss they descend. MDPs of 25 states and 4 actions pay at
+every step, mazes of 5×5 cells only at the goal. Beside it, in the same mazes with the same steps: REINFORCE and the
+actor-critic, each with a grid of rates. What should be won: total reward against the best of REINFORCE's.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from quickstudy.recipes.base import Recipe
+
+if TYPE_CHECKING:
+    from quickstudy.recipes.experiment import Experiment
+
+RATES = (3.0, 10.0, 30.0, 100.0)
+SIZE = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class MazeLPG(Recipe):
+    meta_steps: int = 500
+    meta_batch: int = 32
+    stretch: int = 20
+    width: int = 8
+    updates: int = 40  # in a life
+    window: int = 5  # updates in a meta-step, through which is differentiated
+    predictions: int = 8
+    size: int = 32
+    rate: float = 10.0
+    discount: float = 0.95
+    learning_rate: float = 3e-3
+
+    name = "maze-lpg"
+    description = "a loss learned on random MDPs, in the place of the policy gradient's, tested in mazes"
+    expected = "not run to a figure yet"
+    source = "Oh et al. 2020, Discovering Reinforcement Learning Algorithms, NeurIPS"
+
+    def errors(self) -> list[str]:
+        wrong = super().errors()
+        wrong += self.must("be at least 1", lambda x: x >= 1, "stretch", "width", "updates", "size", "window")
+        wrong += self.must("be at least 2", lambda x: x >= 2, "predictions")
+        wrong += self.must("be above 0", lambda x: x > 0, "rate", "learning_rate")
+        wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "discount")
+        if self.window >= 1 and self.updates % self.window:
+            wrong.append(f"window={self.window} must divide updates={self.updates}")
+        return wrong
+
+    def build(self) -> "Experiment":
+        import jax
+        import optax
+
+        from quickstudy.core import Positive
+        from quickstudy.evaluate import Protocol
+        from quickstudy.learners.actor_critic import actor_critic
+        from quickstudy.learners.lpg import LPG
+        from quickstudy.learners.reinforce import reinforce
+        from quickstudy.learners.starts import Drawn
+        from quickstudy.learners.updates import SGD
+        from quickstudy.meta_optimizers.backprop import Backprop
+        from quickstudy.nn.models import TablePolicy
+        from quickstudy.objectives.trial import Trial
+        from quickstudy.recipes.experiment import Experiment
+        from quickstudy.rl import losses
+        from quickstudy.tasks.mazes import Mazes
+        from quickstudy.tasks.mdps import TabularMDPs
+        from quickstudy.tasks.transfer import Transfer
+
+        mazes = Mazes(SIZE, episode=25)
+        tasks = Transfer(TabularMDPs(SIZE**2, 4), mazes)
+        states, actions = tasks.spec.observation, tasks.spec.actions
+        draw = lambda key: TablePolicy(states, actions, self.predictions, key=key)
+        learner = LPG(
+            Drawn(draw), SGD(Positive(self.rate)), key=jax.random.fold_in(jax.random.key(self.seed), 1),
+            predictions=self.predictions, size=self.size, predicting=Positive(0.5), exploring=Positive(0.01),
+        )  # fmt: skip
+        objective = Trial(
+            tasks.environment,
+            horizon=self.stretch * self.updates,
+            window=self.stretch * self.window,
+            adapt_every=self.stretch,
+            width=self.width,
+            terms=((1.0, losses.a2c), (0.01, losses.entropy)),
+            discount=self.discount,
+            baseline="linear",
+            across_episodes=False,
+        )
+        test = dataclasses.replace(
+            objective, environment=mazes.environment, window=None, baseline="none", normalise=False,
+            report_every=self.stretch * max(1, self.updates // 10),
+        )  # fmt: skip
+        table, with_value = Drawn(lambda key: TablePolicy(states, actions, key=key)), Drawn(draw)
+        rulers = {}
+        for rate in RATES:
+            rulers[f"REINFORCE, rate {rate}"] = reinforce(with_value, SGD(rate), discount=self.discount, entropy=0.01)
+            rulers[f"actor-critic, rate {rate}"] = actor_critic(table, SGD(rate), discount=self.discount)
+        return Experiment(
+            self,
+            learner,
+            objective,
+            Backprop(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(self.learning_rate))),
+            tasks,
+            Protocol(test, num_tasks=self.test_tasks, rulers=rulers, chunk=min(250, self.test_tasks)),
+            citations=(self.source,),
+        )
