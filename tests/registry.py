@@ -1,8 +1,10 @@
 """One row a learner: what the contract suite runs it on. A new learner is one more row."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,10 +12,14 @@ import optax
 from quickstudy.core import Bounded, Positive
 from quickstudy.data import Labelled, Transition
 from quickstudy.learners import bandits, mdps
+from quickstudy.learners.actor_critic import actor_critic
 from quickstudy.learners.adjoints import FirstOrder, Implicit, Unrolled
 from quickstudy.learners.attention import Attention
+from quickstudy.learners.ddpg import DDPG, ActorAndCritics
+from quickstudy.learners.dqn import DQN
 from quickstudy.learners.dyna_q import DynaQ
 from quickstudy.learners.from_scratch import FromScratch
+from quickstudy.learners.goal_grids import BestExplorer, GoalSampling
 from quickstudy.learners.gradient import Gradient
 from quickstudy.learners.inner_losses import PolicyGradient, Supervised
 from quickstudy.learners.learned_updates import LSTMOptimizer, MetaLSTM
@@ -21,15 +27,37 @@ from quickstudy.learners.logistic_regression import LogisticRegression
 from quickstudy.learners.mann import LRUAMemory
 from quickstudy.learners.matching import FullContext, Matching
 from quickstudy.learners.meta_networks import MetaNetworks
+from quickstudy.learners.mktn import MKTN, Control, Proximal, Regression, Ridge
+from quickstudy.learners.mml import MML, MetaModel
+from quickstudy.learners.mpo import MPO, no_generation_yet
+from quickstudy.learners.ppo import ppo
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.learners.q_learning import SARSA, QLearning
 from quickstudy.learners.r_max import RMax
 from quickstudy.learners.recurrent import ActorCritic, LabelFeedback, OutcomeFeedback, Prediction, Recurrent
+from quickstudy.learners.reinforce import reinforce
 from quickstudy.learners.sinusoid_posterior import SinusoidPosterior
+from quickstudy.learners.starts import Drawn
+from quickstudy.learners.structured_bandits import TargetSearch
 from quickstudy.learners.task_memory import OfPairs, TaskMemory, empty_memory
-from quickstudy.learners.updates import SGD, Optax, per_step, per_weight
+from quickstudy.learners.two_step import TwoStepFilter, TwoStepValues
+from quickstudy.learners.updates import SGD, Optax, Scaled, per_step, per_weight
 from quickstudy.nn.cells import GRU, LSTM
-from quickstudy.nn.models import MLP, Chain, Contextual, GaussianPolicy, Predictor, context, head
+from quickstudy.nn.linear_recurrence import LinearRecurrence
+from quickstudy.nn.models import (
+    MLP,
+    CategoricalPolicy,
+    Chain,
+    Contextual,
+    GaussianPolicy,
+    Modulated,
+    Predictor,
+    WithValue,
+    context,
+    everything,
+    head,
+    modulation,
+)
 
 
 class Row(NamedTuple):
@@ -72,6 +100,13 @@ def walks(stretches: int, steps: int = 6, width: int = 3) -> Transition:
     return Transition(observation, action, reward, never, cut, never, observation)
 
 
+def choices(stretches: int, steps: int = 4, width: int = 2, actions: int = 3) -> Transition:
+    """Vectors observed, one of a few actions taken; episodes are cut at the stretch's end."""
+    t = walks(stretches, steps, width)
+    action = jax.random.randint(K, t.reward.shape, 0, actions)
+    return dataclasses.replace(t, action=action, next_observation=jnp.roll(t.observation, -1, 1))
+
+
 def visits(stretches: int, states: int = 2, actions: int = 2) -> Transition:
     """A walk through a tabular MDP; episodes of two steps."""
     a, r, s = jax.random.split(K, 3)
@@ -90,6 +125,46 @@ def policy() -> GaussianPolicy:
     return GaussianPolicy(MLP((2, 8, 2), key=K, activation=jnp.tanh), jnp.zeros(2))
 
 
+def actor_and_critic(key=K) -> WithValue:
+    return WithValue(
+        CategoricalPolicy(MLP((2, 8, 3), key=key, activation=jnp.tanh)), MLP((2, 8, 1), key=key, activation=jnp.tanh)
+    )
+
+
+def actor_and_critics(key=K) -> ActorAndCritics:
+    net = lambda inputs, outputs: MLP((inputs, 8, outputs), key=key, activation=jnp.tanh)
+    return ActorAndCritics(net(2, 2), [net(4, 1), net(4, 1)])
+
+
+def waypoints(stretches: int) -> Transition:
+    """One stream, a step at a time; episodes of two steps."""
+    o, a, r = jax.random.split(K, 3)
+    shape = (stretches, 1)
+    observation, never = jax.random.normal(o, (*shape, 2)), jnp.zeros(shape, bool)
+    cut = (jnp.arange(stretches) % 2 == 1)[:, None]
+    action, reward = jax.random.normal(a, (*shape, 2)), jax.random.normal(r, shape)
+    return Transition(observation, action, reward, never, cut, never, observation)
+
+
+def mpo(**changes) -> MPO:
+    feedback = OutcomeFeedback(None, 2)
+    start = changes.get("start", GaussianPolicy(MLP((2, 4, 2), key=K, activation=jnp.tanh), jnp.zeros(2)))
+    fast = changes.get("fast", everything)
+    parts = {
+        "cell": GRU(2 + feedback.size, 8, key=K),
+        "start": start,
+        "generator": no_generation_yet(start, 8, fast),
+        "critic": eqx.nn.Linear(8, 1, key=K),
+        "feedback": feedback,
+        "inner_loss": PolicyGradient(Bounded(0.8), Bounded(0.9), ridge=0.1),
+        "update": SGD(Positive(0.2)),
+        "pull": Positive(0.5),
+        "inputs": 2,
+        "episode": 2,
+    }
+    return MPO(**{**parts, **changes})
+
+
 def gradient(update=None, **choices) -> Gradient:
     start = choices.pop("start", None)
     return Gradient(predictor() if start is None else start, Supervised(), update or SGD(0.05), **choices)
@@ -97,6 +172,11 @@ def gradient(update=None, **choices) -> Gradient:
 
 def task_memory(within: Gradient) -> TaskMemory:
     return empty_memory(within, OfPairs(MLP((2, 8, 3), key=K, activation=jnp.tanh)), 3, key=K, slots=4, scale=0.1)
+
+
+def mktn(rule, reading, inputs: int, **choices) -> MKTN:
+    net = MLP((inputs, 8, inputs * (1 + 3)), key=K, activation=jnp.tanh)  # as many outputs as inputs
+    return MKTN(net, rule, reading, 3, **choices)
 
 
 def mann() -> Recurrent:
@@ -123,7 +203,15 @@ REGISTRY: dict[str, Row] = {
     "per-step-rates": Row(lambda: gradient(per_step(predictor(), 0.05, 2), steps=2), labelled),
     "maml-adam": Row(lambda: gradient(Optax(optax.adam(0.01)), steps=2), labelled),
     "maml-rl": Row(lambda: Gradient(policy(), PolicyGradient(), SGD(0.1)), walks),
-    "maml-rl-dice": Row(lambda: Gradient(policy(), PolicyGradient(dice=True), SGD(0.1)), walks),
+    "maml-rl-dice": Row(lambda: Gradient(policy(), PolicyGradient(credit="dice"), SGD(0.1)), walks),
+    "mpo": Row(lambda: mpo(), waypoints),
+    "mpo-modulated": Row(
+        lambda: mpo(
+            start=GaussianPolicy(Modulated((2, 4, 2), key=K, activation=jnp.tanh), jnp.zeros(2)), fast=modulation
+        ),
+        waypoints,
+    ),
+    "mpo-nothing-generated": Row(lambda: mpo(generator=None), waypoints),
     "meta-lstm": Row(lambda: gradient(MetaLSTM(4, key=K, rate=0.1), adjoint=FirstOrder(), steps=2), labelled),
     "lstm-optimizer": Row(
         lambda: FromScratch(lambda key: predictor(), Supervised(), LSTMOptimizer(4, key=K), steps=2), labelled
@@ -146,7 +234,10 @@ REGISTRY: dict[str, Row] = {
     ),
     "task-memory": Row(lambda: task_memory(gradient(steps=2)), labelled),
     "task-memory-implicit": Row(lambda: task_memory(gradient(adjoint=Implicit(1.0, 5), steps=10)), labelled),
+    "mktn": Row(lambda: mktn(Proximal(Positive(0.3), Positive(0.1)), Regression(), 1, steps=2), labelled),
+    "mktn-control": Row(lambda: mktn(Ridge(Positive(1.0)), Control(0.9, Positive(0.5), 0.1), 2), visits),
     "rl2-gru": Row(recurrent, pulls),
+    "rl2-s5": Row(lambda: recurrent(LinearRecurrence), pulls),
     "rl2-lstm": Row(lambda: recurrent(LSTM), pulls),
     "stream-gru": Row(
         lambda: Recurrent(GRU(2, 8, key=K), Prediction(8, 1, key=K), LabelFeedback(None, 1)),
@@ -158,12 +249,42 @@ REGISTRY: dict[str, Row] = {
     ),
     "mann": Row(mann, stream),
     "attention": Row(
-        lambda: Attention(MLP((1, 4, 3), key=K), 3, key=K, capacity=3, width=4, blocks=2, heads=2), stream
+        lambda: Attention(
+            MLP((1, 4, 3), key=K),
+            3,
+            Prediction(4, 1, key=K),
+            LabelFeedback(None, 1),
+            key=K,
+            capacity=3,
+            width=4,
+            attention_heads=2,
+        ),
+        stream,
+    ),
+    "rl2-attention": Row(
+        lambda: Attention(
+            eqx.nn.Identity(),
+            2,
+            ActorCritic(4, 2, key=K),
+            OutcomeFeedback(2, observation=2),
+            key=K,
+            capacity=3,
+            width=4,
+            attention_heads=2,
+        ),
+        visits,
     ),
     "bayes-greedy": Row(lambda: bandits.bayes_greedy(3), pulls, learned=False),
     "ucb1": Row(lambda: bandits.ucb1(3), pulls, learned=False),
     "thompson": Row(lambda: bandits.thompson(3), pulls, learned=False),
     "gittins": Row(lambda: bandits.gittins(3, pulls=8, discount=0.9), pulls, learned=False),
+    "opposed-arms": Row(lambda: bandits.opposed(), lambda stretches: pulls(stretches, 2), learned=False),
+    "informed-arms": Row(lambda: TargetSearch(2), pulls, learned=False),
+    "two-step-model-free": Row(lambda: TwoStepValues(0.3, 2.0, False), visits, learned=False),
+    "two-step-model-based": Row(lambda: TwoStepValues(0.3, 2.0, True), visits, learned=False),
+    "two-step-filter": Row(TwoStepFilter, visits, learned=False),
+    "best-explorer": Row(lambda: BestExplorer(2, (1, 3, 2)), lambda n: visits(n, 4), learned=False),
+    "goal-sampling": Row(lambda: GoalSampling(2, (1, 2, 3), True), lambda n: visits(n, 4), learned=False),
     "mdp-psrl": Row(lambda: mdps.psrl(2, 2, 2), visits, learned=False),
     "mdp-opsrl": Row(lambda: mdps.opsrl(2, 2, 2), visits, learned=False),
     "mdp-beb": Row(lambda: mdps.beb(2, 2, 2, scale=3.0), visits, learned=False),
@@ -172,6 +293,53 @@ REGISTRY: dict[str, Row] = {
     "q-learning": Row(lambda: QLearning(2, 2, rate=Bounded(0.2), initial=jnp.zeros(2)), visits),
     "sarsa": Row(lambda: SARSA(2, 2, decay=Bounded(0.7), epsilon=Bounded(0.1)), visits),
     "dyna-q": Row(lambda: DynaQ(2, 2, discount=Bounded(0.9), planning=3), visits),
+    "reinforce": Row(
+        lambda: reinforce(actor_and_critic().policy, Scaled(Positive(0.1)), entropy=Positive(0.1)), choices
+    ),
+    "a2c": Row(
+        lambda: actor_critic(
+            actor_and_critic(),
+            SGD(Positive(0.1)),
+            discount=Bounded(0.9),
+            trace=Bounded(0.8),
+            value=Positive(0.5),
+            entropy=Positive(0.1),
+        ),
+        choices,
+    ),
+    "a2c-drawn": Row(lambda: actor_critic(Drawn(actor_and_critic), SGD(0.1)), choices, learned=False),
+    "ppo": Row(lambda: ppo(actor_and_critic(), Scaled(Positive(0.01)), epochs=2, minibatches=2), choices),
+    "dqn": Row(
+        lambda: DQN(
+            Drawn(lambda key: MLP((2, 8, 3), key=key)),
+            Scaled(Positive(0.01)),
+            2,
+            capacity=10,
+            warm_up=9,
+            batch=4,
+            epsilon=Bounded(0.1),
+            decay=8,
+        ),
+        choices,
+    ),
+    "td3": Row(
+        lambda: DDPG(
+            actor_and_critics(),
+            Scaled(Positive(0.01)),
+            2,
+            capacity=40,
+            warm_up=20,
+            batch=4,
+            updates=2,
+            dims=2,
+            slowness=Bounded(0.1),
+            smoothing=0.2,
+            delay=2,
+        ),
+        walks,
+    ),
     "r-max": Row(lambda: RMax(2, 2, visits=2, discount=0.8), visits, learned=False),
+    "mml": Row(lambda: MML(MetaModel(2, 2, 2, key=K, hidden=8, latent=3), 2), visits),
+    "mml-refined": Row(lambda: MML(MetaModel(2, 2, 3, key=K, hidden=8, latent=3, steps=1), 2, spread=0.0), visits),
     "sinusoid-posterior": Row(lambda: SinusoidPosterior(20, 0.3), labelled, learned=False),
 }

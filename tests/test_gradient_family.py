@@ -232,20 +232,33 @@ def test_chunking_gives_the_same_gradient_in_rl():
     close(whole[2], parts[2], rtol=1e-4, atol=1e-6)
 
 
-def test_dice_credits_what_the_plain_surrogate_does_not():
-    """The first derivatives of the two inner losses agree; through an inner step they differ."""
+def test_credit_is_what_the_plain_surrogate_does_not_give():
+    """The first derivatives of the three inner losses agree; through an inner step they differ."""
     experience = jax.tree.map(lambda x: x[0], walks(1))
-    model = policy()
-    learned, rest = partition(model)
-    inner = lambda dice: jax.grad(lambda w: PolicyGradient(dice=dice)(combine(w, rest), experience))(learned)
-    close(inner(True), inner(False), rtol=1e-4, atol=1e-6)
-    twice = lambda dice: jax.grad(
-        lambda w: sum(
-            (g**2).sum()
-            for g in jax.tree.leaves(jax.grad(lambda v: PolicyGradient(dice=dice)(combine(v, rest), experience))(w))
-        )
-    )(learned)
-    assert not np.allclose(jax.tree.leaves(twice(True))[0], jax.tree.leaves(twice(False))[0], rtol=1e-3)
+    learned, rest = partition(policy())
+    loss = lambda credit: lambda w: PolicyGradient(credit=credit)(combine(w, rest), experience)
+    squared = lambda tree: sum((leaf**2).sum() for leaf in jax.tree.leaves(tree))
+    once = {credit: jax.grad(loss(credit))(learned) for credit in ("none", "lvc", "dice")}
+    twice = {credit: jax.grad(lambda w, c=credit: squared(jax.grad(loss(c))(w)))(learned) for credit in once}
+    for one, other in (("none", "lvc"), ("none", "dice"), ("lvc", "dice")):
+        close(once[one], once[other], rtol=1e-4, atol=1e-6)
+        assert not np.allclose(*(jax.tree.leaves(twice[credit])[0] for credit in (one, other)), rtol=1e-3)
+
+
+def test_e_maml_credits_the_steps_before_adaptation_with_what_came_after():
+    tasks = Navigation(episode=5)
+    trial = Trial(
+        tasks.environment, horizon=10, terms=((1.0, losses.e_maml),), adapt_every=5, width=4, burn_in=5,
+        baseline="linear", across_episodes=False,
+    )  # fmt: skip
+    learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
+    batch, _ = trial.collect(learner, (), tasks.sample(6, key=K), key=K)
+    earned = trial.score(batch)
+    close(batch.worth, (earned - earned.mean()) / earned.std(), rtol=1e-3)
+    # Before adaptation the policy is the start itself, so that the term is a score function of the start alone.
+    loss, _ = trial.loss(learner, batch)
+    log_prob = batch.log_prob[:, 0].sum((1, 2))
+    close(loss, -batch.worth * log_prob / (5 * 4), rtol=1e-4, atol=1e-5)
 
 
 def test_a_fixed_leaf_is_not_learned_and_not_lost():

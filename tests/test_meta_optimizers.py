@@ -101,7 +101,7 @@ def test_evosax_searches_for_a_rate(strategy):
     result = train(learner, trial, search, TabularMDPs(2, 2, 4), config=config, listener=quiet)
     # Of all it could learn, to explore less than nine times in ten is worth most here.
     assert result.learner.epsilon.value < 0.7
-    with pytest.raises(Incompatible, match="no strategy.*deviation"):
+    with pytest.raises(Incompatible, match="no strategy"):
         Evosax("SimulatedAnnealing").init(learner)
 
 

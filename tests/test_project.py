@@ -117,15 +117,29 @@ NAVIGATION |= moved(NAVIGATION, "start.", "update.rates.") | {"inner_loss.discou
 RL2 = lstm("cell.cell") | {"cell.cell.bias_n"} | both("heads.actor", "heads.critic")
 IMAGES = conv4("start.net.layers[0]") | both("start.net.layers[1]")
 STREAM = conv4("encode.layers[0]") | both("encode.layers[1]", "heads.linear")
+MML = mlp("model.pair", 2) | mlp("model.encode", 2) | both("model.shared", "model.own")
+MML |= {"model.trust.log", "model.noise.log"}
 BLOCKS = [f"blocks[{i}]" for i in range(2)]
 
 LEARNED = {
     "sinusoid": SINUSOID,
     "sinusoid-cavia": SINUSOID | {"start.context"},
     "sinusoid-meta-sgd": SINUSOID | moved(SINUSOID, "start.", "update.rate."),
+    "sinusoid-mktn": mlp("net", 3) | {"rule.guidance.log"},
+    "maze-mktn": mlp("net", 2) | {"rule.rate.log", "rule.guidance.log"},
     "sinusoid-learned-optimizer": lstm("update.cell") | both("update.out") | {"update.scale.log"},
     "navigation": NAVIGATION,
     "rl2": RL2,
+    "navigation-rl2": RL2 | {"heads.log_std"},
+    "navigation-mpo": lstm("cell.cell")
+    | {"cell.cell.bias_n", "generator", "start.log_std", "update.rate.log", "pull.log"}
+    | mlp("start.net", 2)
+    | both("critic")
+    | {"inner_loss.discount.logit", "inner_loss.trace.logit"},
+    "kernels-mml": MML,
+    "mdp-mml": MML,
+    "maze-mml": MML,
+    "corners": NAVIGATION,
     "maze": {"rate.logit", "discount.logit", "epsilon.logit", "initial"},
     "omniglot": IMAGES,
     "omniglot-cavia": conv4("start.embed") | both("start.head", "start.film") | {"start.context"},

@@ -1,6 +1,7 @@
 """What flows between the nouns: labelled examples, few-shot episodes, transitions, outputs and policies."""
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -63,6 +64,10 @@ class Policy(eqx.Module):
     def entropy(self) -> Float[Array, ""]: ...
 
     @abc.abstractmethod
+    def kl(self, other: Any) -> Float[Array, ""]:
+        """KL(self ‖ other) in nats; `other` is of the same kind."""
+
+    @abc.abstractmethod
     def mode(self) -> Array: ...
 
 
@@ -81,6 +86,10 @@ class Categorical(Policy):
     def entropy(self) -> Float[Array, ""]:
         log_probs = jax.nn.log_softmax(self.logits)
         return -(jnp.exp(log_probs) * log_probs).sum()
+
+    def kl(self, other: "Categorical") -> Float[Array, ""]:
+        ours, theirs = jax.nn.log_softmax(self.logits), jax.nn.log_softmax(other.logits)
+        return (jnp.exp(ours) * (ours - theirs)).sum()
 
     def mode(self) -> Int[Array, ""]:
         return jnp.argmax(self.logits).astype(jnp.int32)
@@ -101,6 +110,10 @@ class Gaussian(Policy):
     def entropy(self) -> Float[Array, ""]:
         return (0.5 + 0.5 * jnp.log(2 * jnp.pi) + jnp.log(self.std)).sum()
 
+    def kl(self, other: "Gaussian") -> Float[Array, ""]:
+        ratio, apart = self.std / other.std, (self.mean - other.mean) / other.std
+        return (0.5 * (ratio**2 + apart**2 - 1) - jnp.log(ratio)).sum()
+
     def mode(self) -> Float[Array, "dims"]:
         return self.mean
 
@@ -116,6 +129,9 @@ class Deterministic(Policy):
 
     def log_prob(self, action: Array) -> Float[Array, ""]:
         return jnp.where((action == self.action).all(), 0.0, -jnp.inf)
+
+    def kl(self, other: "Deterministic") -> Float[Array, ""]:
+        return -other.log_prob(self.action)
 
     def entropy(self) -> Float[Array, ""]:
         return jnp.zeros(())

@@ -12,13 +12,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 from numpy.typing import NDArray
 
 from quickstudy import stats
 from quickstudy.core import HeldOut, Learner, Objective
 
 Trace = Callable[[Learner, "Protocol", PyTree, PyTree], dict[str, NDArray]]
+Behaviour = Callable[[PyTree, PyTree], dict[str, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Protocol:
     rulers: other learners on the same tasks, by name
     optimum: (tasks) -> the best possible value of each task, in the metric's units
     trace: (learner, protocol, task, what was lived) -> arrays that draw one task; see quickstudy.report
+    survey: (learner, protocol, tasks, what was lived) -> arrays that draw the first chunk of tasks together
+    behaviour: (tasks, what was lived) -> what was done, by name: arrays with a leading task axis, NaN where a task has
+        nothing to say of it; of the learner and of each ruler. See quickstudy.report
     chunk: tasks lived at once
     note: what has to be said with every result, as that it is transductive
     """
@@ -41,6 +45,8 @@ class Protocol:
     rulers: Mapping[str, Learner] = dataclasses.field(default_factory=dict)
     optimum: Callable[[PyTree], Any] | None = None
     trace: Trace | None = None
+    survey: Trace | None = None
+    behaviour: Behaviour | None = None
     chunk: int = 100
     seed: int = 0
     note: str = ""
@@ -52,7 +58,8 @@ class Evaluation:
 
     values: [tasks], the headline score of each; `score` is their mean with its interval `ci`
     curves: [tasks, points]; `curve` has a dict a point: adaptations, mean, iqm, ci, iqm_ci
-    rulers: by name, dicts of score, ci, curve and `difference`: ours minus theirs, paired, mean and ci
+    rulers: by name, dicts of score, ci, curve, behaviour and `difference`: ours minus theirs, paired, mean and ci
+    behaviour: by name, lists of mean and ci over tasks, of what Protocol.behaviour measures
     """
 
     metric: str
@@ -67,6 +74,7 @@ class Evaluation:
     diverged: list[int]
     note: str
     traces: dict[str, NDArray]
+    behaviour: dict[str, list[dict[str, Any]]]
 
     @property
     def n(self) -> int:
@@ -84,6 +92,7 @@ class Evaluation:
             "rulers": self.rulers,
             "diverged": self.diverged,
             "note": self.note,
+            **({"behaviour": self.behaviour} if self.behaviour else {}),
         }
 
 
@@ -100,14 +109,15 @@ def evaluate(
     chunk = min(protocol.chunk, protocol.num_tasks)
     protocol = dataclasses.replace(protocol, objective=objective, chunk=chunk)
     tasks = held_out.tasks(protocol.num_tasks)
-    values, curves, adaptations = _measure(learner, protocol, tasks)
+    values, curves, adaptations, behaviour = _measure(learner, protocol, tasks)
     sound = np.isfinite(values) & np.isfinite(curves).all(1)
     if not sound.any():
         raise FloatingPointError(f"none of the {len(values)} held-out tasks gave a finite score")
     rulers = {}
     for name, ruler in protocol.rulers.items():
-        theirs, their_curves, their_adaptations = _measure(ruler, protocol, tasks)
+        theirs, their_curves, their_adaptations, done = _measure(ruler, protocol, tasks)
         rulers[name] = _ruler(values, theirs, _points(their_curves, their_adaptations))
+        rulers[name] |= {"behaviour": done} if done else {}
     if protocol.optimum is not None:
         best = np.broadcast_to(np.asarray(protocol.optimum(tasks), np.float64), values.shape)
         rulers["optimum"] = _ruler(values, best, None)
@@ -124,7 +134,8 @@ def evaluate(
         rulers,
         [int(i) for i in np.flatnonzero(~sound)],
         "; ".join(filter(None, (held_out.note, protocol.note))),
-        {} if protocol.trace is None else _traces(learner, protocol, protocol.trace, tasks, values),
+        _traces(learner, protocol, tasks, values),
+        behaviour,
     )
 
 
@@ -142,8 +153,12 @@ def compare(ours: NDArray, theirs: NDArray) -> dict[str, Any]:
     return {"mean": float(difference.mean()), "ci": list(stats.interval(difference)), "n": int(both.sum())}
 
 
-def _live(learner: Learner, objective: Objective, tasks: PyTree, key: Any, *, read: Callable = lambda o, batch: batch):
-    """What `read(objective, batch)` makes of the tasks being lived; compiled where they live on the device."""
+def _lived(objective: Objective, tasks: PyTree, batch: PyTree) -> PyTree:
+    return batch
+
+
+def _live(learner: Learner, objective: Objective, tasks: PyTree, key: Any, *, read: Callable = _lived):
+    """What `read(objective, tasks, batch)` makes of the tasks being lived; compiled where they live on the device."""
     begin, live = jax.random.split(key)
     memory = objective.init(learner, tasks, key=begin)
     collect = _collect if objective.on_device else _collect.__wrapped__
@@ -152,11 +167,18 @@ def _live(learner: Learner, objective: Objective, tasks: PyTree, key: Any, *, re
 
 @eqx.filter_jit
 def _collect(learner: Learner, objective: Objective, memory: PyTree, tasks: PyTree, key: Any, read: Callable):
-    return read(objective, objective.collect(learner, memory, tasks, key=key)[0])
+    return read(objective, tasks, objective.collect(learner, memory, tasks, key=key)[0])
 
 
-def _judge(objective: Objective, batch: PyTree):
-    return objective.score(batch), objective.curve(batch)
+@dataclasses.dataclass(frozen=True)
+class _Judge:
+    """Equal where it measures the same, so that it is compiled once."""
+
+    behaviour: Behaviour | None
+
+    def __call__(self, objective: Objective, tasks: PyTree, batch: PyTree):
+        done = {} if self.behaviour is None else self.behaviour(tasks, batch)
+        return objective.score(batch), objective.curve(batch), done
 
 
 def _chunk(protocol: Protocol, tasks: PyTree, index: int) -> tuple[PyTree, Any]:
@@ -165,22 +187,28 @@ def _chunk(protocol: Protocol, tasks: PyTree, index: int) -> tuple[PyTree, Any]:
     return jax.tree.map(lambda x: x[rows], tasks), jax.random.fold_in(jax.random.key(protocol.seed), index)
 
 
-def _measure(learner: Learner, protocol: Protocol, tasks: PyTree) -> tuple[NDArray, NDArray, tuple[int, ...]]:
-    """(headline values [tasks], curves [tasks, points], adaptations at each point)."""
+def _measure(learner: Learner, protocol: Protocol, tasks: PyTree) -> tuple[NDArray, NDArray, tuple[int, ...], dict]:
+    """(headline values [tasks], curves [tasks, points], adaptations at each point, behaviour)."""
     objective, num = protocol.objective, protocol.num_tasks
-    live = functools.partial(_live, read=_judge)
-    columns, values = [], np.zeros(0)
+    live = functools.partial(_live, read=_Judge(protocol.behaviour))
+    columns, values, done = [], np.zeros(0), {}
     for steps in protocol.steps or (None,):
         rebuilt = learner if steps is None else with_steps(learner, steps)
         lived = [live(rebuilt, objective, *_chunk(protocol, tasks, i)) for i in range(-(-num // protocol.chunk))]
-        scores, curves = (
-            np.concatenate([np.asarray(x, np.float64) for x in xs])[:num] for xs in zip(*lived, strict=True)
-        )
+        join = lambda *xs: np.concatenate([np.asarray(x, np.float64) for x in xs])[:num]
+        scores, curves, done = jax.tree.map(join, *lived)
         values = -scores if objective.lower_is_better else scores
         columns.append(curves)
     points = columns[0].shape[1]
     along = tuple(objective.first_point + i * objective.adaptations_per_point for i in range(points))
-    return values, np.concatenate(columns, 1), protocol.steps or along
+    behaviour = {name: _over_tasks(measured) for name, measured in done.items()}
+    return values, np.concatenate(columns, 1), protocol.steps or along, behaviour
+
+
+def _over_tasks(measured: NDArray) -> list[dict[str, Any]]:
+    """Mean and interval of each of what was measured [tasks, ...], over the tasks that have it."""
+    columns = [column[np.isfinite(column)] for column in measured.reshape(len(measured), -1).T]
+    return [{"mean": float(c.mean()), "ci": list(stats.interval(c))} if len(c) else {} for c in columns]
 
 
 def _points(curves: NDArray, adaptations: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -207,8 +235,15 @@ def _ruler(ours: NDArray, theirs: NDArray, curve: list[dict[str, Any]] | None) -
     }
 
 
-def _traces(learner: Learner, protocol: Protocol, trace: Trace, tasks: PyTree, values: NDArray) -> dict[str, NDArray]:
-    """Arrays that draw the worst, the middle and the best tasks, stacked in that order."""
+def _traces(learner: Learner, protocol: Protocol, tasks: PyTree, values: NDArray) -> dict[str, NDArray]:
+    """Arrays that draw the worst, the middle and the best tasks, stacked in that order; and those of a survey."""
+    seen, trace = {}, protocol.trace
+    if protocol.survey is not None:
+        chunk, key = _chunk(protocol, tasks, 0)
+        arrays = protocol.survey(learner, protocol, chunk, _live(learner, protocol.objective, chunk, key))
+        seen = {f"survey/{name}": array for name, array in arrays.items()}
+    if trace is None:
+        return seen
     order = np.argsort(-values if protocol.objective.lower_is_better else values)
     chosen = [int(order[i]) for i in (0, 1, len(order) // 2, -2, -1)]
     drawn = []
@@ -218,4 +253,4 @@ def _traces(learner: Learner, protocol: Protocol, trace: Trace, tasks: PyTree, v
         row = task % protocol.chunk
         one = jax.tree.map(lambda x: x[row], (chunk, lived))  # noqa: B023
         drawn.append({**trace(learner, protocol, *one), "task": np.asarray(task), "value": values[task]})
-    return {name: np.stack([np.asarray(d[name]) for d in drawn]) for name in drawn[0]}
+    return {name: np.stack([np.asarray(d[name]) for d in drawn]) for name in drawn[0]} | seen

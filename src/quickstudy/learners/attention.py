@@ -32,10 +32,13 @@ from quickstudy.nn.statistics import refuse
 
 
 class Entries(eqx.Module):
-    """Rows as the blocks attend to them; or, without the axis of blocks, as one block does."""
+    """Rows as a block attends to them."""
 
     key: Float[Array, "*rows heads size"]
     value: Float[Array, "*rows heads size"]
+
+
+Seen = tuple[Entries, Bool[Array, "rows _"]]  # [i, j]: whether row i attends to row j of these
 
 
 class Block(eqx.Module):
@@ -65,14 +68,15 @@ class Block(eqx.Module):
         """Keys and values of rows."""
         return Entries(self._split(self.key, h), self._split(self.value, h))
 
-    def __call__(
-        self, h: Float[Array, "rows width"], among: Entries, sees: Bool[Array, "rows all"]
-    ) -> Float[Array, "rows width"]:
-        """`sees[i, j]`: row i of `h` attends to row j of `among`; each row must see at least one."""
-        query = self._split(self.query, h)
-        logits = jnp.einsum("ihd,jhd->hij", query, among.key) * query.shape[-1] ** -0.5
-        weights = jax.nn.softmax(jnp.where(sees, logits, -1e9), -1)
-        h = h + jax.vmap(self.out)(jnp.einsum("hij,jhd->ihd", weights, among.value).reshape(h.shape))
+    def __call__(self, h: Float[Array, "rows width"], *seen: Seen) -> Float[Array, "rows width"]:
+        """Each row must see at least one row of all that are there to be seen."""
+        query = self._split(self.query, h) * (h.shape[-1] // self.heads) ** -0.5
+        # What is remembered and what is new stay apart: to join them would copy all that is remembered, at every step.
+        logits = [jnp.where(sees, jnp.einsum("ihd,jhd->hij", query, among.key), -1e9) for among, sees in seen]
+        weights = jax.nn.softmax(jnp.concatenate(logits, -1), -1)
+        parts = jnp.split(weights, [sum(x.shape[-1] for x in logits[: i + 1]) for i in range(len(seen) - 1)], -1)
+        read = [jnp.einsum("hij,jhd->ihd", part, among.value) for part, (among, _) in zip(parts, seen, strict=True)]
+        h = h + jax.vmap(self.out)(jnp.stack(read).sum(0).reshape(h.shape))
         return h + jax.vmap(lambda row: self.mlp(self.mlp_norm(row)))(h)
 
     def _split(self, linear: eqx.nn.Linear, h: Float[Array, "rows width"]) -> Float[Array, "rows heads size"]:
@@ -127,8 +131,8 @@ class Attention(Learner):
         """The examples as each block attends to them, so that none is gone through twice."""
         del key
         heads = self.blocks[0].heads
-        nothing = jnp.zeros((len(self.blocks), heads, self.seen.out_features // heads))
-        return Ring.empty(Entries(nothing, nothing), self.capacity)
+        nothing = jnp.zeros((heads, self.seen.out_features // heads))
+        return Ring.empty([Entries(nothing, nothing) for _ in self.blocks], self.capacity)
 
     def adapt(self, state: Ring, experience: PyTree, *, key: Key[Array, ""]) -> Ring:
         del key
@@ -136,7 +140,7 @@ class Attention(Learner):
         return state.push(self._entries(state, self._seen(experience.x), experience))
 
     def apply(self, state: Ring, x: PyTree) -> Output:
-        features = self._features(self.seen(self.encode(x))[None], state.count[None], state.items, state.number)
+        features = self._features(self.seen(self.encode(x))[None], state.count[None], (state.items, state.number))
         return self.heads(features[0])
 
     def replay(self, state: Ring, experience: PyTree, *, key: Key[Array, "stretches"]) -> Output:
@@ -147,40 +151,45 @@ class Attention(Learner):
         one_stream(items)
         seen = self._seen(items.x)
         number = state.count + jnp.arange(len(seen))
-        entries = jax.tree.map(lambda *x: jnp.concatenate(x), state.items, self._entries(state, seen, items))
-        features = self._features(seen, number, entries, jnp.concatenate([state.number, number]))
+        new = self._entries(state, seen, items)
+        features = self._features(seen, number, (state.items, state.number), (new, number))
         return jax.vmap(jax.vmap(self.heads))(features[:, None])
 
     def _seen(self, x: PyTree) -> Float[Array, "examples width"]:
         return over_axes(lambda x: self.seen(self.encode(x)))(x)
 
-    def _entries(self, state: Ring, seen: Float[Array, "examples width"], items: PyTree) -> Entries:
+    def _entries(self, state: Ring, seen: Float[Array, "examples width"], items: PyTree) -> list[Entries]:
         """New examples as each block attends to them."""
         came = lambda item: self.told(jnp.concatenate([self.feedback(item), jnp.array([1.0, 0.0])]))
         h = seen + jax.vmap(came)(items)
         number, itself = state.count + jnp.arange(len(h)), jnp.eye(len(h), dtype=bool)
-        before = self._before(number, jnp.concatenate([state.number, number])) & self.causal
-        sees = before.at[:, self.capacity :].max(itself)
         entries = []
         for i, block in enumerate(self.blocks):
             entries.append(block.entries(h))
-            if i < len(self.blocks) - 1:  # nobody asks what leaves the last one
-                h = block(h, self._among(i, state.items, entries[-1]), sees)
-        return jax.tree.map(lambda *x: jnp.stack(x, 1), *entries)
+            if i == len(self.blocks) - 1:  # nobody asks what leaves the last one
+                break
+            if self.causal:
+                old, new = self._before(number, state.number), self._before(number, number)
+                h = block(h, (state.items[i], old), (entries[i], new | itself))
+            else:
+                h = block(h, (entries[i], itself))
+        return entries
 
     def _features(
-        self, h: Float[Array, "queries width"], at: Int[Array, "queries"], entries: Entries, number: Int[Array, "rows"]
+        self,
+        h: Float[Array, "queries width"],
+        at: Int[Array, "queries"],
+        *told: tuple[list[Entries], Int[Array, "_"]],
     ) -> Float[Array, "queries width"]:
-        """What the heads read of queries when `at` examples were told."""
+        """What the heads read of queries when `at` examples were told; `told` are examples and their numbers."""
         count = self.told.weight[:, -1]  # U [0, 0, 1]
         h = h + count * (jnp.minimum(at, self.capacity)[:, None] / self.capacity)
-        sees = jnp.concatenate([self._before(at, number), jnp.eye(len(h), dtype=bool)], 1)
+        known = [self._before(at, number) for _, number in told]
+        itself = jnp.eye(len(h), dtype=bool)
         for i, block in enumerate(self.blocks):
-            h = block(h, self._among(i, entries, block.entries(h)), sees)
+            seen = [(entries[i], sees) for (entries, _), sees in zip(told, known, strict=True)]
+            h = block(h, *seen, (block.entries(h), itself))
         return jax.vmap(self.norm)(h)
-
-    def _among(self, block: int, entries: Entries, themselves: Entries) -> Entries:
-        return jax.tree.map(lambda old, new: jnp.concatenate([old[:, block], new]), entries, themselves)
 
     def _before(self, at: Int[Array, "rows"], number: Int[Array, "examples"]) -> Bool[Array, "rows examples"]:
         """Which examples are known, were told before, and are not yet overwritten."""

@@ -59,6 +59,12 @@ def bayes_greedy(arms: int) -> IndexStrategy:
     return IndexStrategy(arms, lambda won, lost, key: (won + 1) / (won + lost + 2))
 
 
+def opposed() -> IndexStrategy:
+    """Of two arms of which one pays with p and the other with 1 − p: what one loses counts for the other. Either arm
+    tells as much as the other, so the greedy choice is Bayes-optimal, whatever symmetric prior p has."""
+    return IndexStrategy(2, lambda won, lost, key: (won + lost[::-1] + 1) / (won.sum() + lost.sum() + 2))
+
+
 def ucb1(arms: int, *, scale: float = 1.0) -> IndexStrategy:
     """`scale` is c; tune it on validation tasks for a fair ruler."""
 

@@ -35,6 +35,21 @@ class GradientState(eqx.Module):
     given: PyTree = ()  # statistics of the support set, of networks that normalise by them
 
 
+def split(start: PyTree, fast: Callable) -> tuple[PyTree, PyTree]:
+    """`start` as (fast weights, all the rest); `fast` names the part that is fast, as in `eqx.tree_at`."""
+    learned, fixed = partition(start)
+    nothing = jax.tree.map(lambda _: False, learned)
+    chosen = eqx.tree_at(fast, nothing, replace_fn=lambda part: jax.tree.map(lambda _: True, part))
+    weights, slow = eqx.partition(learned, chosen)
+    return weights, (slow, fixed)
+
+
+def joined(weights: PyTree, rest: PyTree) -> Callable[[PyTree], Output]:
+    """The inverse of `split`."""
+    slow, fixed = rest
+    return combine(eqx.combine(weights, slow), fixed)
+
+
 def descend(learner: Any, model: Callable, state: GradientState, experience: PyTree) -> GradientState:
     """The state after `learner.steps` steps of its update on its inner loss; `model` is one of the fast weights."""
     loss = lambda weights: learner.inner_loss(lambda x: model(weights)(x), experience)
@@ -77,11 +92,7 @@ class Gradient(Learner):
 
     def split(self) -> tuple[PyTree, PyTree]:
         """`start` as (fast weights, all the rest)."""
-        learned, fixed = partition(self.start)
-        nothing = jax.tree.map(lambda _: False, learned)
-        chosen = eqx.tree_at(self.fast, nothing, replace_fn=lambda part: jax.tree.map(lambda _: True, part))
-        weights, slow = eqx.partition(learned, chosen)
-        return weights, (slow, fixed)
+        return split(self.start, self.fast)
 
     def init(self, *, key: Key[Array, ""]) -> GradientState:
         del key
@@ -98,5 +109,4 @@ class Gradient(Learner):
     replay = scan_replay
 
     def _model(self, weights: PyTree) -> Callable[[PyTree], Output]:
-        _, (slow, fixed) = self.split()
-        return combine(eqx.combine(weights, slow), fixed)
+        return joined(weights, self.split()[1])

@@ -1,12 +1,12 @@
 """What the inner loop descends: one number of the model's behaviour on a stretch of experience.
 
 Supervised       mean of a loss over labelled examples
-PolicyGradient   −mean Â_t log π(a_t | o_t), or its DiCE form; Â by GAE over a linear baseline
+PolicyGradient   −mean Â_t log π(a_t | o_t), or its DiCE or LVC form; Â by GAE over a linear baseline
 """
 
 import abc
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -41,26 +41,33 @@ class Supervised(InnerLoss):
 class PolicyGradient(InnerLoss):
     """`discount` and `trace` may be numbers, arrays or wrappers; experience is [time, width].
 
-    `dice` keeps the derivatives of the sampling distribution when the step is differentiated again, so that
-    the meta-gradient credits the data collection too. `normalise` brings the advantages of a stretch to deviation
-    1; without it the steps shrink as the policy gets better.
+    credit: what is left of the sampling distribution when the step is differentiated again
+        "none"   nothing: MAML (Finn et al. 2017)
+        "lvc"    each action's own ratio to itself, low in variance: ProMP (Rothfuss et al. 2019)
+        "dice"   all of it, so that the meta-gradient credits how data are collected (Foerster et al. 2018)
+    `normalise` brings the advantages of a stretch to deviation
+    1; without it the steps shrink as the policy gets better. `ridge` holds the baseline back: with one short trajectory
+    a free fit would explain all that happened in it.
     """
 
     discount: PyTree = 0.99
     trace: PyTree = 1.0
-    dice: bool = eqx.field(static=True, default=False)
+    credit: Literal["none", "lvc", "dice"] = eqx.field(static=True, default="none")
     normalise: bool = eqx.field(static=True, default=True)
+    ridge: float = eqx.field(static=True, default=1e-5)
 
     has_minimiser = False
 
     def __call__(self, apply: Apply, experience: Transition) -> Float[Array, ""]:
-        t = experience
-        each = lambda f: jax.vmap(jax.vmap(f))
-        log_prob = each(lambda o, a: apply(o).policy.log_prob(a))(t.observation, t.action)
+        each = over_axes(lambda o, a: apply(o).policy.log_prob(a), 2)
+        return self.surrogate(each(experience.observation, experience.action), experience)
+
+    def surrogate(self, log_prob: Float[Array, "time width"], t: Transition) -> Float[Array, ""]:
+        """The loss, given the log-probabilities of the actions that were taken."""
         discount = unwrap(self.discount)
         ends = (t.terminated, t.truncated, t.last)
         target = returns.rewards_to_go(t.reward, *ends, discount=discount)
-        value = returns.linear_baseline(t.observation, jax.lax.stop_gradient(target))
+        value = returns.linear_baseline(t.observation, jax.lax.stop_gradient(target), ridge=self.ridge)
         following = jnp.concatenate([value[1:], jnp.zeros_like(value[:1])])
         # Episodes that were cut are taken to have ended: a fit to finite sums knows no value beyond the cut.
         ended = t.terminated | t.truncated | t.last
@@ -69,6 +76,11 @@ class PolicyGradient(InnerLoss):
         )
         advantage = advantage - advantage.mean()
         if self.normalise:
-            advantage = advantage / (advantage.std() + 1e-8)
-        weights = losses.dice_weights(log_prob, ended) if self.dice else log_prob
+            # Not the deviation itself: it has no derivative where nothing was earned.
+            advantage = advantage / jnp.sqrt(advantage.var() + 1e-16)
+        weights = {
+            "none": lambda: log_prob,
+            "lvc": lambda: losses.magic_box(log_prob),
+            "dice": lambda: losses.dice_weights(log_prob, ended),
+        }[self.credit]()
         return -(advantage * weights).mean()

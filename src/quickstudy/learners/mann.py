@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from quickstudy.core import Positive
-from quickstudy.nn.cells import LSTM, Cell
+from quickstudy.nn.cells import LSTM, Cell, scan_along
 
 EMPTY = 1e-6  # what every number of a memory is to begin with
 FAINT = 1e-3  # a slot of a smaller norm counts as empty: a cosine alone would take the faintest trace for a match
@@ -145,6 +145,8 @@ class LRUAMemory(Cell):
 
     def features(self, hidden: Controlled) -> Float[Array, "size"]:
         return jnp.concatenate([self.controller.features(hidden.controller), hidden.memory.read.reshape(-1)])
+
+    along = scan_along
 
 
 def _unit(x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:

@@ -160,12 +160,16 @@ class Recurrent(Learner):
             raise Incompatible(f"Recurrent adapts at every step; use adapt_every=1, not {steps}")
         items = jax.tree.map(lambda x: x[:, 0], experience)
         one_stream(items)
+        x, told = over_axes(self.encode)(items.x), jax.vmap(self.feedback)(items)
+        if self.late:
+            before = jnp.concatenate([state.feedback[None], told[:-1]])
+            features = self.cell.along(state.hidden, jnp.concatenate([x, before], 1))
+        else:
 
-        def step(state, seen):
-            return self._absorbed(state, *seen), self.cell.features(self._hidden(state, seen[0]))
+            def step(state, seen):
+                return self._absorbed(state, *seen), self.cell.features(self._hidden(state, seen[0]))
 
-        seen = over_axes(self.encode)(items.x), jax.vmap(self.feedback)(items)
-        _, features = jax.lax.scan(step, state, seen)
+            _, features = jax.lax.scan(step, state, (x, told))
         return jax.vmap(jax.vmap(self.heads))(features[:, None])
 
     def _absorbed(self, state: RecurrentState, x: Array, told: Array) -> RecurrentState:

@@ -5,6 +5,7 @@ Orthogonal: the hidden state of a long trial neither dies nor explodes before an
 """
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,7 +14,8 @@ from jaxtyping import Array, Float, Key, PyTree
 
 
 class Cell(eqx.Module):
-    """hidden' = cell(hidden, x); `features` is the part of it that the heads read."""
+    """hidden' = cell(hidden, x); `features` is the part of it that the heads read, and `along` what they read after
+    each of many inputs. Most cells use `scan_along` for it; it must equal that."""
 
     @abc.abstractmethod
     def initial(self) -> PyTree: ...
@@ -23,6 +25,19 @@ class Cell(eqx.Module):
 
     @abc.abstractmethod
     def features(self, hidden: PyTree) -> Float[Array, "size"]: ...
+
+    @abc.abstractmethod
+    def along(self, hidden: PyTree, x: Float[Array, "time inputs"]) -> Float[Array, "time size"]: ...
+
+
+def scan_along(cell: Any, hidden: PyTree, x: Float[Array, "time inputs"]) -> Float[Array, "time size"]:
+    """One step after the other."""
+
+    def step(hidden, x):
+        hidden = cell(hidden, x)
+        return hidden, cell.features(hidden)
+
+    return jax.lax.scan(step, hidden, x)[1]
 
 
 def _orthogonal(cell, size: int, gates: int, key: Key[Array, ""]):
@@ -46,6 +61,8 @@ class GRU(Cell):
     def features(self, hidden: Float[Array, "size"]) -> Float[Array, "size"]:
         return hidden
 
+    along = scan_along
+
 
 class LSTM(Cell):
     cell: eqx.nn.LSTMCell
@@ -62,3 +79,5 @@ class LSTM(Cell):
 
     def features(self, hidden: PyTree) -> Float[Array, "size"]:
         return hidden[0]
+
+    along = scan_along

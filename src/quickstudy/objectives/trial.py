@@ -55,6 +55,7 @@ class Lived(eqx.Module):
     log_prob: Float[Array, "..."]  # of the actions, when they were taken
     advantage: Float[Array, "..."]
     target: Float[Array, "..."]  # λ-returns, what a value should have said
+    worth: Float[Array, "*tasks"]  # what was earned where it counts, in deviations from the mean of all tasks
     counts: Bool[Array, "..."]  # [tasks, stretches, steps (, 1)]: False during burn-in
     key: Key[Array, "*tasks"]
     keys: Key[Array, "*tasks stretches"]
@@ -140,6 +141,7 @@ class Trial(Objective):
                 lives, memory
             )
         batch, lives = jax.vmap(lambda life, key: self._live(learner, life, key))(lives, living)
+        batch = eqx.tree_at(lambda b: b.worth, batch, _standardised(self.score(batch), batch.diverged))
         return _normalise(batch) if self.normalise else batch, lives if self._windowed else ()
 
     def loss(self, learner: Learner, batch: Lived) -> tuple[Float[Array, "tasks"], Metrics]:
@@ -257,6 +259,7 @@ class Trial(Objective):
             log_prob,
             advantage,
             target,
+            jnp.zeros(()),  # known when all tasks were lived
             times >= self.burn_in if self.width is None else (times >= self.burn_in)[..., None],
             life.key,
             adapting,
@@ -322,8 +325,13 @@ def _over_copies(x: Float[Array, "..."], width: int | None) -> Float[Array, "tas
 def _normalise(batch: Lived) -> Lived:
     """Advantages over all tasks to mean 0, deviation 1; tasks that diverged are left out of the statistics."""
     counts = batch.counts & ~batch.diverged.reshape(-1, *[1] * (batch.counts.ndim - 1))
-    counts = jnp.broadcast_to(counts, batch.advantage.shape)
-    num = jnp.maximum(counts.sum(), 1)
-    mean = jnp.where(counts, batch.advantage, 0.0).sum() / num
-    var = jnp.where(counts, (batch.advantage - mean) ** 2, 0.0).sum() / num
-    return eqx.tree_at(lambda b: b.advantage, batch, (batch.advantage - mean) / jnp.sqrt(var + 1e-8))
+    left_out = ~jnp.broadcast_to(counts, batch.advantage.shape)
+    return eqx.tree_at(lambda b: b.advantage, batch, _standardised(batch.advantage, left_out))
+
+
+def _standardised(x: Float[Array, "*shape"], left_out: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """To mean 0 and deviation 1 over what is not left out."""
+    num = jnp.maximum((~left_out).sum(), 1)
+    mean = jnp.where(left_out, 0.0, x).sum() / num
+    var = jnp.where(left_out, 0.0, (x - mean) ** 2).sum() / num
+    return (x - mean) / jnp.sqrt(var + 1e-8)

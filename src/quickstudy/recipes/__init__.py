@@ -13,7 +13,8 @@ from quickstudy.config import ConfigError
 from quickstudy.recipes.base import Recipe
 
 _MODULES = (
-    "sinusoid", "navigation", "bandit", "mdp", "maze", "gymnax",
+    "sinusoid", "mktn", "navigation", "corners", "mpo", "bandit", "mdp", "maze", "gymnax", "grid", "structured_bandit",
+    "two_step", "classic", "meta_gradient", "learned_loss", "mml",
     "omniglot", "omniglot_memory", "omniglot_meta_networks", "clinc150",
 )  # fmt: skip
 

@@ -268,6 +268,7 @@ class PendulumDDPG(Classic):
 
 @dataclasses.dataclass(frozen=True)
 class PendulumTD3(PendulumDDPG):
+    updates: int = 2
     critics: int = 2
     smoothing: float = 0.2
     delay: int = 2

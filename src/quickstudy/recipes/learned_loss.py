@@ -68,7 +68,9 @@ class MazeLPG(Recipe):
         from quickstudy.tasks.transfer import Transfer
 
         mazes = Mazes(SIZE, episode=25)
-        tasks = Transfer(TabularMDPs(SIZE**2, 4), mazes)
+        # Where steps are worth 1 on average, as in the RL² paper, a loss learns that to earn nothing is bad, and that
+        # is nearly every step of a maze.
+        tasks = Transfer(TabularMDPs(SIZE**2, 4, mean=0.0), mazes)
         states, actions = tasks.spec.observation, tasks.spec.actions
         draw = lambda key: TablePolicy(states, actions, self.predictions, key=key)
         learner = LPG(

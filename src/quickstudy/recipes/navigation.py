@@ -13,9 +13,11 @@ from quickstudy.recipes.sinusoid import FINN
 
 if TYPE_CHECKING:
     import optax
+    from jaxtyping import Array
 
     from quickstudy.core import MetaOptimizer
     from quickstudy.recipes.experiment import Experiment
+    from quickstudy.tasks import corners, navigation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Navigation(Recipe):
     learning_rate: float = 5e-3
     final_rate: float = 0.05  # of the learning rate, reached linearly at the end
     discount: float = 0.99
-    dice: bool = False  # let the meta-gradient credit the pre-adaptation actions
+    credit: Literal["none", "lvc", "dice"] = "none"  # how the meta-gradient credits the actions before adaptation
+    e_maml: float = 0.0  # weight of E-MAML's term, which credits them with all that was earned after it
     hidden: int = 64
     scratch_rate: float = 0.1
 
@@ -42,12 +45,26 @@ class Navigation(Recipe):
         wrong += self.must("be above 0", lambda x: x > 0, "inner_rate", "learning_rate", "scratch_rate", "initial_std")
         wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "discount")
         wrong += self.must("lie in (0, 1)", lambda x: 0 < x < 1, "inner_discount", "inner_trace")
+        if self.credit not in ("none", "lvc", "dice"):
+            wrong.append(f"credit must be none, lvc or dice, got {self.credit!r}")
         if self.rates not in ("per-step", "per-weight", "constant"):
             wrong.append(f"rates must be per-step, per-weight or constant, got {self.rates!r}")
         return wrong
 
     def optimizer(self) -> "MetaOptimizer":
         raise NotImplementedError
+
+    def tasks(self) -> "navigation.Navigation | corners.Corners":
+        """Whose actions are steps in the plane, from the origin."""
+        from quickstudy.tasks.navigation import Navigation
+
+        return Navigation()
+
+    def optimum(self, goals: "Array") -> "Array":
+        """The best possible return of each task."""
+        from quickstudy.tasks.navigation import optimal_return
+
+        return optimal_return(goals)
 
     def adam(self) -> "optax.GradientTransformation":
         """With a rate that falls linearly to `final_rate` of itself."""
@@ -71,9 +88,9 @@ class Navigation(Recipe):
         from quickstudy.recipes.experiment import Experiment
         from quickstudy.report.traces import navigation
         from quickstudy.rl import losses
-        from quickstudy.tasks.navigation import REACH, Navigation, optimal_return
+        from quickstudy.tasks.navigation import REACH
 
-        tasks = Navigation()
+        tasks = self.tasks()
         episode = tasks.episode
         first, second = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1))
 
@@ -82,7 +99,7 @@ class Navigation(Recipe):
             return GaussianPolicy(net, jnp.full(2, math.log(self.initial_std / REACH)), REACH)
 
         start = policy(first)
-        inner = PolicyGradient(Bounded(self.inner_discount), Bounded(self.inner_trace), dice=self.dice)
+        inner = PolicyGradient(Bounded(self.inner_discount), Bounded(self.inner_trace), credit=self.credit)
         update = {
             "per-step": lambda: per_step(start, self.inner_rate, self.adaptations),
             "per-weight": lambda: per_weight(start, self.inner_rate),
@@ -91,7 +108,7 @@ class Navigation(Recipe):
         trial = Trial(
             tasks.environment,
             horizon=episode * (1 + self.adaptations),
-            terms=((1.0, losses.reinforce),),
+            terms=((1.0, losses.reinforce), *(((self.e_maml, losses.e_maml),) if self.e_maml else ())),
             adapt_every=episode,
             width=self.trajectories,
             burn_in=episode,
@@ -112,7 +129,7 @@ class Navigation(Recipe):
                 rulers={
                     "from scratch": Gradient(policy(second), PolicyGradient(self.discount), SGD(self.scratch_rate))
                 },
-                optimum=lambda goals: optimal_return(goals, episode),
+                optimum=self.optimum,
                 trace=navigation,
                 chunk=50,
             ),

@@ -12,8 +12,9 @@ from quickstudy.recipes.base import Recipe
 
 if TYPE_CHECKING:
     from quickstudy.core import Learner
+    from quickstudy.nn.cells import Cell
     from quickstudy.recipes.experiment import Experiment
-    from quickstudy.tasks.environment import EnvironmentTasks
+    from quickstudy.tasks.environment import EnvironmentTasks, Spec
 
 DUAN = (
     "Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel 2016, RL²: Fast Reinforcement Learning via Slow "
@@ -25,7 +26,7 @@ PPO = "Schulman, Wolski, Dhariwal, Radford, Klimov 2017, Proximal Policy Optimiz
 
 @dataclasses.dataclass(frozen=True)
 class RL2(Recipe):
-    cell: Literal["gru", "lstm"] = "gru"
+    cell: Literal["gru", "lstm", "s5", "attention"] = "gru"  # what remembers
     size: int = 64
     learning_rate: float = 2e-3
     final_rate: float = 0.01  # of the learning rate, reached linearly at the end
@@ -34,83 +35,128 @@ class RL2(Recipe):
     entropy: float = 5e-4
     warmup_entropy: float = 0.02  # during the curriculum: every action must be tried before one is dropped for good
     value: float = 0.5
+    value_scale: float = 1.0  # the unit in which the critic says values: of the order of a trial's return
     clip: float = 0.2
     epochs: int = 4
     minibatches: int = 8
     clip_norm: float = 0.5
     act: Literal["sample", "mode"] = "sample"  # how the trained agent acts in the test
+    # (meta-steps, length) of shorter trials to train on first, with `warmup_entropy`; longer ones than the trial itself
+    # are left out
+    curriculum: tuple[tuple[int, int], ...] = ()
 
     def errors(self) -> list[str]:
         wrong = super().errors()
         wrong += self.must("be at least 1", lambda x: x >= 1, "size", "epochs", "minibatches")
-        wrong += self.must("be above 0", lambda x: x > 0, "learning_rate", "clip", "clip_norm")
+        wrong += self.must("be above 0", lambda x: x > 0, "learning_rate", "clip", "clip_norm", "value_scale")
         wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "discount", "trace")
         if self.minibatches >= 1 and self.meta_batch % self.minibatches:
             wrong.append(f"minibatches={self.minibatches} must divide meta_batch={self.meta_batch}")
         for name in ("cell", "act"):
-            allowed = {"cell": ("gru", "lstm"), "act": ("sample", "mode")}[name]
+            allowed = {"cell": ("gru", "lstm", "s5", "attention"), "act": ("sample", "mode")}[name]
             if getattr(self, name) not in allowed:
                 wrong.append(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if any(len(stage) != 2 or min(stage) < 1 for stage in self.curriculum):
+            wrong.append(f"curriculum must be pairs of meta-steps and a length, each at least 1, got {self.curriculum}")
+        elif sum(steps for steps, _ in self.before()) >= max(1, self.meta_steps):
+            wrong.append(f"the curriculum {self.curriculum} leaves none of the meta_steps={self.meta_steps}")
         return wrong
+
+    @property
+    def length(self) -> int:
+        """Of the trial, in the unit of the curriculum."""
+        raise NotImplementedError
+
+    def before(self) -> tuple[tuple[int, int], ...]:
+        """The stages of the curriculum that are not longer than the trial."""
+        return tuple(stage for stage in self.curriculum if stage[1] <= self.length)
+
+    def encoder(self, spec: "Spec", key: Any) -> "Cell":
+        """The recurrent cell that reads observations beside what came of the step before."""
+        from quickstudy.learners.recurrent import OutcomeFeedback
+        from quickstudy.nn.cells import GRU, LSTM
+        from quickstudy.nn.linear_recurrence import LinearRecurrence
+
+        make = {"gru": GRU, "lstm": LSTM, "s5": LinearRecurrence}[self.cell]
+        return make(spec.observation + OutcomeFeedback(spec.actions, spec.dims).size, self.size, key=key)
+
+    def agent(self, spec: "Spec", horizon: int) -> "Learner":
+        import equinox as eqx
+        import jax
+
+        from quickstudy.learners.attention import Attention
+        from quickstudy.learners.recurrent import ActorCritic, OutcomeFeedback, Recurrent
+
+        first, second = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1))
+        heads = ActorCritic(
+            self.size, spec.actions or spec.dims, key=second, gaussian=spec.actions is None, scale=self.value_scale
+        )
+        if self.cell == "attention":  # to which steps have no order, so each is told with what followed
+            came = OutcomeFeedback(spec.actions, spec.dims, spec.observation)
+            see = eqx.nn.Identity()
+            return Attention(see, spec.observation, heads, came, key=first, capacity=horizon, width=self.size)
+        return Recurrent(self.encoder(spec, first), heads, OutcomeFeedback(spec.actions, spec.dims))
 
     def compose(
         self,
         tasks: "EnvironmentTasks",
-        horizons: tuple[tuple[int, int], ...],
         *,
+        unit: int = 1,
         report_every: int,
         rulers: Mapping[str, "Learner"] | None = None,
         optimum: Callable[[Any], Any] | None = None,
         trace: Callable | None = None,
+        survey: Callable | None = None,
+        behaviour: Callable | None = None,
         chunk: int = 1000,
+        learner: "Learner | None" = None,
+        test_length: int = 0,
+        episodic: bool = False,
     ) -> "Experiment":
-        """`horizons` are (steps, horizon) pairs, a curriculum of which the last is the trial itself."""
-        import jax
+        """`unit`: environment steps in one of `length`; `learner`: another than RL²'s; `test_length`: of the test's
+        trials, where it differs from `length`; `episodic`: credit ends with the episode, and what is judged is the
+        return of episodes: where an end costs nothing but what would have followed, as in CartPole."""
         import optax
 
         from quickstudy.evaluate import Protocol
-        from quickstudy.learners.recurrent import ActorCritic, OutcomeFeedback, Recurrent
         from quickstudy.meta_optimizers.backprop import Backprop
-        from quickstudy.nn.cells import GRU, LSTM
         from quickstudy.objectives.trial import Trial
         from quickstudy.recipes.experiment import Experiment
         from quickstudy.rl import losses
 
-        spec = tasks.spec
-        first, second = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1))
-        feedback = OutcomeFeedback(spec.actions, spec.dims)
-        make = {"gru": GRU, "lstm": LSTM}[self.cell]
-        learner = Recurrent(
-            make(spec.observation + feedback.size, self.size, key=first),
-            ActorCritic(self.size, spec.actions or spec.dims, key=second, gaussian=spec.actions is None),
-            feedback,
-        )
-        terms = lambda entropy: ((1.0, losses.ppo(self.clip)), (self.value, losses.value), (entropy, losses.entropy))
+        value = self.value / self.value_scale**2
+        terms = lambda entropy: ((1.0, losses.ppo(self.clip)), (value, losses.value), (entropy, losses.entropy))
         trial = lambda horizon, entropy=self.entropy: Trial(
-            tasks.environment, horizon=horizon, terms=terms(entropy), discount=self.discount, trace=self.trace
-        )
+            tasks.environment, horizon=horizon, terms=terms(entropy), discount=self.discount, trace=self.trace,
+            across_episodes=not episodic, per_episode=episodic,
+        )  # fmt: skip
         updates = self.meta_steps * self.epochs * self.minibatches
         schedule = optax.linear_schedule(self.learning_rate, self.final_rate * self.learning_rate, updates)
         optimizer = optax.chain(optax.clip_by_global_norm(self.clip_norm), optax.adam(schedule, eps=1e-5))
-        *before, (_, horizon) = horizons
         return Experiment(
             self,
-            learner,
-            trial(horizon),
+            learner or self.agent(tasks.spec, unit * max(self.length, test_length)),
+            trial(unit * self.length),
             Backprop(optimizer, epochs=self.epochs, minibatches=self.minibatches),
             tasks,
             Protocol(
                 # Tests need no advantages, and rulers say no values.
                 dataclasses.replace(
-                    trial(horizon), act=self.act, report_every=report_every, baseline="none", normalise=False
+                    trial(unit * (test_length or self.length)),
+                    act=self.act,
+                    report_every=report_every,
+                    baseline="none",
+                    normalise=False,
                 ),
                 num_tasks=self.test_tasks,
                 validation_tasks=1000,
                 rulers=rulers or {},
                 optimum=optimum,
                 trace=trace,
+                survey=survey,
+                behaviour=behaviour,
                 chunk=min(chunk, self.test_tasks),
             ),
-            curriculum=tuple((steps, trial(shorter, self.warmup_entropy)) for steps, shorter in before),
+            curriculum=tuple((steps, trial(unit * length, self.warmup_entropy)) for steps, length in self.before()),
             citations=(self.source, WANG, PPO),
         )

@@ -36,7 +36,8 @@ class Sinusoid(Recipe):
         return wrong
 
     def parts(self) -> dict[str, Any]:
-        """What a member of the family changes: fields of Gradient, the objective, the meta-optimizer, citations."""
+        """What a member of the family changes: fields of Gradient or the learner, the objective, the meta-optimizer,
+        steps to test after, citations."""
         return {}
 
     def build(self) -> "Experiment":
@@ -59,7 +60,7 @@ class Sinusoid(Recipe):
         first, second = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1))
         model = lambda key: Predictor(MLP((1, self.hidden, self.hidden, 1), key=key))
         gradient = {"start": model(first), "update": SGD(self.inner_rate), "steps": self.inner_steps}
-        learner = Gradient(inner_loss=Supervised(), **{**gradient, **parts.get("gradient", {})})
+        learner = parts.get("learner") or Gradient(inner_loss=Supervised(), **{**gradient, **parts.get("gradient", {})})
         judge = FewShot()
         return Experiment(
             self,
@@ -70,7 +71,7 @@ class Sinusoid(Recipe):
             Protocol(
                 judge,
                 num_tasks=self.test_tasks,
-                steps=(0, 1, 5, 10),
+                steps=parts.get("steps", (0, 1, 5, 10)),
                 rulers={
                     "from scratch": Gradient(model(second), Supervised(), SGD(self.scratch_rate)),
                     "Bayes posterior": SinusoidPosterior(),

@@ -135,6 +135,75 @@ def _shown(validation: Sequence[Mapping[str, Any]]) -> list[int]:
     return sorted({round(i * (points - 1) / 3) for i in range(4)})
 
 
+# --- what the learner and its rulers do, over all held-out tasks ----------------------------------------------
+
+
+def _stays(axes: Sequence[Axes], agents: Mapping[str, Mapping[str, Any]]) -> None:
+    """A panel an agent: how often it stays after each kind of trial."""
+    for ax, (name, measured) in zip(axes, agents.items(), strict=True):
+        for i, point in enumerate(measured["stays"]):
+            if point:
+                low, high = point["ci"]
+                colour = OURS[0] if i < 2 else OURS[1]
+                ax.bar(i, point["mean"], color=colour, alpha=1.0 if i % 2 == 0 else 0.45, width=0.75)
+                ax.plot([i, i], [low, high], color=INK, lw=1.4)
+        ax.set_title(name)
+        ax.set_xticks(range(4), ["common\npaid", "common\ndid not", "rare\npaid", "rare\ndid not"], fontsize=8)
+        ax.set(ylim=(0, 1), axisbelow=True)
+    axes[0].set_ylabel("makes the same choice again")
+
+
+def _regret(axes: Sequence[Axes], agents: Mapping[str, Mapping[str, Any]]) -> None:
+    [ax] = axes
+    for i, (name, measured) in enumerate(agents.items()):
+        ours = i == 0
+        x = np.arange(1, 1 + len(measured["regret"])) / len(measured["regret"])
+        colour = OURS[0] if ours else RULERS[(i - 1) % len(RULERS)]
+        mean = [point["mean"] for point in measured["regret"]]
+        ax.plot(
+            x, mean, "o-" if ours else "--", color=colour, lw=2.4 if ours else 1.6, ms=4, label=name, zorder=5 - ours
+        )
+        if ours:
+            ax.fill_between(x, *np.transpose([p["ci"] for p in measured["regret"]]), color=colour, alpha=0.18, lw=0)
+    ax.set(xlabel="share of the trial", ylabel="regret so far", ylim=(0, None))
+    ax.legend(fontsize=9)
+
+
+def _pulled(axes: Sequence[Axes], agents: Mapping[str, Mapping[str, Any]]) -> None:
+    """A panel an agent: which kind of arm it pulls, pull by pull."""
+    for ax, (name, measured) in zip(axes, agents.items(), strict=True):
+        for kind, colour in (("informative arm", OURS[1]), ("target", OURS[0]), ("another arm", RULERS[0])):
+            points = measured[kind]
+            x = np.arange(1, len(points) + 1)
+            ax.fill_between(x, *np.transpose([p["ci"] for p in points]), color=colour, alpha=0.18, lw=0)
+            ax.plot(x, [p["mean"] for p in points], "o-", color=colour, lw=2, ms=4, label=kind)
+        ax.set_title(name)
+        ax.set(xlabel="pull", ylim=(-0.03, 1.03), xticks=x)
+    axes[0].set_ylabel("share of the tasks")
+    axes[0].legend(fontsize=8)
+
+
+# what was measured: (how it is drawn, whether each agent has its own panel)
+BEHAVIOURS: dict[str, tuple[Callable[[Sequence[Axes], Mapping[str, Any]], None], bool]] = {
+    "stays": (_stays, True),
+    "regret": (_regret, False),
+    "informative arm": (_pulled, True),
+}
+
+
+def behaviour(agents: Mapping[str, Mapping[str, Any]]) -> Figure | None:
+    """What each agent does, ours first: what was measured, by its name; None where nothing is known to draw."""
+    kind = next((name for name in BEHAVIOURS if all(name in measured for measured in agents.values())), None)
+    if kind is None or not agents:
+        return None
+    draw, apart = BEHAVIOURS[kind]
+    columns = len(agents) if apart else 1
+    figure, [axes] = _figure(1, columns, (2.9 * columns if apart else 8.0, 3.2))
+    with matplotlib.rc_context(STYLE):
+        draw(list(axes), agents)
+    return figure
+
+
 # --- one row of panels for the worst, the middle and the best held-out tasks -----------------------------------
 
 PLACES = ("worst", "second worst", "median", "second best", "best")
@@ -210,11 +279,68 @@ def _characters(ax: Axes, arrays: Mapping[str, NDArray], i: int) -> None:
     ax.grid(False)
 
 
+def _grid(ax: Axes, arrays: Mapping[str, NDArray], i: int) -> None:
+    """A grid an episode, two in a row: the way taken, from the dot to the square; the cells seen; the goal."""
+    size, goal, gap = int(arrays["size"][i]), int(arrays["goal"][i]), 0.8
+    for k, cells in enumerate(arrays["visited"][i]):
+        down, right = (v * (size + gap) for v in divmod(k, 2))
+        row, column = np.divmod(cells, size)
+        times = np.bincount(cells, minlength=size**2).reshape(size, size)
+        shade = matplotlib.colors.LinearSegmentedColormap.from_list("visits", ["#f6f8fa", OURS[0]])
+        box = (right - 0.5, right + size - 0.5, down + size - 0.5, down - 0.5)
+        ax.imshow(np.minimum(times, 5), cmap=shade, vmin=0, vmax=9, extent=box, interpolation="nearest")
+        # The later a step, the further it is drawn from the middle of its cell, so that ways back can be seen.
+        aside = np.linspace(-0.2, 0.2, len(cells))
+        ax.plot(right + column + aside, down + row + aside, "-", color=INK, lw=1.1, zorder=3)
+        ax.plot(right + column[0] + aside[0], down + row[0] + aside[0], "o", ms=4, color=INK, zorder=4)
+        ax.plot(right + column[-1] + aside[-1], down + row[-1] + aside[-1], "s", ms=4, color=INK, zorder=4)
+        ax.plot(right + goal % size, down + goal // size, "*", ms=11, color=OURS[1], mec="white", zorder=5)
+        ax.text(right - 0.5, down - 0.6, f"episode {k + 1}", fontsize=7, va="bottom")
+    rows = -(-len(arrays["visited"][i]) // 2)
+    ax.set(xlim=(-0.6, 2 * size + gap - 0.4), ylim=(rows * (size + gap) - gap - 0.4, -1.3), xticks=[], yticks=[])
+    ax.grid(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def _models(ax: Axes, arrays: Mapping[str, NDArray], i: int) -> None:
+    """Predicted probabilities over the real ones, with a standard deviation on either side, after some episodes."""
+    real, stages = arrays["real"][i], arrays["episodes"][i]
+    ax.plot([0, 1], [0, 1], color=INK, lw=0.8, zorder=0)
+    for k, episodes in enumerate(stages):
+        mean, deviation = arrays["predicted"][i, k], arrays["deviation"][i, k]
+        colour = RULERS[0] if episodes == 0 else OURS[(2, 0)[k == len(stages) - 1]]
+        ax.errorbar(
+            real, mean, deviation, fmt="o", ms=2.2, color=colour, elinewidth=0.5, alpha=0.35 + 0.2 * k, zorder=k + 1
+        )
+        said = f"after {episodes}: error {np.abs(mean - real).mean():.3f}"
+        ax.text(0.01, 0.97 - 0.07 * k, said, color=colour, fontsize=7, transform=ax.transAxes, va="top")
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", xlabel="real")
+    if i == 0:
+        ax.set_ylabel("predicted probability")
+
+
+def _transfer(ax: Axes, arrays: Mapping[str, NDArray], i: int) -> None:
+    """How much of the taken actions' values is knowledge, how much learned in the task; a line where a goal was met."""
+    parts = {"K, knowledge": (arrays["knowledge"][i], RULERS[0]), "φᵀf, learned here": (arrays["inner"][i], OURS[0])}
+    for time in np.flatnonzero(arrays["ended"][i]):
+        ax.axvline(float(time + 1), color=OURS[2], lw=0.6, alpha=0.35, zorder=0)
+    for label, (part, colour) in parts.items():
+        every = max(1, len(part) // 40)
+        smooth = part[: len(part) // every * every].reshape(-1, every).mean(1)
+        ax.plot((np.arange(len(smooth)) + 0.5) * every, smooth, color=colour, lw=1.6, label=label)
+    ax.axhline(0, color=INK, lw=0.6)
+    ax.set_xlabel("step of the trial")
+
+
 DRAWERS: dict[str, Callable[[Axes, Mapping[str, NDArray], int], None]] = {
     "paths": _navigation,
     "fits": _sinusoid,
     "actions": _bandit,
+    "visited": _grid,
     "said": _characters,
+    "knowledge": _transfer,
+    "predicted": _models,
 }
 
 
@@ -233,3 +359,46 @@ def tasks(traces: Mapping[str, NDArray], metric: str) -> Figure | None:
         if axes[0].get_legend_handles_labels()[0]:
             axes[0].legend(fontsize=7, loc="upper left")
     return figure
+
+
+# --- many tasks side by side -------------------------------------------------------------------------------------
+
+
+def _generated_policies(arrays: Mapping[str, NDArray]) -> Figure:
+    """The true parameters of the tasks, a colour each; in the same colours the policies generated for them after the
+    first and after the last episode; and how far they were corrected."""
+    parameter, generated, correction = (arrays[name] for name in ("parameter", "generated", "correction"))
+    size = np.abs(parameter).max(1) / np.abs(parameter).max()
+    angle = np.arctan2(parameter[:, 1], parameter[:, 0]) / (2 * np.pi) % 1
+    colours = matplotlib.colors.hsv_to_rgb(np.stack([angle, 0.25 + 0.7 * size, np.full(len(angle), 0.85)], 1))
+    figure, [axes] = _figure(1, 4, (13.2, 3.4))
+    with matplotlib.rc_context(STYLE):
+        last = generated.shape[1]
+        panels = [("the tasks", parameter), ("generated after episode 1", generated[:, 0])]
+        panels.append((f"generated after episode {last}", generated[:, -1]))
+        for ax, (title, points) in zip(axes, panels, strict=False):
+            ax.scatter(*points.T, s=9, c=colours, lw=0)
+            ax.set_title(title)
+        for ax in axes[1:3]:
+            ax.set(xlabel="first principal component", ylabel="second")
+            ax.set_aspect("equal", adjustable="datalim")
+        axes[0].set(aspect="equal")
+        episodes = np.arange(1, correction.shape[1] + 1)
+        low, middle, high = np.quantile(correction, (0.25, 0.5, 0.75), axis=0)
+        axes[3].fill_between(episodes, low, high, color=OURS[0], alpha=0.18, lw=0, label="half of the tasks")
+        axes[3].plot(episodes, middle, "o-", ms=4, color=OURS[0], label="median")
+        axes[3].set_title("|δ|")
+        axes[3].set(xlabel="episode that it acts in", ylim=(0, None))
+        axes[3].xaxis.get_major_locator().set_params(integer=True)
+        axes[3].legend(fontsize=8)
+    return figure
+
+
+SURVEYS: dict[str, Callable[[Mapping[str, NDArray]], Figure]] = {"generated": _generated_policies}
+
+
+def survey(traces: Mapping[str, NDArray]) -> Figure | None:
+    """Many held-out tasks together; None where nothing is known to draw."""
+    arrays = {name.removeprefix("survey/"): a for name, a in traces.items() if name.startswith("survey/")}
+    kind = next((name for name in SURVEYS if name in arrays), None)
+    return None if kind is None else SURVEYS[kind](arrays)

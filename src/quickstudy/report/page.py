@@ -69,9 +69,13 @@ def report(paths: Sequence[str | os.PathLike], out: str | os.PathLike | None = N
         if tested:
             pictures["adaptation"] = figures.adaptation_curve([_curve(group) for group in _groups(tested)])
         for i, run in enumerate(tested):
+            if (done := figures.behaviour(_behaviour(run))) is not None:
+                pictures[_numbered("behaviour", i)] = done
             drawn = figures.tasks(_traces(run), run.metric)
             if drawn is not None:
-                pictures["tasks" if i == 0 else f"tasks-{i + 1}"] = drawn
+                pictures[_numbered("tasks", i)] = drawn
+            if (seen := figures.survey(_traces(run))) is not None:
+                pictures["survey" if i == 0 else f"survey-{i + 1}"] = seen
         if any(run.metrics for run in runs):
             pictures["training"] = figures.training_curves(
                 [
@@ -128,6 +132,17 @@ def _curve(group: list[Run]) -> dict[str, Any]:
 
 def _traces(run: Run) -> dict[str, np.ndarray]:
     return {name.removeprefix("trace/"): a for name, a in run.arrays.items() if name.startswith("trace/")}
+
+
+def _behaviour(run: Run) -> dict[str, Any]:
+    """Of the learner and then of its rulers, by name."""
+    evaluation = run.evaluation or {}
+    agents = {run.recipe: evaluation, **evaluation["rulers"]}
+    return {name: agent["behaviour"] for name, agent in agents.items() if "behaviour" in agent}
+
+
+def _numbered(name: str, i: int) -> str:
+    return name if i == 0 else f"{name}-{i + 1}"
 
 
 def command(about: Mapping[str, Any]) -> str:
@@ -200,10 +215,15 @@ def _page(runs: Sequence[Run], pictures: Mapping[str, Figure]) -> str:
     else:
         out.append("<p class=warn>Not tested yet: run <code>quickstudy evaluate</code> on the folder.</p>")
     for i, run in enumerate(tested):
-        name = "tasks" if i == 0 else f"tasks-{i + 1}"
+        which = f": {e(_label(run, runs))}" if len(tested) > 1 else ""
+        for kind, heading in (("behaviour", "What it does"), ("tasks", "The worst and the best held-out tasks")):
+            if (name := _numbered(kind, i)) in pictures:
+                out.append(f"<h2>{heading}{which}</h2>")
+                out.append(figures.to_svg(pictures[name]))
+        name = "survey" if i == 0 else f"survey-{i + 1}"
         if name in pictures:
             which = f": {e(_label(run, runs))}" if len(tested) > 1 else ""
-            out.append(f"<h2>The worst and the best held-out tasks{which}</h2>")
+            out.append(f"<h2>Held-out tasks side by side{which}</h2>")
             out.append(figures.to_svg(pictures[name]))
     if "training" in pictures:
         out.append("<h2>Meta-training</h2>")

@@ -3,15 +3,20 @@
 Each is (learner, protocol, task, what was lived) -> arrays by name.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 from numpy.typing import NDArray
 
 from quickstudy.core import Learner, over_axes
 from quickstudy.data import Episode
-from quickstudy.evaluate import Protocol, with_steps
+from quickstudy.evaluate import Protocol, Trace, with_steps
+from quickstudy.learners.mktn import MKTN
+from quickstudy.learners.mml import MML, seen_in
 from quickstudy.objectives.few_shot import Judged, adapted
 from quickstudy.objectives.trial import Lived
 from quickstudy.tasks.sinusoid import RANGE
@@ -22,6 +27,40 @@ def navigation(learner: Learner, protocol: Protocol, task: PyTree, lived: Lived)
     return {"goal": np.asarray(task), "paths": np.asarray(lived.transition.next_observation[:, :, :5])}
 
 
+def walks(learner: Learner, protocol: Protocol, task: PyTree, lived: Lived) -> dict[str, NDArray]:
+    """goal [2] and paths [episodes, time, 1, 2] of one stream."""
+    paths = lived.transition.next_observation.reshape(-1, _episode(lived.transition.truncated), 1, 2)
+    return {"goal": np.asarray(task), "paths": np.asarray(paths)}
+
+
+def generated_policies(learner: Any, protocol: Protocol, tasks: PyTree, lived: Lived) -> dict[str, NDArray]:
+    """Of MPO, at the end of each episode of many tasks: generated [tasks, episodes, 2], the parameters g(h) on their
+    first two principal components; correction [tasks, episodes], |δ|; and parameter [tasks, 2], the true one."""
+
+    steps = _episode(lived.transition.truncated[0])
+
+    def ends(key, transition):
+        features, corrections = learner.along(learner.init(key=key), transition)
+        last = slice(steps - 1, None, steps)
+        return jax.vmap(learner.generated)(features[last]), corrections[last]
+
+    rows, corrections = (np.asarray(x, np.float64) for x in jax.jit(jax.vmap(ends))(lived.key, lived.transition))
+    sound = np.isfinite(rows).all((1, 2)) & np.isfinite(corrections).all((1, 2))
+    rows, corrections = rows[sound], corrections[sound]
+    apart = rows - rows.mean((0, 1))
+    _, _, directions = np.linalg.svd(apart.reshape(-1, apart.shape[-1]), full_matrices=False)
+    return {
+        "generated": apart @ directions[:2].T,
+        "correction": np.linalg.norm(corrections, axis=-1),
+        "parameter": np.asarray(tasks)[sound],
+    }
+
+
+def _episode(truncated: Array) -> int:
+    """Steps of an episode, where all are as long as the first."""
+    return 1 + int(truncated.reshape(-1).argmax())
+
+
 def bandit(learner: Learner, protocol: Protocol, task: PyTree, lived: Lived) -> dict[str, NDArray]:
     """probabilities [arms], actions [pulls], rewards [pulls]."""
     t = lived.transition
@@ -29,6 +68,58 @@ def bandit(learner: Learner, protocol: Protocol, task: PyTree, lived: Lived) -> 
         "probabilities": np.asarray(task),
         "actions": np.asarray(t.action).reshape(-1),
         "rewards": np.asarray(t.reward).reshape(-1),
+    }
+
+
+def grid(learner: Learner, protocol: Protocol, task: PyTree, lived: Lived) -> dict[str, NDArray]:
+    """visited [episodes, 1 + steps], the cells of each episode from its start; size and goal."""
+    steps = _episode(lived.transition.truncated)
+    cells = np.asarray(lived.transition.next_observation.argmax(-1)).reshape(-1, steps)
+    start = np.full((len(cells), 1), int(task.start))
+    return {
+        "visited": np.concatenate([start, cells], 1),
+        "size": np.asarray(len(task.wall)),
+        "goal": np.asarray(task.goal),
+    }
+
+
+def models(tables: Callable[[PyTree], tuple], episodes: tuple[int, ...] = (0, 1, 5), shown: int = 150) -> Trace:
+    """Of an MML agent in a task of which `tables` gives the mean rewards and the transitions: real [shown],
+    predicted and deviation [episodes, shown], and episodes [episodes]. Shown are the transitions that are the most
+    probable, in the task or to begin with."""
+
+    def trace(learner: MML, protocol: Protocol, task: PyTree, lived: Lived) -> dict[str, NDArray]:
+        t = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), lived.transition)
+        ended = (t.terminated | t.truncated).astype(int)
+        before = ended.cumsum() - ended
+        beliefs = [learner.model(seen_in(t, before < n, learner.model.size)) for n in episodes]
+        real = np.asarray(tables(task)[1]).reshape(-1)
+        predicted = np.stack([np.asarray(belief.transition).reshape(-1) for belief in beliefs])
+        deviation = np.stack([np.asarray(belief.transition_deviation).reshape(-1) for belief in beliefs])
+        most = np.argsort(-np.maximum(real, predicted[0]), kind="stable")[:shown]
+        return {
+            "real": real[most],
+            "predicted": predicted[:, most],
+            "deviation": deviation[:, most],
+            "episodes": np.asarray(episodes),
+        }
+
+    return trace  # type: ignore[return-value]  # it reads what only an MML agent has
+
+
+def transfer(learner: Learner, protocol: Protocol, task: PyTree, lived: Lived) -> dict[str, NDArray]:
+    """Of an MKTN agent: knowledge and inner [time], the parts K and φᵀf of the values of the actions it took, and
+    ended [time], whether the episode ended by itself."""
+    assert isinstance(learner, MKTN)
+    t = lived.transition
+    q = learner.replay(learner.init(key=lived.key), t, key=lived.keys).prediction
+    k = over_axes(lambda x: learner.known(x).knowledge, t.axes)(t.observation)
+    taken = jax.nn.one_hot(t.action, q.shape[-1])
+    along_life = lambda x: np.asarray((taken * x).sum(-1)).reshape(-1)
+    return {
+        "knowledge": along_life(k),
+        "inner": along_life(q - k),
+        "ended": np.asarray(t.terminated).reshape(-1),
     }
 
 

@@ -8,7 +8,10 @@
     ppo         −min(ρA, clip(ρ)A)      Schulman et al. 2017
     dice        −A (□ℓ_t − □ℓ_{t−1})    Foerster et al. 2018, with advantages as in Farquhar et al. 2019;
                                         ℓ_t = Σ_{t'≤t} log π(a_t') within the episode, □ℓ = exp(ℓ − ⊥ℓ)
+    e_maml      −w Σ log π(a_t) over the steps before those that count, w the trial's worth beside that of other
+                tasks; Stadie et al. 2018: explore so that adapting pays
     value       ½ (V − R)²
+    q_value     ½ (Q(a) − R)²
     entropy     −H(π)
 """
 
@@ -80,9 +83,23 @@ def dice(outputs: Output, lived: Any) -> Float[Array, ""]:
     return -mean(lived.advantage * weights.reshape(log_prob.shape), lived)
 
 
+def e_maml(outputs: Output, lived: Any) -> Float[Array, ""]:
+    """−w Σ log π(a) over the burn-in, per step that counts, as in the other terms."""
+    before = jnp.where(lived.counts, 0.0, log_probs(outputs, lived))
+    counted = jnp.broadcast_to(lived.counts, before.shape).sum()
+    return -lived.worth * before.sum() / jnp.maximum(counted, 1)
+
+
 def value(outputs: Output, lived: Any) -> Float[Array, ""]:
     """½ (V − R)², R the λ-returns fixed when the batch was collected."""
     return mean(0.5 * (outputs.value - lived.target) ** 2, lived)
+
+
+def q_value(outputs: Output, lived: Any) -> Float[Array, ""]:
+    """½ (Q(a) − R)² of the actions that were taken; the prediction is Q, a number for each action."""
+    of_taken = lambda q, a: q @ jax.nn.one_hot(a, q.shape[-1])
+    q = over_axes(of_taken, lived.log_prob.ndim)(outputs.prediction, lived.transition.action)
+    return mean(0.5 * (q - lived.target) ** 2, lived)
 
 
 def entropy(outputs: Output, lived: Any) -> Float[Array, ""]:

@@ -59,11 +59,14 @@ def greedy(q: Float[Array, "*batch actions"]) -> Int[Array, "*batch"]:
     return q.argmax(-1)
 
 
-def only_when(needed: Bool[Array, ""], plan: Callable, given: PyTree, otherwise: PyTree) -> PyTree:
+def only_when(
+    needed: Bool[Array, ""], plan: Callable, given: PyTree, otherwise: PyTree, *, at_once: bool = False
+) -> PyTree:
     """plan(*given) where it is needed, else `otherwise`, and no work when nobody needs it.
 
-    Under `vmap` a condition alone would do the work for every task at every step. Here many tasks side by side plan,
-    one after another, when any of them has to.
+    Under `vmap` a condition alone would do the work for every task at every step. Here many tasks side by side plan
+    when any of them has to: one after another, or `at_once`, which suits small plans. Then what tasks share is not
+    copied for each; but `plan` must close over no arrays.
     """
 
     @custom_vmap
@@ -73,8 +76,12 @@ def only_when(needed: Bool[Array, ""], plan: Callable, given: PyTree, otherwise:
     @one.def_vmap
     def several(size, batched, *arguments):
         full = lambda x, is_batched: x if is_batched else jnp.broadcast_to(x, (size, *jnp.shape(x)))
-        needed, given, otherwise = jax.tree.map(full, arguments, tuple(batched))
-        planned = lambda: jax.lax.map(lambda given: plan(*given), given)
+        needed, spread, otherwise = jax.tree.map(full, arguments, tuple(batched))
+        if at_once:
+            axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, tuple(batched[1]))
+            planned = lambda: jax.vmap(plan, axes)(*arguments[1])
+        else:
+            planned = lambda: jax.lax.map(lambda given: plan(*given), spread)
         new = jax.lax.cond(needed.any(), planned, lambda: otherwise)
         chosen = lambda n, o: jnp.where(needed.reshape(-1, *[1] * (n.ndim - 1)), n, o)
         return jax.tree.map(chosen, new, otherwise), jax.tree.map(lambda _: True, otherwise)

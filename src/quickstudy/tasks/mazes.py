@@ -173,3 +173,31 @@ class Mazes(EnvironmentTasks):
 def shortest(tasks: Maze) -> Float[Array, "num"]:
     """Steps from start to goal, without wind."""
     return jax.vmap(lambda task: distances(task.wall, task.start).reshape(-1)[task.goal])(tasks)
+
+
+def tables(task: Maze) -> tuple[Float[Array, "cells 4"], Float[Array, "cells 4 outcomes"]]:
+    """(mean rewards, transitions) of a maze as `Mazes` has them; outcomes are the cells, and the end at the goal."""
+    cells = task.wall.size
+    ways = jax.vmap(lambda cell: jax.vmap(lambda move: moved(task.wall, cell, move))(jnp.arange(4)))(jnp.arange(cells))
+    landed = jax.nn.one_hot(jnp.where(ways == task.goal, cells, ways), cells + 1)
+    calm = 1 - task.wind.sum()
+    transition = calm * landed + jnp.einsum("m,smo->so", task.wind, landed)[:, None]
+    return transition[..., -1], transition
+
+
+def expected_steps(tasks: Maze, *, tolerance: float = 1e-3) -> Float[Array, "num"]:
+    """Steps from start to goal in the mean, of the best policy in a wind that it knows."""
+
+    def one(task: Maze) -> Float[Array, ""]:
+        onward = tables(task)[1][..., :-1]
+        reached = jnp.isfinite(distances(task.wall, task.start)).reshape(-1)
+
+        def sweep(carry):
+            steps, _ = carry
+            new = jnp.where(reached, 1 + (onward @ steps).min(-1), 0.0)
+            return new, jnp.abs(new - steps).max()
+
+        start = jnp.zeros(task.wall.size), jnp.asarray(jnp.inf)
+        return jax.lax.while_loop(lambda carry: carry[1] > tolerance, sweep, start)[0][task.start]
+
+    return jax.vmap(one)(tasks)

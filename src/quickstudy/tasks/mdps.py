@@ -1,7 +1,9 @@
 """Random tabular MDPs: 10 states, 5 actions, episodes of 10 steps that begin in state 0.
 
-Mean rewards μ(s, a) ~ N(1, 1), rewards N(μ, 1), transitions Dirichlet(1, …, 1). Duan et al. 2016, section 3.2;
-the family is that of Osband et al. 2013, "(More) Efficient Reinforcement Learning via Posterior Sampling".
+TabularMDPs   mean rewards μ(s, a) ~ N(1, 1), rewards N(μ, 1), transitions Dirichlet(1, …, 1). Duan et al. 2016,
+              section 3.2; the family of Osband et al. 2013, "(More) Efficient Reinforcement Learning via Posterior
+              Sampling". Tasks share nothing but that prior
+KernelMDPs    mixtures of a few tables that all tasks share, and a residual of each task's own
 """
 
 import equinox as eqx
@@ -51,11 +53,12 @@ class MDPEnvironment(eqx.Module):
 
 
 class TabularMDPs(EnvironmentTasks):
-    """A task is an `MDP`."""
+    """A task is an `MDP`; `mean` is that of the mean rewards."""
 
     states: int = eqx.field(static=True, default=10)
     actions: int = eqx.field(static=True, default=5)
     episode: int = eqx.field(static=True, default=10)
+    mean: float = eqx.field(static=True, default=1.0)
 
     @property
     def environment(self) -> MDPEnvironment:
@@ -69,10 +72,58 @@ class TabularMDPs(EnvironmentTasks):
         def one(key: Key[Array, ""]) -> MDP:
             r, t = jax.random.split(key)
             shape = (self.states, self.actions)
-            reward = 1.0 + jax.random.normal(r, shape)
+            reward = self.mean + jax.random.normal(r, shape)
             # Dirichlet(1, …, 1): normalised exponentials
             weights = jax.random.exponential(t, (*shape, self.states))
             return MDP(reward, weights / weights.sum(-1, keepdims=True))
+
+        return jax.vmap(one)(jax.random.split(key, num))
+
+    def split(self) -> Splits:
+        return split_by_stream(self)
+
+
+class KernelMDPs(EnvironmentTasks):
+    """Tasks that share structure and differ in a residual: with w ~ Dirichlet(mixing) and the same kernels P_k, M_k for
+    all tasks, transitions ~ Dirichlet(closeness · Σ w_k P_k) and mean rewards μ ~ N(Σ w_k M_k, spread²).
+
+    Kernels: P_k(s, a) ~ Dirichlet(0.3), M_k(s, a) ~ N(1, 1), drawn by the number `family`. A task is an `MDP`.
+    """
+
+    states: int = eqx.field(static=True, default=10)
+    actions: int = eqx.field(static=True, default=5)
+    episode: int = eqx.field(static=True, default=10)
+    kernels: int = eqx.field(static=True, default=4)
+    mixing: float = eqx.field(static=True, default=0.3)
+    closeness: float = eqx.field(static=True, default=50.0)
+    spread: float = eqx.field(static=True, default=0.5)
+    family: int = eqx.field(static=True, default=0)
+
+    @property
+    def environment(self) -> MDPEnvironment:
+        return MDPEnvironment(self.states, self.episode)
+
+    @property
+    def spec(self) -> Spec:
+        return Spec(observation=self.states, actions=self.actions)
+
+    def shared(self) -> tuple[Float[Array, "kernels states actions"], Float[Array, "kernels states actions states"]]:
+        """The kernels: (mean rewards, transitions)."""
+        r, t = jax.random.split(jax.random.key(self.family))
+        shape = (self.kernels, self.states, self.actions)
+        return 1.0 + jax.random.normal(r, shape), jax.random.dirichlet(t, jnp.full(self.states, 0.3), shape)
+
+    def sample(self, num: int, *, key: Key[Array, ""]) -> MDP:
+        shared = self.shared()
+
+        def one(key: Key[Array, ""]) -> MDP:
+            mix, r, t = jax.random.split(key, 3)
+            weights = jax.random.dirichlet(mix, jnp.full(self.kernels, self.mixing))
+            reward, transition = (jnp.tensordot(weights, table, 1) for table in shared)
+            return MDP(
+                reward + self.spread * jax.random.normal(r, reward.shape),
+                jax.random.dirichlet(t, self.closeness * transition),
+            )
 
         return jax.vmap(one)(jax.random.split(key, num))
 

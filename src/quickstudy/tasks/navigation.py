@@ -5,12 +5,14 @@ the move, as in the authors' code; 100 steps, no early end. Standing still is wo
 straight −0.50 more or less. Finn et al. 2017, section 5.3.
 """
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from quickstudy.core import Splits, split_by_stream
+from quickstudy.core import TEST_STREAM, HeldOut, Splits, split_by_stream
 from quickstudy.tasks.environment import EnvironmentTasks, Spec, Stepped, auto_reset
 
 REACH = 0.1
@@ -22,9 +24,10 @@ class NavigationState(eqx.Module):
 
 
 class NavigationEnvironment(eqx.Module):
-    """The observation is the position; `params` is the goal."""
+    """The observation is the position; `params` is the goal; actions are told in units of `unit`."""
 
     episode: int = eqx.field(static=True, default=100)
+    unit: float = eqx.field(static=True, default=1.0)
 
     def reset(self, key: Key[Array, ""], params: Float[Array, "2"]):
         del key, params
@@ -33,7 +36,7 @@ class NavigationEnvironment(eqx.Module):
     def step(
         self, key: Key[Array, ""], state: NavigationState, action: Float[Array, "2"], params: Float[Array, "2"]
     ) -> Stepped:
-        position = state.position + jnp.clip(action, -REACH, REACH)
+        position = state.position + jnp.clip(self.unit * action, -REACH, REACH)
         away = position - params
         # The root has no derivative at 0, and a policy may well stand on the goal.
         reward = -jnp.sqrt((away**2).sum() + 1e-12)
@@ -43,23 +46,49 @@ class NavigationEnvironment(eqx.Module):
 
 
 class Navigation(EnvironmentTasks):
-    """A task is the goal."""
+    """A task is the goal, uniform in the square of half-width `within`, but for that of half-width `beyond`.
+
+    shifted: test on goals of the square ring around the training range that is as wide as the range's half: [−1, 1]²
+        without [−½, ½]², where a goal is up to twice as far as any that was trained on
+    unit: of an action; REACH lets an agent speak and hear of numbers around 1
+    """
 
     episode: int = eqx.field(static=True, default=100)
+    within: float = eqx.field(static=True, default=0.5)
+    beyond: float = eqx.field(static=True, default=0.0)
+    shifted: bool = eqx.field(static=True, default=False)
+    unit: float = eqx.field(static=True, default=1.0)
 
     @property
     def environment(self) -> NavigationEnvironment:
-        return NavigationEnvironment(self.episode)
+        return NavigationEnvironment(self.episode, self.unit)
 
     @property
     def spec(self) -> Spec:
         return Spec(observation=2, actions=None, dims=2)
 
     def sample(self, num: int, *, key: Key[Array, ""]) -> Float[Array, "num 2"]:
-        return jax.vmap(lambda k: jax.random.uniform(k, (2,), minval=-0.5, maxval=0.5))(jax.random.split(key, num))
+        keys = jax.random.split(key, num)
+        if not self.beyond:
+            return jax.vmap(lambda k: jax.random.uniform(k, (2,), minval=-self.within, maxval=self.within))(keys)
+
+        def one(key):
+            # On the edge of a square, whose half-width is drawn in proportion to its circumference.
+            out, side, along = jax.random.split(key, 3)
+            half = jnp.sqrt(jax.random.uniform(out, minval=self.beyond**2, maxval=self.within**2))
+            goal = jnp.stack([half, half * jax.random.uniform(along, minval=-1.0)])
+            turn = jax.random.randint(side, (), 0, 4)
+            quarters = jnp.array([[[1, 0], [0, 1]], [[0, -1], [1, 0]], [[-1, 0], [0, -1]], [[0, 1], [-1, 0]]])
+            return quarters[turn] @ goal
+
+        return jax.vmap(one)(keys)
 
     def split(self) -> Splits:
-        return split_by_stream(self)
+        splits = split_by_stream(self)
+        if not self.shifted:
+            return splits
+        outside = dataclasses.replace(self, within=2 * self.within, beyond=self.within)
+        return splits._replace(test=HeldOut(outside, TEST_STREAM, "goals outside of the training range"))
 
 
 def optimal_return(goals: Float[Array, "num 2"], episode: int = 100) -> Float[Array, "num"]:

@@ -1,0 +1,98 @@
+"""A cell whose recurrence is linear, so that a whole life is gone through in parallel (S5: Smith, Warrington, Linderman
+2023; with the parametrisation of the LRU: Orvieto et al. 2023).
+
+    layer      z_t = λ ⊙ z_{t−1} + √(1 − |λ|²) ⊙ B n(u_t),      u_t ← u_t + W gelu(Re(C z_t) + d ⊙ n(u_t))
+               λ = exp(−exp ν + i exp θ), complex; n: layer norm; u_t = V x_t before the first layer
+
+What follows two stretches of such steps is associative: (λ₁, b₁) and then (λ₂, b₂) is (λ₂ λ₁, λ₂ b₁ + b₂). So all z of
+T steps are found in log T rounds, layer by layer, where a GRU needs T steps one after the other. |λ| starts uniform
+between `least` and `most`, and no λ can leave the unit circle: nothing explodes, and a λ close to 1 remembers for long.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Complex, Float, Key
+
+from quickstudy.nn.cells import Cell
+
+
+class Layer(eqx.Module):
+    norm: eqx.nn.LayerNorm
+    decay: Float[Array, "states"]  # ν
+    angle: Float[Array, "states"]  # θ
+    into: Float[Array, "2 states width"]  # B
+    out: Float[Array, "2 width states"]  # C
+    skip: Float[Array, "width"]  # d
+    mix: eqx.nn.Linear  # W
+
+    def __init__(self, width: int, states: int, least: float, most: float, *, key: Key[Array, ""]):
+        size, turn, into, out, skip, mix = jax.random.split(key, 6)
+        radius = jnp.sqrt(jax.random.uniform(size, (states,), minval=least**2, maxval=most**2))
+        self.norm = eqx.nn.LayerNorm(width)
+        self.decay = jnp.log(-jnp.log(radius))
+        self.angle = jnp.log(jax.random.uniform(turn, (states,), minval=1e-3, maxval=jnp.pi / 10))
+        self.into = jax.random.normal(into, (2, states, width)) / jnp.sqrt(2 * width)
+        self.out = jax.random.normal(out, (2, width, states)) / jnp.sqrt(states)
+        self.skip = jax.random.normal(skip, (width,))
+        self.mix = eqx.nn.Linear(width, width, key=mix)
+
+    @property
+    def rate(self) -> Complex[Array, "states"]:
+        return jnp.exp(jax.lax.complex(-jnp.exp(self.decay), jnp.exp(self.angle)))
+
+    def driven(self, u: Float[Array, "width"]) -> Complex[Array, "states"]:
+        """What an input adds to the state."""
+        gain = jnp.sqrt(1 - jnp.exp(-2 * jnp.exp(self.decay)))
+        return gain * (jax.lax.complex(*self.into) @ self.norm(u))
+
+    def read(self, z: Complex[Array, "states"], u: Float[Array, "width"]) -> Float[Array, "width"]:
+        """What the next layer is given."""
+        said = self.out[0] @ z.real - self.out[1] @ z.imag + self.skip * self.norm(u)
+        return u + self.mix(jax.nn.gelu(said))
+
+
+class LinearRecurrence(Cell):
+    """hidden: the states of all layers, and what the last one says."""
+
+    enter: eqx.nn.Linear  # V
+    layers: list[Layer]
+
+    def __init__(
+        self,
+        inputs: int,
+        size: int,
+        *,
+        key: Key[Array, ""],
+        layers: int = 2,
+        states: int | None = None,
+        least: float = 0.5,
+        most: float = 0.999,
+    ):
+        enter, *rest = jax.random.split(key, layers + 1)
+        self.enter = eqx.nn.Linear(inputs, size, key=enter)
+        self.layers = [Layer(size, states or size, least, most, key=k) for k in rest]
+
+    def initial(self) -> tuple[list[Array], Array]:
+        return [jnp.zeros((2, len(layer.decay))) for layer in self.layers], jnp.zeros(self.enter.out_features)
+
+    def __call__(self, hidden: tuple[list[Array], Array], x: Float[Array, "inputs"]) -> tuple[list[Array], Array]:
+        u, states = self.enter(x), []
+        for layer, before in zip(self.layers, hidden[0], strict=True):
+            z = layer.rate * jax.lax.complex(*before) + layer.driven(u)
+            u = layer.read(z, u)
+            states.append(jnp.stack([z.real, z.imag]))
+        return states, u
+
+    def along(self, hidden: tuple[list[Array], Array], x: Float[Array, "time inputs"]) -> Float[Array, "time size"]:
+        u = jax.vmap(self.enter)(x)
+        for layer, before in zip(self.layers, hidden[0], strict=True):
+            driven = jax.vmap(layer.driven)(u)
+            driven = driven.at[0].add(layer.rate * jax.lax.complex(*before))
+            rates = jnp.broadcast_to(layer.rate, driven.shape)
+            _, z = jax.lax.associative_scan(lambda a, b: (b[0] * a[0], b[0] * a[1] + b[1]), (rates, driven))
+            u = jax.vmap(layer.read)(z, u)
+        return u
+
+    def features(self, hidden: tuple[list[Array], Array]) -> Float[Array, "size"]:
+        return hidden[1]

@@ -1,0 +1,59 @@
+"""Sparse navigation to one of four corners, by MAML-RL and by ES-MAML (Song et al. 2020).
+
+Before it adapts an agent has to walk so that it meets the goal whichever corner it is: that is worth nothing by itself,
+and only what is earned after adaptation says so. Policy gradients through the inner step see little of it; evolution
+judges whole lives.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from quickstudy.recipes.navigation import Navigation, NavigationESMAML, NavigationMAML
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
+
+    from quickstudy.tasks.corners import Corners as CornersTasks
+
+ROTHFUSS = "Rothfuss, Lee, Clavera, Asfour, Abbeel 2019, ProMP: Proximal Meta-Policy Search, ICLR"
+
+
+@dataclasses.dataclass(frozen=True)
+class Corners(Navigation):
+    """What both share."""
+
+    meta_steps: int = 300
+    episode: int = 30
+    hidden: int = 32
+
+    expected = "far below the 26.4 of walking straight: 5.0 by back-propagation after 220 meta-steps of 10 tasks"
+
+    def errors(self) -> list[str]:
+        return super().errors() + self.must("be at least 10", lambda x: x >= 10, "episode")
+
+    def tasks(self) -> "CornersTasks":
+        from quickstudy.tasks.corners import Corners
+
+        return Corners(self.episode)
+
+    def optimum(self, goals: "Array") -> "Array":
+        from quickstudy.tasks.corners import best_return
+
+        return best_return(goals, self.episode)
+
+
+@dataclasses.dataclass(frozen=True)
+class CornersMAML(Corners, NavigationMAML):
+    name = "corners-maml"
+    description = "MAML-RL on sparse navigation: the goal is one of four corners and felt only close to it"
+    source = ROTHFUSS
+
+
+@dataclasses.dataclass(frozen=True)
+class CornersESMAML(Corners, NavigationESMAML):
+    meta_steps: int = 150
+    meta_batch: int = 8
+
+    name = "corners-es-maml"
+    description = "the same by evolution: whole lives are judged, exploration included"
+    source = NavigationESMAML.source

@@ -1,0 +1,236 @@
+"""Meta-knowledge transfer networks: knowledge that tasks share, and a linear part for what one task adds.
+
+Fixed before the runs, as settings of the same recipe: `--part knowledge` (K alone), `--part inner` (φ alone, on random
+features that are never learned; the knowledge is not a start but gone) and `--guidance 0` (λ = 0).
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Literal
+
+from quickstudy.recipes.base import Recipe
+from quickstudy.recipes.rl2 import DUAN, RL2
+from quickstudy.recipes.sinusoid import FINN, Sinusoid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from quickstudy.core import Learner
+    from quickstudy.learners.mktn import MKTN, Reading
+    from quickstudy.recipes.experiment import Experiment
+    from quickstudy.tasks.mazes import Mazes
+
+ALPACA = "Harrison, Sharma, Pavone 2018, Meta-Learning Priors for Efficient Online Bayesian Regression, WAFR"
+R2D2 = "Bertinetto, Henriques, Torr, Vedaldi 2019, Meta-learning with Differentiable Closed-Form Solvers, ICLR"
+BRADTKE = "Bradtke, Barto 1996, Linear Least-Squares Algorithms for Temporal Difference Learning"
+WATKINS = "Watkins 1989, Learning from Delayed Rewards"
+
+ACTIONS = 4  # in a maze
+UNGUIDED = 1e-4  # the ridge's λ where there is to be none: the solution of least norm, as far as single precision goes
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer(Recipe):
+    """What the recipes of MKTN share."""
+
+    size: int = 10  # of φ
+    rule: Literal["ridge", "proximal"] = "ridge"
+    guidance: float = 0.1  # where the learned λ starts; 0: none, held there
+    inner_rate: float = 0.1  # where the learned α of the proximal rule starts
+    part: Literal["both", "knowledge", "inner"] = "both"  # knowledge: K alone; inner: φ alone on random features
+
+    def errors(self) -> list[str]:
+        wrong = super().errors() + self.must("be at least 1", lambda x: x >= 1, "size")
+        wrong += self.must("not be negative", lambda x: x >= 0, "guidance")
+        wrong += self.must("be above 0", lambda x: x > 0, "inner_rate")
+        for name, allowed in (("rule", ("ridge", "proximal")), ("part", ("both", "knowledge", "inner"))):
+            if getattr(self, name) not in allowed:
+                wrong.append(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        return wrong
+
+    def transfer(self, net: "Callable", reading: "Reading", steps: int = 1) -> "MKTN":
+        from quickstudy.core import Fixed, Positive
+        from quickstudy.learners.mktn import MKTN, Proximal, Ridge
+
+        if self.rule == "ridge":
+            rule = Ridge(Positive(self.guidance) if self.guidance else UNGUIDED)
+        else:
+            rule = Proximal(Positive(self.inner_rate), Positive(self.guidance) if self.guidance else 0.0)
+        if self.part == "knowledge":
+            return MKTN(net, rule, reading, self.size, steps=0)
+        if self.part == "inner":
+            return MKTN(Fixed(net), rule, reading, self.size, steps=steps, knowledge=False)
+        return MKTN(net, rule, reading, self.size, steps=steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class SinusoidMKTN(Transfer, Sinusoid):
+    """To be won: query MSE on 1,000 held-out sinusoids, 5 shots, paired, after as many meta-steps, against K alone, φ
+    alone and λ = 0; and against sinusoid-maml after its 70,000."""
+
+    meta_steps: int = 3000
+
+    name = "sinusoid-mktn"
+    description = "MKTN on 5-shot sinusoid regression: a shared network, and a ridge regression on its features"
+    expected = "query MSE 0.015 after 3,000 meta-steps, where MAML has 0.35 after 70,000 and ten inner steps"
+    source = ALPACA
+
+    def parts(self) -> dict[str, Any]:
+        import jax
+
+        from quickstudy.learners.mktn import Regression
+        from quickstudy.nn.models import MLP
+
+        net = MLP((1, self.hidden, self.hidden, 1 + self.size), key=jax.random.fold_in(jax.random.key(self.seed), 1))
+        return {
+            "learner": self.transfer(net, Regression(), self.inner_steps),
+            "steps": (0,) if self.part == "knowledge" else (0, 1, 5, 10),
+            "citations": (ALPACA, R2D2, FINN),
+        }
+
+
+# Each the best of a grid (rates 0.3 to 1, discounts 0.9 to 0.99, ε 0.01 to 0.2, initial values 0 to 1) on 200
+# validation tasks of the default maze.
+TUNED_Q = {"rate": 1.0, "discount": 0.99, "epsilon": 0.01, "initial": 0.3}
+TUNED_DYNA = {"rate": 0.6, "discount": 0.99, "epsilon": 0.01, "initial": 0.3}
+
+
+@dataclasses.dataclass(frozen=True)
+class OneMaze(Recipe):
+    """One layout for all tasks, with a goal that is not shown and a wind of its own in each: the score is how often the
+    goal was reached within the horizon."""
+
+    maze: int = 7  # cells to a side
+    walls: float = 0.25
+    wind: float = 0.2
+    layout: int = 0
+    episode: int = 100
+    horizon: int = 200
+
+    def errors(self) -> list[str]:
+        wrong = super().errors()
+        wrong += self.must("be at least 3", lambda x: x >= 3, "maze")
+        wrong += self.must("lie in [0, 0.5]", lambda x: 0 <= x <= 0.5, "walls", "wind")
+        wrong += self.must("be a multiple of 10, at least 10", lambda x: x >= 10 and x % 10 == 0, "horizon")
+        return wrong + self.must("be at least 1", lambda x: x >= 1, "episode")
+
+    def tasks(self) -> "Mazes":
+        from quickstudy.tasks.mazes import Mazes
+
+        return Mazes(self.maze, self.walls, self.wind, self.layout, self.episode)
+
+    def rulers(self) -> "dict[str, Learner]":
+        from quickstudy.learners.dyna_q import DynaQ
+        from quickstudy.learners.q_learning import QLearning
+
+        size = self.maze**2, ACTIONS
+        return {"Q-learning": QLearning(*size, **TUNED_Q), "Dyna-Q": DynaQ(*size, **TUNED_DYNA, planning=20)}
+
+    def optimum(self, drawn: Any) -> Any:
+        """Goals within the horizon where way and wind are known from the start."""
+        from quickstudy.tasks.mazes import expected_steps
+
+        return self.horizon / expected_steps(drawn)
+
+
+@dataclasses.dataclass(frozen=True)
+class MazeMKTN(Transfer, OneMaze):
+    """To be won: goals within the horizon in 1,000 held-out tasks, paired, against K alone, φ alone and λ = 0, each
+    trained as long, and against Q-learning and Dyna-Q from scratch."""
+
+    meta_steps: int = 400
+    size: int = 16
+    rule: Literal["ridge", "proximal"] = "proximal"
+    inner_rate: float = 0.5
+    guidance: float = 0.01
+    hidden: int = 64
+    discount: float = 0.95
+    trace: float = 0.7
+    temperature: float = 0.015
+    epsilon: float = 0.02
+    learning_rate: float = 6e-3
+    final_rate: float = 0.05  # of the learning rate, reached linearly at the end
+    clip_norm: float = 1.0
+
+    name = "maze-mktn"
+    description = "MKTN in one maze with a goal and a wind of its own in each task: the ways are known, where to is not"
+    expected = "13 goals in 200 steps, where Dyna-Q from scratch has 7 and K alone 6 (2 minutes)"
+    source = BRADTKE
+
+    def errors(self) -> list[str]:
+        wrong = super().errors() + self.must("be at least 1", lambda x: x >= 1, "hidden")
+        wrong += self.must("lie in [0, 1)", lambda x: 0 <= x < 1, "discount", "epsilon")
+        wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "trace", "final_rate")
+        return wrong + self.must("be above 0", lambda x: x > 0, "temperature", "learning_rate", "clip_norm")
+
+    def build(self) -> "Experiment":
+        import equinox as eqx
+        import jax
+        import jax.numpy as jnp
+        import optax
+
+        from quickstudy.evaluate import Protocol
+        from quickstudy.learners.mktn import Control
+        from quickstudy.meta_optimizers.backprop import Backprop
+        from quickstudy.nn.models import MLP
+        from quickstudy.objectives.trial import Trial
+        from quickstudy.recipes.experiment import Experiment
+        from quickstudy.report.traces import transfer
+        from quickstudy.rl import losses
+
+        tasks = self.tasks()
+        key = jax.random.fold_in(jax.random.key(self.seed), 1)
+        net = MLP((self.maze**2, self.hidden, ACTIONS * (1 + self.size)), key=key, activation=jnp.tanh)
+        # A one-hot input has a variance of 1/length. Without this all cells look alike to begin with, and what is
+        # learned in one is learned in all. The knowledge begins near indifference, so that every goal is found.
+        small = jnp.tile(jnp.array([0.01] + [1.0] * self.size), ACTIONS)
+        net = eqx.tree_at(lambda n: n.layers[0].weight, net, self.maze * net.layers[0].weight)
+        net = eqx.tree_at(lambda n: n.layers[-1], net, jax.tree.map(lambda w: (w.T * small).T, net.layers[-1]))
+        trial = Trial(
+            tasks.environment,
+            horizon=self.horizon,
+            terms=((1.0, losses.q_value),),
+            discount=self.discount,
+            trace=self.trace,
+            across_episodes=False,
+            normalise=False,
+        )
+        rate = optax.linear_schedule(self.learning_rate, self.final_rate * self.learning_rate, self.meta_steps)
+        return Experiment(
+            self,
+            self.transfer(net, Control(self.discount, self.temperature, self.epsilon)),
+            trial,
+            Backprop(optax.chain(optax.clip_by_global_norm(self.clip_norm), optax.adam(rate))),
+            tasks,
+            Protocol(
+                dataclasses.replace(trial, report_every=self.horizon // 10, baseline="none"),
+                num_tasks=self.test_tasks,
+                rulers=self.rulers(),
+                optimum=self.optimum,
+                trace=transfer,
+                chunk=min(500, self.test_tasks),
+            ),
+            citations=(BRADTKE, WATKINS),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class MazeRL2(OneMaze, RL2):
+    meta_batch: int = 128
+    minibatches: int = 4
+    discount: float = 0.98
+    trace: float = 0.95
+    entropy: float = 3e-3
+    value_scale: float = 5.0
+
+    name = "maze-rl2"
+    description = "RL² in the mazes of maze-mktn: the ruler for it"
+    expected = "not run at length; maze-mktn has 13 goals in 200 steps"
+    source = DUAN
+
+    @property
+    def length(self) -> int:
+        return self.horizon
+
+    def build(self) -> "Experiment":
+        report_every = self.horizon // 10
+        return self.compose(self.tasks(), report_every=report_every, rulers=self.rulers(), optimum=self.optimum)

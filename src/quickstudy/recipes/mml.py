@@ -1,0 +1,267 @@
+"""Meta-model learning: the agent plans in a model drawn from what a meta-model makes of the trial so far.
+
+What was decided before the runs; docs/learners/mml.md has what came of it.
+
+    kernels-mml   MDPs that mix shared kernels. Measure: total reward of 10 episodes on 1,000 held-out tasks, paired.
+                  Must be won against one model for all tasks, against a model learned from scratch in each task by
+                  posterior sampling with a flat prior, its strength the best of a grid on validation tasks, and against
+                  RL² after as many interactions of meta-training (`kernels-rl2`). Either may win between drawing and
+                  planning in the mean model (`--spread 0`)
+    maze-mml      mazes of one layout, in which goal and wind differ. Measure: goals reached in 100 steps; must be won
+                  against one model, and against Dyna-Q and R-MAX from scratch
+    mdp-mml       i.i.d. Dirichlet MDPs, where there is nothing to share but the prior: a sanity test against posterior
+                  sampling with the exact one, which cannot be beaten; the difference must be within 2 of its 133
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from quickstudy.recipes.base import Recipe
+from quickstudy.recipes.maze import TUNED
+from quickstudy.recipes.mdp import MDPRL2
+from quickstudy.recipes.rl2 import DUAN
+
+if TYPE_CHECKING:
+    from quickstudy.recipes.experiment import Experiment
+    from quickstudy.tasks.environment import EnvironmentTasks
+    from quickstudy.tasks.mdps import KernelMDPs, TabularMDPs
+
+OSBAND = "Osband, Russo, Van Roy 2013, (More) Efficient Reinforcement Learning via Posterior Sampling"
+GRIMM = "Grimm, Barreto, Singh, Silver 2020, The Value Equivalence Principle for Model-Based Reinforcement Learning"
+# Σα of a model from scratch: the best of {0.3, 1, 3, 10} on 200 validation tasks, drawn as well as the mean.
+# In the mazes none of {0.03, 0.3, 3} finds the goal more than once in 25 trials, so R-MAX and Dyna-Q stand beside it.
+KERNELS_FLAT = 10.0
+MAZE_FLAT = 3.0
+AVERAGED = 2000  # mazes that one model for all of them is the mean of
+
+
+@dataclasses.dataclass(frozen=True)
+class MMLRecipe(Recipe):
+    meta_steps: int = 300
+    meta_batch: int = 64
+    learning_rate: float = 5e-3
+    final_rate: float = 0.01  # of the learning rate, reached linearly at the end
+    clip_norm: float = 1.0
+    hidden: int = 64
+    latent: int = 32  # numbers that say what kind of task it is
+    refinements: int = 0  # gradient steps that refine them
+    refining_rate: float = 0.1
+    spread: float = 1.0  # 1: plans in a draw; 0: in the mean model
+    bonus: float = 0.0  # standard deviations that are added to each mean reward
+    equivalence: float = 0.1  # weight of the value-equivalence loss
+
+    def errors(self) -> list[str]:
+        wrong = super().errors()
+        wrong += self.must("be at least 4", lambda x: x >= 4, "hidden")
+        wrong += self.must("be at least 1", lambda x: x >= 1, "latent")
+        wrong += self.must("be above 0", lambda x: x > 0, "learning_rate", "clip_norm", "refining_rate")
+        wrong += self.must("not be negative", lambda x: x >= 0, "refinements", "equivalence", "bonus")
+        return wrong + self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "spread", "final_rate")
+
+    def compose(
+        self,
+        tasks: "EnvironmentTasks",
+        tables: Any,
+        average: tuple,
+        *,
+        outcomes: int,
+        episode: int,
+        horizon: int,
+        flat: float,
+        discount: float = 1.0,
+        guess: float = 0.0,
+        rulers: dict | None = None,
+        optimum: Any = None,
+    ) -> "Experiment":
+        """
+        tables: a task -> its mean rewards [states, actions] and transitions [states, actions, outcomes]
+        average: the mean of these over all tasks
+        horizon: of the trial; 10 points of the curve are told
+        flat, guess: Σα, in visits, and μ of a model learned from scratch
+        """
+        import jax
+        import jax.numpy as jnp
+        import optax
+
+        from quickstudy.evaluate import Protocol
+        from quickstudy.learners.mml import MML, MetaModel, constant, equivalence, likelihood
+        from quickstudy.meta_optimizers.backprop import Backprop
+        from quickstudy.objectives.trial import Trial
+        from quickstudy.recipes.experiment import Experiment
+        from quickstudy.report.traces import models
+
+        states, actions = tasks.spec.observation, tasks.spec.actions or 0
+        agent = lambda model, spread=self.spread, bonus=0.0: MML(model, episode, discount, spread, bonus)
+        model = MetaModel(
+            states,
+            actions,
+            outcomes,
+            key=jax.random.fold_in(jax.random.key(self.seed), 1),
+            hidden=self.hidden,
+            latent=self.latent,
+            steps=self.refinements,
+            rate=self.refining_rate,
+        )
+        shape = states, actions
+        scratch = constant(jnp.full((*shape, outcomes), flat / outcomes), jnp.full(shape, guess), jnp.ones(shape))
+        reward, transition = average
+        sure = 1e6  # in visits: nothing is learned
+        one = constant(sure * transition, reward, jnp.full(shape, sure))
+        trial = Trial(
+            tasks.environment,
+            horizon=horizon,
+            terms=((1.0, likelihood), (self.equivalence, equivalence)),
+            baseline="none",
+            normalise=False,
+        )
+        schedule = optax.linear_schedule(self.learning_rate, self.final_rate * self.learning_rate, self.meta_steps)
+        optimizer = optax.chain(optax.clip_by_global_norm(self.clip_norm), optax.adam(schedule))
+        return Experiment(
+            self,
+            agent(model, bonus=self.bonus),
+            trial,
+            Backprop(optimizer),
+            tasks,
+            Protocol(
+                dataclasses.replace(trial, report_every=horizon // 10),
+                num_tasks=self.test_tasks,
+                rulers={
+                    "from scratch": agent(scratch),
+                    "from scratch, mean model": agent(scratch, 0.0),
+                    "one model for all tasks": agent(one),
+                    **(rulers or {}),
+                },
+                optimum=optimum,
+                trace=models(tables),
+                chunk=min(250, self.test_tasks),
+            ),
+            citations=(self.source, GRIMM),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class MDPFamily(MMLRecipe):
+    episodes: int = 10
+
+    def errors(self) -> list[str]:
+        return super().errors() + self.must("be a multiple of 10", lambda x: x >= 10 and x % 10 == 0, "episodes")
+
+    def of_mdps(self, tasks: "TabularMDPs | KernelMDPs", average: tuple, *, flat: float) -> "Experiment":
+        import jax
+
+        from quickstudy.rl.planning import backward_induction
+
+        best = lambda task: backward_induction(task.reward, task.transition, tasks.episode)[0, 0].max()
+        return self.compose(
+            tasks,
+            lambda task: (task.reward, task.transition),
+            average,
+            outcomes=tasks.states,
+            episode=tasks.episode,
+            horizon=tasks.episode * self.episodes,
+            flat=flat,
+            guess=1.0,
+            optimum=lambda drawn: self.episodes * jax.vmap(best)(drawn),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelsMML(MDPFamily):
+    name = "kernels-mml"
+    description = "meta-model learning on MDPs that mix shared kernels: plan in a draw of a learned, adapting prior"
+    expected = "10 episodes: 190; planning in the mean model 205; from scratch 138, one model 162, the task known 225"
+    source = OSBAND
+
+    def build(self) -> "Experiment":
+        from quickstudy.tasks.mdps import KernelMDPs
+
+        tasks = KernelMDPs()
+        return self.of_mdps(tasks, tuple(table.mean(0) for table in tasks.shared()), flat=KERNELS_FLAT)
+
+
+@dataclasses.dataclass(frozen=True)
+class MDPMML(MDPFamily):
+    name = "mdp-mml"
+    description = "meta-model learning on random tabular MDPs, where the exact posterior is known"
+    expected = "10 episodes: within 2 of posterior sampling with the exact prior, about 133"
+    source = OSBAND
+
+    def build(self) -> "Experiment":
+        import jax.numpy as jnp
+
+        from quickstudy.tasks.mdps import TabularMDPs
+
+        tasks = TabularMDPs()
+        pairs = tasks.states, tasks.actions
+        average = jnp.ones(pairs), jnp.full((*pairs, tasks.states), 1 / tasks.states)
+        return self.of_mdps(tasks, average, flat=float(tasks.states))
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelsRL2(MDPRL2):
+    name = "kernels-rl2"
+    description = "RL² on MDPs that mix shared kernels, the model-free ruler of kernels-mml"
+    expected = (
+        "10 episodes: 178 after 1.6 M steps (--meta-steps 300 --meta-batch 64 --curriculum 40 2 40 5); "
+        "to its end: not run"
+    )
+    source = DUAN
+
+    def build(self) -> "Experiment":
+        from quickstudy.learners import mdps
+        from quickstudy.tasks.mdps import KernelMDPs
+
+        tasks = KernelMDPs()
+        size = tasks.states, tasks.actions, tasks.episode
+        return self.compose(
+            tasks, unit=tasks.episode, report_every=tasks.episode, rulers={"PSRL, flat prior": mdps.psrl(*size)}
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class MazeMML(MMLRecipe):
+    meta_batch: int = 32
+    size: int = 5
+    wind: float = 0.3
+    layout: int = 0
+    discount: float = 0.95
+    horizon: int = 100
+
+    name = "maze-mml"
+    description = "meta-model learning in mazes of one layout, where goal and wind differ"
+    expected = "goals in 100 steps: not run"
+    source = OSBAND
+
+    def errors(self) -> list[str]:
+        wrong = super().errors()
+        wrong += self.must("be at least 3", lambda x: x >= 3, "size")
+        wrong += self.must("lie in [0, 0.5]", lambda x: 0 <= x <= 0.5, "wind")
+        wrong += self.must("lie in [0, 1)", lambda x: 0 <= x < 1, "discount")
+        wrong += self.must("not be negative", lambda x: x >= 0, "layout")
+        return wrong + self.must("be a multiple of 10, at least 10", lambda x: x >= 10 and x % 10 == 0, "horizon")
+
+    def build(self) -> "Experiment":
+        import jax
+
+        from quickstudy.learners.dyna_q import DynaQ
+        from quickstudy.learners.r_max import RMax
+        from quickstudy.tasks.mazes import Mazes, tables
+
+        tasks = Mazes(self.size, wind=self.wind, layout=self.layout, episode=20)
+        size = self.size**2, 4
+        over = lambda drawn: jax.tree.map(lambda x: x.mean(0), jax.vmap(tables)(drawn))
+        average = jax.jit(lambda: over(tasks.sample(AVERAGED, key=jax.random.key(0))))()
+        return self.compose(
+            tasks,
+            tables,
+            average,
+            outcomes=self.size**2 + 1,
+            episode=tasks.episode,
+            horizon=self.horizon,
+            flat=MAZE_FLAT,
+            discount=self.discount,
+            rulers={
+                "Dyna-Q from scratch": DynaQ(*size, planning=20, **TUNED),
+                "R-MAX from scratch": RMax(*size, visits=1, discount=self.discount),
+            },
+        )

@@ -1,0 +1,73 @@
+"""Four corners: navigation that is felt only near the goal, after ES-MAML (Song et al. 2020) and ProMP (Rothfuss et al.
+2019). Their scales are other ones.
+
+Start at (0, 0); the goal is one of (±½, ±½); actions clipped to ±0.1 in each coordinate; the reward after the move is
+
+    max(0, 1 − ‖x − goal‖ / radius),    radius ¼
+
+so that a walk which never comes near a corner learns nothing, and one that visits a wrong corner learns only that.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from quickstudy.core import Splits, split_by_stream
+from quickstudy.tasks.environment import EnvironmentTasks, Spec, Stepped, auto_reset
+from quickstudy.tasks.navigation import REACH, NavigationState
+
+CORNERS = ((0.5, 0.5), (0.5, -0.5), (-0.5, 0.5), (-0.5, -0.5))
+RADIUS = 0.25
+
+
+class CornersEnvironment(eqx.Module):
+    """The observation is the position; `params` is the goal."""
+
+    episode: int = eqx.field(static=True)
+
+    def reset(self, key: Key[Array, ""], params: Float[Array, "2"]):
+        del key, params
+        return jnp.zeros(2), NavigationState(jnp.zeros(2), jnp.zeros((), int))
+
+    def step(
+        self, key: Key[Array, ""], state: NavigationState, action: Float[Array, "2"], params: Float[Array, "2"]
+    ) -> Stepped:
+        position = state.position + jnp.clip(action, -REACH, REACH)
+        state = NavigationState(position, state.time + 1)
+        after = (position, state, nearness(position, params), jnp.zeros((), bool), state.time >= self.episode)
+        return auto_reset(self, key, after, params)
+
+
+def nearness(position: Float[Array, "*rest 2"], goal: Float[Array, "2"]) -> Float[Array, "*rest"]:
+    # The root has no derivative at 0, and a policy may well stand on the goal.
+    away = jnp.sqrt(((position - goal) ** 2).sum(-1) + 1e-12)
+    return jnp.maximum(0.0, 1 - away / RADIUS)
+
+
+class Corners(EnvironmentTasks):
+    """A task is the goal."""
+
+    episode: int = eqx.field(static=True, default=30)
+
+    @property
+    def environment(self) -> CornersEnvironment:
+        return CornersEnvironment(self.episode)
+
+    @property
+    def spec(self) -> Spec:
+        return Spec(observation=2, actions=None, dims=2)
+
+    def sample(self, num: int, *, key: Key[Array, ""]) -> Float[Array, "num 2"]:
+        which = jax.vmap(lambda k: jax.random.randint(k, (), 0, len(CORNERS)))(jax.random.split(key, num))
+        return jnp.array(CORNERS)[which]
+
+    def split(self) -> Splits:
+        return split_by_stream(self, "training meets every corner too: which one it is has to be found out")
+
+
+def best_return(goals: Float[Array, "num 2"], episode: int) -> Float[Array, "num"]:
+    """Of walking straight at full reach in each coordinate, which nothing beats."""
+    steps = REACH * jnp.arange(1, episode + 1)[:, None]
+    walk = lambda goal: nearness(jnp.clip(goal, -steps, steps), goal).sum()
+    return jax.vmap(walk)(goals)

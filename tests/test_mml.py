@@ -1,0 +1,233 @@
+"""Meta-model learning: with the true model it plans as value iteration does, with a constant prior it is the conjugate
+posterior, and trained it comes near to that; its loss terms worked out by hand."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import stats
+
+from quickstudy.config import ConfigError
+from quickstudy.data import Transition
+from quickstudy.learners.mml import MML, MetaModel, Statistics, constant, equivalence, likelihood, outcome, seen_in
+from quickstudy.objectives.trial import Trial
+from quickstudy.recipes import configure
+from quickstudy.rl.planning import backward_induction, greedy, value_iteration
+from quickstudy.tasks.mazes import Mazes, shortest, tables
+from quickstudy.tasks.mdps import KernelMDPs, TabularMDPs
+
+K = jax.random.split(jax.random.key(5), 8)
+STATES, ACTIONS, EPISODE = 3, 2, 4
+PAIRS = STATES, ACTIONS
+TASKS = TabularMDPs(STATES, ACTIONS, EPISODE)
+SURE = 1e8
+TERMS = ((1.0, likelihood), (0.1, equivalence))
+
+
+begin = eqx.filter_jit(lambda agent: agent.init(key=K[0]))
+after = eqx.filter_jit(lambda agent, t: agent.adapt(agent.init(key=K[0]), t, key=K[1]))
+draw = eqx.filter_jit(lambda tasks, num, key: tasks.sample(num, key=key))
+
+
+def trial(tasks, horizon, terms=TERMS):
+    return Trial(tasks.environment, horizon=horizon, terms=terms, baseline="none", normalise=False)
+
+
+def conjugate(strength=1.0, certainty=1.0):
+    """The prior of the random MDPs, N(1, 1) and Dirichlet(1, …, 1), or another strength of it."""
+    return constant(jnp.full((*PAIRS, STATES), strength), jnp.ones(PAIRS), jnp.full(PAIRS, certainty))
+
+
+def lived(moments, states=STATES):
+    """(state, action, reward, next state, terminated, truncated) as one stretch."""
+    s, a, r, then, terminated, truncated = (np.array(column) for column in zip(*moments, strict=True))
+    one_hot = lambda index: jax.nn.one_hot(index, states)
+    ends = jnp.asarray(terminated), jnp.asarray(truncated), jnp.zeros(len(s), bool)
+    return Transition(one_hot(s), jnp.asarray(a), jnp.asarray(r, float), *ends, one_hot(then))
+
+
+LIFE = [
+    (0, 1, 2.0, 2, False, False),
+    (2, 0, -1.0, 0, False, False),
+    (0, 1, 4.0, 2, False, True),
+    (0, 1, 3.0, 1, False, False),
+]
+
+
+@pytest.mark.parametrize("i", range(3))
+def test_with_the_true_model_it_plans_the_optimal_policy(i):
+    task = jax.tree.map(lambda x: x[i], draw(TASKS, 3, K[0]))
+    true = constant(SURE * task.transition, task.reward, jnp.full(PAIRS, SURE))
+    forever = begin(MML(true, episode=150, discount=0.9)).policy
+    assert forever[0].tolist() == greedy(value_iteration(task.reward, task.transition, 0.9)).tolist()
+    finite = begin(MML(true, EPISODE)).policy
+    assert finite.tolist() == greedy(backward_induction(task.reward, task.transition, EPISODE)).tolist()
+
+
+def test_in_a_maze_it_knows_it_takes_the_shortest_way_and_starts_again():
+    tasks = Mazes(4, episode=12)
+    task = draw(tasks, 1, K[2])
+    reward, transition = jax.jit(tables)(jax.tree.map(lambda x: x[0], task))
+    np.testing.assert_allclose(transition.sum(-1), 1, rtol=1e-6)
+    agent = MML(constant(SURE * transition, reward, jnp.full(reward.shape, SURE), 1e-3), 12, 0.9, spread=0.0)
+    way = int(shortest(task)[0])
+    objective = trial(tasks, 3 * way, ())
+    batch, _ = jax.jit(lambda task: objective.collect(agent, (), task, key=K[3]))(task)
+    assert np.flatnonzero(batch.transition.reward[0, :, 0]).tolist() == [way - 1, 2 * way - 1, 3 * way - 1]
+
+
+def test_the_tables_of_a_maze_are_what_happens_in_it():
+    tasks = Mazes(3, wind=0.5)
+    task = jax.tree.map(lambda x: x[0], draw(tasks, 1, K[2]))
+    reward, transition = jax.jit(tables)(task)
+    cell, action = 1, 3
+    _, start = tasks.environment.reset(K[0], task)
+    state = jax.tree.map(lambda _, v: v, start, type(start)(jnp.asarray(cell), jnp.asarray(0)))
+    step = lambda key: tasks.environment.step(key, state, jnp.asarray(action), task)
+    _, _, paid, terminated, truncated, info = jax.jit(jax.vmap(step))(jax.random.split(K[1], 20_000))
+    never = jnp.zeros(len(paid), bool)
+    t = Transition(info["final_observation"], terminated, paid, terminated, truncated, never, info["final_observation"])
+    landed = jax.vmap(lambda t: outcome(t, 10))(t).mean(0)
+    np.testing.assert_allclose(landed, transition[cell, action], atol=0.015)
+    np.testing.assert_allclose(paid.mean(), reward[cell, action], atol=0.015)
+
+
+def test_with_a_constant_prior_the_belief_is_the_conjugate_posterior():
+    state = after(MML(conjugate(), EPISODE), lived(LIFE))
+    # Three visits of (0, 1): rewards 2, 4, 3; next states 2, 2, 1.
+    belief = state.belief
+    np.testing.assert_allclose(belief.concentration[0, 1], [1, 2, 3], rtol=1e-5)
+    np.testing.assert_allclose([belief.reward[0, 1], belief.variance[0, 1]], [10 / 4, 1 / 4], rtol=1e-5)
+    np.testing.assert_allclose(belief.concentration[1, 0], 1, rtol=1e-5)
+    np.testing.assert_allclose([belief.reward[1, 0], belief.variance[1, 0]], [1, 1], rtol=1e-5)
+    assert state.time == 1
+    reward, transition = jax.jit(jax.vmap(lambda key: belief.draw(1.0, key=key)))(jax.random.split(K[2], 20_000))
+    np.testing.assert_allclose(transition[:, 0, 1].mean(0), np.array([1, 2, 3]) / 6, atol=0.01)
+    np.testing.assert_allclose(transition[:, 0, 1].std(0), belief.transition_deviation[0, 1], rtol=0.04)
+    np.testing.assert_allclose([reward[:, 0, 1].mean(), reward[:, 0, 1].var()], [2.5, 0.25], atol=0.02)
+
+
+def test_a_narrower_draw_is_nearer_to_the_mean_model():
+    belief = conjugate()(Statistics.none(*PAIRS, STATES))
+    mean, half, whole = (belief.draw(spread, key=K[0]) for spread in (0.0, 0.5, 1.0))
+    for m, h, w in zip(mean, half, whole, strict=True):
+        np.testing.assert_allclose(h - m, 0.5 * (w - m), atol=1e-6)
+        assert float(jnp.abs(w - m).max()) > 0.1
+    np.testing.assert_allclose(mean[0], 1, rtol=1e-6)
+    with pytest.raises(ValueError, match="spread"):
+        MML(conjugate(), EPISODE, spread=1.5)
+
+
+def test_a_bonus_is_of_the_uncertain():
+    state = after(MML(conjugate(), EPISODE, spread=0.0, bonus=5.0), lived(LIFE[:3]))  # an episode has ended: a new plan
+    belief = state.belief
+
+    def lost(bonus):
+        reward = belief.reward + bonus * jnp.sqrt(belief.variance)
+        q = backward_induction(reward, belief.transition, EPISODE)
+        return float((q.max(-1) - jnp.take_along_axis(q, state.policy[..., None], -1)[..., 0]).max())
+
+    assert lost(5.0) < 1e-4 and lost(0.0) > 0.1
+
+
+def test_statistics_of_a_life_are_those_of_its_steps():
+    agent = MML(conjugate(), EPISODE, spread=0.0)
+    t = lived(LIFE)
+    seen = after(agent, jax.tree.map(lambda x: x[:3], t)).seen
+    gathered = seen_in(t, jnp.arange(4) < 3, agent.model.size)
+    np.testing.assert_allclose(gathered.moves, seen.moves)
+    np.testing.assert_allclose(gathered.rewards, seen.rewards)
+
+
+def test_the_loss_terms_by_hand():
+    """The steps of the life, each foretold by the conjugate posterior of those before it."""
+    discount, episode = 0.8, 3
+    agent = MML(conjugate(), episode, discount, spread=0.0)
+    steps = jax.tree.map(lambda x: x[:, None], lived(LIFE))
+    said = jax.jit(lambda: agent.replay(agent.init(key=K[0]), steps, key=jax.random.split(K[1], 4)))()
+
+    class Lived:
+        transition, log_prob, counts = steps, jnp.zeros((4, 1)), jnp.ones((4, 1), bool)
+
+    moves, rewards = np.ones((*PAIRS, STATES)), np.ones(PAIRS)
+    visits, time, surprise, error = np.ones(PAIRS), 0, [], []
+    for s, a, r, then, _, truncated in LIFE:
+        p, mean = moves / moves.sum(-1, keepdims=True), rewards / visits
+        surprise.append(-np.log(p[s, a, then]) - stats.norm.logpdf(r, mean[s, a], np.sqrt(1 + 1 / visits[s, a])))
+        value = np.zeros(STATES)
+        for _ in range(episode - time - 1):
+            value = (mean + discount * p @ value).max(-1)
+        error.append((mean[s, a] + discount * p[s, a] @ value - r - discount * value[then]) ** 2)
+        moves[s, a, then] += 1
+        rewards[s, a] += r
+        visits[s, a] += 1
+        time = 0 if truncated else time + 1
+    np.testing.assert_allclose(likelihood(said, Lived), np.mean(surprise), rtol=1e-5)
+    np.testing.assert_allclose(equivalence(said, Lived), np.mean(error), rtol=1e-5)
+
+
+def test_what_the_values_are_of_is_held_constant():
+    """A value that could be learned would be learned to be nothing, and every model right about it."""
+    loss = lambda model: foretold(model).following.sum()
+    foretold = lambda model: (agent := MML(model, EPISODE)).apply(agent.init(key=K[0]), jnp.eye(STATES)[0]).prediction
+    assert float(jax.jit(loss)(conjugate())) > 1
+    assert not any(leaf.any() for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(conjugate())))
+
+
+def test_trained_on_random_mdps_it_comes_near_to_the_conjugate_posterior():
+    """In what it says of held-out tasks, from a prior that is three times too strong and expects 0 of a reward."""
+    objective = trial(TASKS, 6 * EPISODE, ((1.0, likelihood),))
+    start = MetaModel(*PAIRS, STATES, key=K[0], hidden=4, latent=1)
+    wrong = constant(jnp.full((*PAIRS, STATES), 3.0), jnp.zeros(PAIRS), jnp.ones(PAIRS)).own.bias
+    learner = MML(eqx.tree_at(lambda m: m.own.bias, start, wrong), EPISODE, spread=0.0)
+    ideal = MML(conjugate(), EPISODE, spread=0.0)
+    live = jax.jit(lambda tasks, key: objective.collect(ideal, (), tasks, key=key)[0])
+    judge = jax.jit(jax.value_and_grad(lambda learner, batch: objective.loss(learner, batch)[0].mean()))
+    train, test = live(draw(TASKS, 200, K[1]), K[2]), live(draw(TASKS, 200, K[4]), K[3])
+    optimizer = optax.adam(0.1)
+    memory, excess = optimizer.init(learner), lambda learner: float(judge(learner, test)[0] - judge(ideal, test)[0])
+    before = excess(learner)
+    for _ in range(25):
+        moves, memory = optimizer.update(judge(learner, train)[1], memory)
+        learner = eqx.apply_updates(learner, moves)
+    assert before > 0.05 and -0.005 < excess(learner) < 0.3 * before
+    fresh = begin(learner).belief
+    np.testing.assert_allclose(fresh.reward.mean(), 1, atol=0.2)
+    np.testing.assert_allclose(fresh.concentration.sum(-1).mean(), STATES, rtol=0.4)
+
+
+def test_refining_lowers_the_surprise_at_what_was_seen():
+    model = MetaModel(*PAIRS, STATES, key=K[0], hidden=8, latent=4, steps=1, rate=0.05)
+    seen = seen_in(lived(LIFE), jnp.ones(4, bool), model.size)
+    z = model.kind(seen)
+    prior = model.prior(z)
+    by_hand = 0.0
+    for s, a, r, then, *_ in LIFE:
+        p = jax.nn.softmax(prior.logits[s, a])
+        by_hand += -np.log(p[then]) + 0.5 * (r - float(prior.reward[s, a])) ** 2 - 0.5 * r**2
+    np.testing.assert_allclose(model.surprise(z, seen), by_hand / 4, rtol=1e-4)
+    refined = z - 0.05 * jax.grad(model.surprise)(z, seen)
+    assert model.surprise(refined, seen) < model.surprise(z, seen)
+    strength = model.prior(refined).strength[1, 0] * jax.nn.softmax(model.prior(refined).logits[1, 0])
+    np.testing.assert_allclose(model(seen).concentration[1, 0], strength, rtol=1e-5)  # never tried: the prior
+
+
+def test_kernel_mdps_mix_what_they_share():
+    tasks = KernelMDPs(states=3, actions=2, kernels=3, closeness=1e7, spread=0.0)
+    flat = lambda reward, transition: np.concatenate([reward[..., None], transition], -1).reshape(len(reward), -1)
+    drawn, shared = draw(tasks, 500, K[0]), flat(*tasks.shared())
+    drawn = flat(drawn.reward, drawn.transition)
+    weights, *_ = np.linalg.lstsq(shared.T, drawn.T, rcond=None)
+    np.testing.assert_allclose(shared.T @ weights, drawn.T, atol=2e-3)
+    np.testing.assert_allclose(weights.sum(0), 1, atol=2e-3)
+    np.testing.assert_allclose(weights.mean(1), 1 / 3, atol=0.06)
+    assert weights.max(0).mean() > 0.6  # mostly near one of them
+
+
+def test_a_configuration_that_makes_no_sense_is_refused():
+    with pytest.raises(ConfigError, match=r"(?s)spread must lie in \[0, 1\].*episodes must be"):
+        configure("kernels-mml", {"spread": 2.0, "episodes": 7})
+    with pytest.raises(ConfigError, match="horizon"):
+        configure("maze-mml", {"horizon": 55})

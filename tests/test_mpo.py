@@ -1,0 +1,264 @@
+"""MPO: what is left of it without its parts, and what its parts do."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from quickstudy.core import Incompatible, Positive, combine, meta_parameters, partition, scan_replay
+from quickstudy.data import Categorical, Gaussian
+from quickstudy.learners.adjoints import FirstOrder, Implicit
+from quickstudy.learners.gradient import Gradient
+from quickstudy.learners.mpo import no_generation_yet
+from quickstudy.learners.updates import SGD
+from quickstudy.nn.models import MLP, GaussianPolicy, input_bias
+from quickstudy.objectives.trial import Trial
+from quickstudy.recipes.mpo import NavigationMPO
+from quickstudy.rl import losses
+from quickstudy.tasks.navigation import Navigation
+from registry import K, mpo, walks
+
+EPISODE = 4
+TASKS = Navigation(episode=EPISODE, unit=0.1)
+TERMS = ((1.0, losses.ppo()), (0.1, losses.value), (0.01, losses.entropy))
+log_probs = jax.vmap(jax.vmap(lambda policy, a: policy.log_prob(a)))
+
+
+def close(a, b, rtol=1e-4, atol=1e-5):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
+
+
+def life(episodes):
+    """One stream of whole episodes: [episodes, steps, 1], as MAML-RL lives it, and [time, 1], as MPO hears it."""
+    as_maml = walks(episodes, EPISODE, 1)
+    return as_maml, jax.tree.map(lambda x: x.reshape(episodes * EPISODE, 1, *x.shape[3:]), as_maml)
+
+
+def generating(learner):
+    """With a generator that says something."""
+    said = 0.3 * jax.random.normal(jax.random.key(3), learner.generator.shape)
+    return eqx.tree_at(lambda learner: learner.generator, learner, said)
+
+
+def whole(**changes):
+    return generating(mpo(episode=EPISODE, **changes))
+
+
+def keys(num):
+    return jax.random.split(K, num)
+
+
+@pytest.mark.parametrize("adjoint", [None, FirstOrder()])
+def test_with_nothing_generated_and_no_pull_it_is_maml(adjoint):
+    """Over three episodes, in value and in the gradient of every leaf that the two share."""
+    as_maml, as_mpo = life(3)
+    choices = {} if adjoint is None else {"adjoint": adjoint}
+    ours = mpo(generator=None, pull=None, episode=EPISODE, steps=3, **choices)
+    theirs = Gradient(ours.start, ours.inner_loss, ours.update, steps=3, **choices)
+
+    def said(learner, experience):
+        out = learner.replay(learner.init(key=K), experience, key=keys(len(experience.reward)))
+        each = jax.vmap(log_probs) if experience.reward.ndim == 3 else log_probs
+        return each(out.policy, experience.action).reshape(-1)
+
+    shared = lambda learner: (learner.start, learner.inner_loss, learner.update)
+
+    def weighed(parts, learner, experience):
+        learner = eqx.tree_at(shared, learner, parts)
+        out = said(learner, experience)
+        return (out * jnp.cos(jnp.arange(len(out)))).sum(), out
+
+    gradient = eqx.filter_jit(eqx.filter_grad(weighed, has_aux=True))
+    (of_ours, our_words), (of_theirs, their_words) = (
+        gradient(shared(learner), learner, experience) for learner, experience in ((ours, as_mpo), (theirs, as_maml))
+    )
+    close(our_words, their_words)
+    close(of_ours, of_theirs, rtol=1e-3)
+    if adjoint is None:  # the first-order adjoint takes inner gradients, and with them their discounts, for constants
+        assert all((jnp.abs(g) > 1e-3).any() for g in jax.tree.leaves(of_ours))
+    first = our_words[:EPISODE]
+    start = jax.vmap(lambda o, a: ours.start(o).policy.log_prob(a))(as_mpo.x[:, 0], as_mpo.action[:, 0])
+    close(first, start[:EPISODE])
+    assert (jnp.abs(our_words - start)[EPISODE:] > 1e-3).all()  # δ moved
+
+
+def test_without_corrections_it_is_a_hypernetwork():
+    """θ = θ_0 + U h, by hand, at the end of two episodes."""
+    learner = whole(steps=0)
+    _, lived = life(2)
+    hidden, told = jnp.zeros(8), jnp.zeros(4)
+    for t in range(2 * EPISODE):
+        item = jax.tree.map(lambda x: x[t, 0], lived)
+        hidden = learner.cell(hidden, jnp.concatenate([item.observation, told]))
+        told = jnp.concatenate([item.action, item.reward[None], (item.truncated * 1.0)[None]])
+    moved = learner.generator @ hidden
+    policy = learner.start
+    weights = lambda p: [p.net.layers[0].weight, p.net.layers[0].bias, p.net.layers[1].weight, p.net.layers[1].bias]
+    at, new = 0, []
+    for weight in [*weights(policy), policy.log_std]:
+        new.append(weight + moved[at : at + weight.size].reshape(weight.shape))
+        at += weight.size
+    one, two = new[0] @ item.observation + new[1], lambda x: new[2] @ x + new[3]
+    by_hand = Gaussian(two(jnp.tanh(one)), jnp.exp(new[4]))
+    said = learner.replay(learner.init(key=K), lived, key=keys(2 * EPISODE)).policy
+    close(by_hand, jax.tree.map(lambda x: x[-1, 0], said))
+
+
+def test_generating_the_first_bias_alone_is_reading_the_memory_beside_the_observation():
+    """The control of Beck et al.: an ordinary recurrent policy with a hidden layer."""
+    start = GaussianPolicy(MLP((2, 4, 2), key=K, activation=jnp.tanh), jnp.zeros(2))
+    learner = generating(mpo(start=start, generator=no_generation_yet(start, 8, input_bias), fast=input_bias, steps=0))
+    state, x = learner.init(key=K), jnp.array([0.3, -0.2])
+    hidden = learner.cell(state.hidden, jnp.concatenate([x, state.feedback]))
+    first, second = start.net.layers
+    both = jnp.concatenate([first.weight, learner.generator], 1) @ jnp.concatenate([x, hidden]) + first.bias
+    close(learner.apply(state, x).policy.mean, second(jnp.tanh(both)))
+
+
+def test_one_correction_is_a_policy_gradient_step_with_a_pull():
+    """Two steps on one episode, against derivatives by finite differences."""
+    learner = whole()
+    _, lived = life(1)
+    state = learner.adapt(learner.init(key=K), jax.tree.map(lambda x: x[:, 0], lived), key=K)
+    features, t = state.recent.items
+    made = jax.vmap(learner.generated)(features)
+
+    @jax.jit
+    def loss(correction):
+        policies = lambda rows: jax.vmap(learner._policy)(rows, t.observation)
+        ours = policies(made + correction)
+        log_prob = jax.vmap(lambda policy, a: policy.log_prob(a))(ours, t.action)
+        alone = policies(made)
+        ratio = ours.std / alone.std
+        kl = (0.5 * (ratio**2 + ((ours.mean - alone.mean) / alone.std) ** 2 - 1) - jnp.log(ratio)).sum(-1).mean()
+        wide = jax.tree.map(lambda x: x[:, None], t)
+        return learner.inner_loss.surrogate(log_prob[:, None], wide) + learner.pull.value * kl
+
+    correction, size = jnp.zeros_like(state.correction), 1e-2
+    for _ in range(2):
+        nudges = size * jnp.eye(len(correction))
+        slope = jax.vmap(lambda e: (loss(correction + e) - loss(correction - e)) / (2 * size))(nudges)
+        correction = correction - learner.update.rate.value * slope
+    close(state.correction, correction, rtol=2e-2, atol=2e-3)
+    assert jnp.linalg.norm(correction) > 0.05
+
+
+def test_a_strong_pull_keeps_the_policy_where_it_was_generated():
+    learner = whole(update=SGD(1e-3), steps=200)
+    _, lived = life(1)
+    far = lambda pull: jnp.linalg.norm(
+        dataclasses.replace(learner, pull=pull)
+        .adapt(learner.init(key=K), jax.tree.map(lambda x: x[:, 0], lived), key=K)
+        .correction
+    )
+    free, held, tight = (float(jax.jit(far)(pull)) for pull in (0.0, 10.0, 100.0))
+    assert free > 2 * held and held > 3 * tight > 0, (free, held, tight)
+
+
+def test_replay_goes_on_from_the_middle_of_an_episode():
+    learner = whole()
+    _, lived = life(4)
+    before, after = (jax.tree.map(lambda x: x[part], lived) for part in (slice(0, 6), slice(6, None)))
+    run = jax.jit(lambda state, items: learner.adapt(state, jax.tree.map(lambda x: x[:, 0], items), key=K))
+    state = run(learner.init(key=K), before)
+    assert int(state.recent.count) == 6 and (state.correction != 0).any()
+    some = keys(len(after.reward))
+    fast = jax.jit(lambda state: learner.replay(state, after, key=some))(state)
+    slow = jax.jit(lambda state: scan_replay(learner, state, after, key=some))(state)
+    close(fast, slow)
+
+
+def test_lived_and_replayed_are_one_and_tasks_need_not_end_together():
+    """Among many tasks at once, corrections come where they are due and leave the others as they are."""
+    learner = whole()
+    trial = Trial(TASKS.environment, horizon=2 * EPISODE, terms=TERMS)
+    batch, _ = eqx.filter_jit(trial.collect)(learner, (), TASKS.sample(5, key=K), key=K)
+    replay = jax.jit(
+        jax.vmap(lambda lived: learner.replay(learner.init(key=lived.key), lived.transition, key=lived.keys))
+    )
+    close(jax.vmap(log_probs)(replay(batch).policy, batch.transition.action), batch.log_prob)
+
+    _, lived = life(2)
+    early, late = (
+        learner.adapt(learner.init(key=K), jax.tree.map(lambda x: x[:n, 0], lived), key=K)
+        for n in (EPISODE - 1, EPISODE - 2)
+    )
+    item = jax.tree.map(lambda x: x[EPISODE - 1 : EPISODE, 0], lived)
+    both = jax.tree.map(lambda *x: jnp.stack(x), early, late)
+    together = jax.jit(jax.vmap(lambda state: learner.adapt(state, item, key=K)))(both)
+    assert (together.correction[0] != 0).any() and (together.correction[1] == 0).all()
+    close(jax.tree.map(lambda x: x[0], together), learner.adapt(early, item, key=K))
+
+
+def test_ppo_reaches_every_leaf_through_generation_and_corrections():
+    learner = whole(update=SGD(Positive(0.02)))
+    trial = Trial(TASKS.environment, horizon=2 * EPISODE, terms=TERMS)
+    batch, _ = eqx.filter_jit(trial.collect)(learner, (), TASKS.sample(4, key=K), key=K)
+    learned, rest = partition(learner)
+    gradient = jax.jit(jax.grad(lambda learned: trial.loss(combine(learned, rest), batch)[0].mean()))(learned)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        assert jnp.isfinite(leaf).all() and (leaf != 0).any(), jax.tree_util.keystr(path)
+
+
+def test_divergences_are_what_sampling_says():
+    one, two = Gaussian(jnp.array([0.1, 0.4]), jnp.array([0.5, 1.0])), Gaussian(jnp.zeros(2), jnp.array([0.8, 0.9]))
+    drawn = jax.vmap(lambda k: one.sample(key=k))(jax.random.split(K, 100_000))
+    np.testing.assert_allclose(
+        one.kl(two), jax.vmap(lambda a: one.log_prob(a) - two.log_prob(a))(drawn).mean(), atol=0.01
+    )
+    three, four = Categorical(jnp.array([0.0, 1.0, -1.0])), Categorical(jnp.array([0.5, 0.0, 0.2]))
+    p = jax.nn.softmax(three.logits)
+    terms = [p[a] * (three.log_prob(jnp.array(a)) - four.log_prob(jnp.array(a))) for a in range(3)]
+    np.testing.assert_allclose(three.kl(four), sum(terms), rtol=1e-5)
+    assert abs(one.kl(one)) < 1e-6 and abs(three.kl(three)) < 1e-6
+
+
+def test_what_makes_no_sense_is_refused():
+    with pytest.raises(ValueError, match="at least 2"):
+        mpo(steps=1)
+    with pytest.raises(Incompatible, match="no minimiser"):
+        mpo(adjoint=Implicit(1.0))
+    learner = mpo()
+    with pytest.raises(Incompatible, match="adapt_every=1"):
+        learner.replay(learner.init(key=K), walks(2), key=keys(2))
+    with pytest.raises(Incompatible, match="width=None"):
+        learner.adapt(learner.init(key=K), jax.tree.map(lambda x: x[0], walks(1)), key=K)
+
+
+def test_goals_of_the_shifted_test_lie_outside_of_the_training_range():
+    splits = Navigation(shifted=True).split()
+    goals = splits.test.tasks(20_000)
+    far = jnp.abs(goals).max(-1)
+    assert far.min() > 0.5 and far.max() <= 1.0 and splits.test.note
+    np.testing.assert_allclose(goals.mean(0), 0.0, atol=0.02)
+    # Uniform: of the ring's area of 3, each corner square has a quarter and what lies above the range has a half.
+    np.testing.assert_allclose((jnp.abs(goals) > 0.5).all(-1).mean(), 1 / 3, atol=0.02)
+    np.testing.assert_allclose((far < 0.75).mean(), (1.5**2 - 1) / 3, atol=0.02)
+    for inside in (splits.train.sample(100, key=K), splits.validation.tasks(100)):
+        assert jnp.abs(inside).max() <= 0.5
+    np.testing.assert_array_equal(Navigation().split().test.tasks(9), Navigation(unit=0.1).split().test.tasks(9))
+
+
+def test_the_recipe_takes_its_parts_away():
+    learned = lambda **fields: meta_parameters(NavigationMPO(**fields).build().learner)
+    everything = learned()
+    assert {"pull.log", "update.rate.log", "generator", "inner_loss.discount.logit"} <= set(everything)
+    assert everything["generator"] == (84, 64)
+    assert learned(generates="modulation")["generator"] == (34, 64) and learned(generates="input")["generator"] == (
+        16,
+        64,
+    )
+    assert set(everything) - set(learned(generates="nothing")) == {"generator"}
+    assert set(everything) - set(learned(pull=0.0)) == {"pull.log"}
+    fixed = learned(learn_corrections=False)
+    assert fixed == learned(correction_steps=0)  # what was trained without corrections can be tested with them
+    without = set(everything) - set(learned(correction_steps=0))
+    assert without == {"pull.log", "update.rate.log", "inner_loss.discount.logit", "inner_loss.trace.logit"}
+    shifted = NavigationMPO(test_goals="outside", test_episodes=3).build()
+    assert shifted.protocol.objective.horizon == 60 and shifted.objective.horizon == 100
+    assert jnp.abs(shifted.tasks.split().test.tasks(10)).max() > 0.5
+    assert NavigationMPO(generates="all", correction_steps=1, pull=0.1).errors()
