@@ -24,6 +24,7 @@ from quickstudy.learners.gradient import Gradient
 from quickstudy.learners.inner_losses import PolicyGradient, Supervised
 from quickstudy.learners.learned_updates import LSTMOptimizer, MetaLSTM
 from quickstudy.learners.logistic_regression import LogisticRegression
+from quickstudy.learners.lpg import LPG
 from quickstudy.learners.mann import LRUAMemory
 from quickstudy.learners.matching import FullContext, Matching
 from quickstudy.learners.meta_networks import MetaNetworks
@@ -52,6 +53,7 @@ from quickstudy.nn.models import (
     GaussianPolicy,
     Modulated,
     Predictor,
+    TablePolicy,
     WithValue,
     context,
     everything,
@@ -309,6 +311,18 @@ REGISTRY: dict[str, Row] = {
     ),
     "a2c-drawn": Row(lambda: actor_critic(Drawn(actor_and_critic), SGD(0.1)), choices, learned=False),
     "ppo": Row(lambda: ppo(actor_and_critic(), Scaled(Positive(0.01)), epochs=2, minibatches=2), choices),
+    "lpg": Row(
+        lambda: LPG(
+            Drawn(lambda key: TablePolicy(2, 3, 4, key=key)),
+            SGD(Positive(0.3)),
+            key=K,
+            predictions=4,
+            size=6,
+            predicting=Positive(0.5),
+            exploring=Positive(0.1),
+        ),
+        choices,
+    ),
     "dqn": Row(
         lambda: DQN(
             Drawn(lambda key: MLP((2, 8, 3), key=key)),
@@ -339,7 +353,6 @@ REGISTRY: dict[str, Row] = {
         walks,
     ),
     "r-max": Row(lambda: RMax(2, 2, visits=2, discount=0.8), visits, learned=False),
-    "mml": Row(lambda: MML(MetaModel(2, 2, 2, key=K, hidden=8, latent=3), 2), visits),
-    "mml-refined": Row(lambda: MML(MetaModel(2, 2, 3, key=K, hidden=8, latent=3, steps=1), 2, spread=0.0), visits),
+    "mml": Row(lambda: MML(MetaModel(2, 2, 3, key=K, hidden=8, latent=3, steps=1), 2), visits),
     "sinusoid-posterior": Row(lambda: SinusoidPosterior(20, 0.3), labelled, learned=False),
 }

@@ -14,6 +14,7 @@ from quickstudy.data import Output, Transition
 from quickstudy.learners.actor_critic import actor_critic
 from quickstudy.learners.ddpg import DDPG, ActorAndCritics
 from quickstudy.learners.dqn import DQN
+from quickstudy.learners.lpg import LPG
 from quickstudy.learners.ppo import ppo
 from quickstudy.learners.reinforce import reinforce
 from quickstudy.learners.ring import Ring
@@ -21,11 +22,13 @@ from quickstudy.learners.starts import Drawn
 from quickstudy.learners.updates import SGD, Scaled
 from quickstudy.meta_optimizers.backprop import Backprop
 from quickstudy.meta_optimizers.evolution import Evolution
-from quickstudy.nn.models import MLP, CategoricalPolicy, WithValue
+from quickstudy.nn.models import MLP, CategoricalPolicy, TablePolicy, WithValue
 from quickstudy.objectives.trial import Trial
 from quickstudy.recipes import configure
 from quickstudy.rl import losses
+from quickstudy.tasks.mazes import Mazes
 from quickstudy.tasks.mdps import TabularMDPs
+from quickstudy.tasks.transfer import Transfer
 from quickstudy.train import Training, train
 from registry import actor_and_critic, choices
 
@@ -201,6 +204,62 @@ def test_a_ring_forgets_the_oldest():
         ring.push(jnp.arange(4))
     with pytest.raises(ValueError, match="capacity"):
         Ring.empty(jnp.zeros(()), 0)
+
+
+def lpg() -> LPG:
+    return LPG(
+        Drawn(lambda key: TablePolicy(2, 3, 4, key=key)), SGD(0.5), key=K[3], predictions=4, size=6, exploring=0.0
+    )
+
+
+def test_a_learned_loss_takes_the_step_worked_out_by_hand():
+    """What is to be reinforced and predicted given, the step is that of the two parts of the loss."""
+    t = stretch()
+    time, width = t.reward.shape
+    advice, target = jax.random.normal(K[0], (time, width)), jax.random.normal(K[1], (time, width, 4))
+
+    class Told(LPG):
+        def advise(self, state, t):
+            return advice, target
+
+    made = lpg()
+    learner = object.__new__(Told)
+    for name, value in vars(made).items():
+        object.__setattr__(learner, name, value)
+    state = learner.init(key=K[2])
+    after = learner.adapt(state, t, key=K[2]).weights
+    logits, symbols = np.zeros((2, 3)), np.zeros((2, 4))
+    for at in range(time):
+        for copy in range(width):
+            x = np.asarray(t.observation[at, copy])
+            policy = np.asarray(jax.nn.softmax(x @ state.weights.logits))
+            logits += np.outer(x, float(advice[at, copy]) * (np.eye(3)[t.action[at, copy]] - policy))
+            said = np.asarray(jax.nn.softmax(x @ state.weights.symbols))
+            symbols += 0.5 * np.outer(x, np.asarray(jax.nn.softmax(target[at, copy])) - said)
+    np.testing.assert_allclose(after.logits, state.weights.logits + 0.5 * logits / (time * width), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(after.symbols, state.weights.symbols + 0.5 * symbols / (time * width), rtol=1e-4)
+
+
+def test_a_learned_loss_looks_ahead_to_the_end_of_the_episode_and_no_further():
+    t, learner = stretch(), lpg()
+    state = learner.init(key=K[0])
+    ended = dataclasses.replace(t, terminated=t.terminated.at[1].set(True))
+    richer = lambda t: dataclasses.replace(t, reward=t.reward.at[3].add(5.0))
+    advice = lambda t: learner.advise(state, t)[0]
+    assert (advice(t)[:3] != advice(richer(t))[:3]).all()
+    np.testing.assert_array_equal(advice(ended)[:2], advice(richer(ended))[:2])
+    assert (advice(ended)[2] != advice(richer(ended))[2]).all()
+
+
+def test_transfer_trains_in_one_family_and_tests_in_the_other():
+    mazes, mdps = Mazes(3), TabularMDPs(9, 4)
+    splits = Transfer(mdps, mazes).split()
+    assert isinstance(splits.train, TabularMDPs)
+    for held_out, other in zip(splits[1:], mazes.split()[1:], strict=True):
+        ours, theirs = held_out.tasks(3), other.tasks(3)
+        assert all((a == b).all() for a, b in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True))
+    with pytest.raises(Incompatible, match="differ"):
+        Transfer(TabularMDPs(8, 4), mazes)
 
 
 def test_meta_gradients_reach_the_discount_over_one_lifetime():

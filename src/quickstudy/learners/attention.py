@@ -68,15 +68,18 @@ class Block(eqx.Module):
         """Keys and values of rows."""
         return Entries(self._split(self.key, h), self._split(self.value, h))
 
-    def __call__(self, h: Float[Array, "rows width"], *seen: Seen) -> Float[Array, "rows width"]:
-        """Each row must see at least one row of all that are there to be seen."""
+    def __call__(self, h: Float[Array, "rows width"], itself: Entries, *seen: Seen) -> Float[Array, "rows width"]:
+        """Each row attends to itself, and to what it sees."""
         query = self._split(self.query, h) * (h.shape[-1] // self.heads) ** -0.5
         # What is remembered and what is new stay apart: to join them would copy all that is remembered, at every step.
-        logits = [jnp.where(sees, jnp.einsum("ihd,jhd->hij", query, among.key), -1e9) for among, sees in seen]
+        logits = [jnp.einsum("ihd,ihd->hi", query, itself.key)[..., None]]
+        logits += [jnp.where(sees, jnp.einsum("ihd,jhd->hij", query, among.key), -1e9) for among, sees in seen]
         weights = jax.nn.softmax(jnp.concatenate(logits, -1), -1)
-        parts = jnp.split(weights, [sum(x.shape[-1] for x in logits[: i + 1]) for i in range(len(seen) - 1)], -1)
-        read = [jnp.einsum("hij,jhd->ihd", part, among.value) for part, (among, _) in zip(parts, seen, strict=True)]
-        h = h + jax.vmap(self.out)(jnp.stack(read).sum(0).reshape(h.shape))
+        read, start = jnp.einsum("hi,ihd->ihd", weights[..., 0], itself.value), 1
+        for among, _ in seen:
+            part = weights[..., start : start + len(among.value)]
+            read, start = read + jnp.einsum("hij,jhd->ihd", part, among.value), start + len(among.value)
+        h = h + jax.vmap(self.out)(read.reshape(h.shape))
         return h + jax.vmap(lambda row: self.mlp(self.mlp_norm(row)))(h)
 
     def _split(self, linear: eqx.nn.Linear, h: Float[Array, "rows width"]) -> Float[Array, "rows heads size"]:
@@ -99,6 +102,7 @@ class Attention(Learner):
     told: eqx.nn.Linear  # U
     blocks: list[Block]
     norm: eqx.nn.LayerNorm
+    width: int = eqx.field(static=True)
     capacity: int = eqx.field(static=True)
     causal: bool = eqx.field(static=True)
 
@@ -125,13 +129,13 @@ class Attention(Learner):
         self.told = eqx.nn.Linear(feedback.size + 2, width, use_bias=False, key=told)
         self.blocks = [Block(width, attention_heads, key=k) for k in jax.random.split(rest, blocks)]
         self.norm = eqx.nn.LayerNorm(width)
-        self.capacity, self.causal = capacity, causal
+        self.width, self.capacity, self.causal = width, capacity, causal
 
     def init(self, *, key: Key[Array, ""]) -> Ring:
         """The examples as each block attends to them, so that none is gone through twice."""
         del key
         heads = self.blocks[0].heads
-        nothing = jnp.zeros((heads, self.seen.out_features // heads))
+        nothing = jnp.zeros((heads, self.width // heads))
         return Ring.empty([Entries(nothing, nothing) for _ in self.blocks], self.capacity)
 
     def adapt(self, state: Ring, experience: PyTree, *, key: Key[Array, ""]) -> Ring:
@@ -162,17 +166,13 @@ class Attention(Learner):
         """New examples as each block attends to them."""
         came = lambda item: self.told(jnp.concatenate([self.feedback(item), jnp.array([1.0, 0.0])]))
         h = seen + jax.vmap(came)(items)
-        number, itself = state.count + jnp.arange(len(h)), jnp.eye(len(h), dtype=bool)
-        entries = []
+        number, entries = state.count + jnp.arange(len(h)), []
         for i, block in enumerate(self.blocks):
             entries.append(block.entries(h))
             if i == len(self.blocks) - 1:  # nobody asks what leaves the last one
                 break
-            if self.causal:
-                old, new = self._before(number, state.number), self._before(number, number)
-                h = block(h, (state.items[i], old), (entries[i], new | itself))
-            else:
-                h = block(h, (entries[i], itself))
+            seen = ((state.items[i], state.number), (entries[i], number)) if self.causal else ()
+            h = block(h, entries[i], *((among, self._before(number, of)) for among, of in seen))
         return entries
 
     def _features(
@@ -185,10 +185,10 @@ class Attention(Learner):
         count = self.told.weight[:, -1]  # U [0, 0, 1]
         h = h + count * (jnp.minimum(at, self.capacity)[:, None] / self.capacity)
         known = [self._before(at, number) for _, number in told]
-        itself = jnp.eye(len(h), dtype=bool)
         for i, block in enumerate(self.blocks):
-            seen = [(entries[i], sees) for (entries, _), sees in zip(told, known, strict=True)]
-            h = block(h, *seen, (block.entries(h), itself))
+            h = block(
+                h, block.entries(h), *((entries[i], sees) for (entries, _), sees in zip(told, known, strict=True))
+            )
         return jax.vmap(self.norm)(h)
 
     def _before(self, at: Int[Array, "rows"], number: Int[Array, "examples"]) -> Bool[Array, "rows examples"]:

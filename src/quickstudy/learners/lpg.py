@@ -78,11 +78,11 @@ class LPG(Learner):
         def loss(weights: PyTree) -> Float[Array, ""]:
             said = over_axes(self._network(weights), 2)(experience.observation)
             log_prob = over_axes(lambda policy, a: policy.log_prob(a), 2)(said.policy, experience.action)
-            predicted = Categorical(said.prediction)
+            apart = over_axes(lambda theirs, ours: Categorical(theirs).kl(Categorical(ours)), 2)
             parts = (
                 -(advice * log_prob).mean(),
-                unwrap(self.predicting) * over_axes(Categorical.kl, 2)(Categorical(targets), predicted).mean(),
-                -unwrap(self.exploring) * over_axes(Categorical.entropy, 2)(said.policy).mean(),
+                unwrap(self.predicting) * apart(targets, said.prediction).mean(),
+                -unwrap(self.exploring) * over_axes(lambda policy: policy.entropy(), 2)(said.policy).mean(),
             )
             return jnp.stack(parts).sum()
 
@@ -95,7 +95,7 @@ class LPG(Learner):
         self, state: Learning, t: Transition
     ) -> tuple[Float[Array, "time width"], Float[Array, "time width predictions"]]:
         """π̂ and the logits of ŷ for each step."""
-        model = over_axes(self._network(jax.lax.stop_gradient(state.weights)), 2)
+        model = over_axes(self._network(state.weights), 2)
         said, then = model(t.observation), model(t.next_observation)
         log_prob = over_axes(lambda policy, a: policy.log_prob(a), 2)(said.policy, t.action)
         means = over_axes(lambda logits: self.meaning(jax.nn.softmax(logits))[0], 2)

@@ -132,9 +132,8 @@ class TablePolicy(eqx.Module):
 
     def __call__(self, x: Float[Array, "states"]) -> Output:
         policy = Categorical(x @ self.logits)
-        if self.symbols is None:
-            return Output(policy=policy, value=x @ self.value)
-        return Output(policy=policy, prediction=x @ self.symbols)
+        value = None if self.value is None else x @ self.value
+        return Output(policy=policy, value=value, prediction=None if self.symbols is None else x @ self.symbols)
 
 
 class WithValue(eqx.Module):

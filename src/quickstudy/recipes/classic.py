@@ -209,7 +209,7 @@ class CartPoleDQN(Classic):
         from quickstudy.learners.starts import Drawn
         from quickstudy.nn.models import MLP
 
-        draw = lambda key: MLP((spec.observation, self.hidden, self.hidden, spec.actions), key=key)
+        draw = lambda key: MLP((spec.observation, self.hidden, self.hidden, spec.actions or 0), key=key)
         return DQN(
             Drawn(draw),
             self.adam(self.adaptations * self.updates, clip=10.0),

@@ -94,7 +94,9 @@ class RL2(Recipe):
         if self.cell == "attention":  # to which steps have no order, so each is told with what followed
             came = OutcomeFeedback(spec.actions, spec.dims, spec.observation)
             see = eqx.nn.Identity()
-            return Attention(see, spec.observation, heads, came, key=first, capacity=horizon, width=self.size)
+            return Attention(
+                see, spec.observation, heads, came, key=first, capacity=horizon, width=self.size, attention_heads=2
+            )
         return Recurrent(self.encoder(spec, first), heads, OutcomeFeedback(spec.actions, spec.dims))
 
     def compose(
