@@ -22,7 +22,7 @@ SIZE = 5
 
 @dataclasses.dataclass(frozen=True)
 class LearnedLoss(Recipe):
-    meta_steps: int = 500
+    meta_steps: int = 300
     meta_batch: int = 32
     stretch: int = 20
     width: int = 8
@@ -119,7 +119,7 @@ def families() -> "tuple[EnvironmentTasks, EnvironmentTasks]":
 class MazeLPG(LearnedLoss):
     name = "maze-lpg"
     description = "a loss learned on random MDPs, in the place of the policy gradient's, tested in mazes"
-    expected = "7.7 goals after 400 meta-steps where tuned REINFORCE has 131: this way it does not carry over"
+    expected = "4 goals after 300 meta-steps where tuned REINFORCE has 131: this way it does not carry over"
 
     def families(self) -> "tuple[EnvironmentTasks, EnvironmentTasks]":
         return families()
@@ -129,7 +129,7 @@ class MazeLPG(LearnedLoss):
 class MDPLPG(LearnedLoss):
     name = "mdp-lpg"
     description = "a loss learned in mazes, in the place of the policy gradient's, tested on random MDPs"
-    expected = "not run to a figure yet"
+    expected = "201 after 300 meta-steps where tuned REINFORCE has 621, and an agent that does not learn 0"
 
     def families(self) -> "tuple[EnvironmentTasks, EnvironmentTasks]":
         mdps, mazes = families()

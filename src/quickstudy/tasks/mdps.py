@@ -52,13 +52,12 @@ class MDPEnvironment(eqx.Module):
         return auto_reset(self, reset, after, params)
 
 
-class TabularMDPs(EnvironmentTasks):
-    """A task is an `MDP`; `mean` is that of the mean rewards."""
+class MDPs(EnvironmentTasks):
+    """A task is an `MDP`."""
 
     states: int = eqx.field(static=True, default=10)
     actions: int = eqx.field(static=True, default=5)
     episode: int = eqx.field(static=True, default=10)
-    mean: float = eqx.field(static=True, default=1.0)
 
     @property
     def environment(self) -> MDPEnvironment:
@@ -67,6 +66,15 @@ class TabularMDPs(EnvironmentTasks):
     @property
     def spec(self) -> Spec:
         return Spec(observation=self.states, actions=self.actions)
+
+    def split(self) -> Splits:
+        return split_by_stream(self)
+
+
+class TabularMDPs(MDPs):
+    """`mean` is that of the mean rewards."""
+
+    mean: float = eqx.field(static=True, default=1.0)
 
     def sample(self, num: int, *, key: Key[Array, ""]) -> MDP:
         def one(key: Key[Array, ""]) -> MDP:
@@ -79,33 +87,19 @@ class TabularMDPs(EnvironmentTasks):
 
         return jax.vmap(one)(jax.random.split(key, num))
 
-    def split(self) -> Splits:
-        return split_by_stream(self)
 
-
-class KernelMDPs(EnvironmentTasks):
+class KernelMDPs(MDPs):
     """Tasks that share structure and differ in a residual: with w ~ Dirichlet(mixing) and the same kernels P_k, M_k for
     all tasks, transitions ~ Dirichlet(closeness · Σ w_k P_k) and mean rewards μ ~ N(Σ w_k M_k, spread²).
 
     Kernels: P_k(s, a) ~ Dirichlet(0.3), M_k(s, a) ~ N(1, 1), drawn by the number `family`. A task is an `MDP`.
     """
 
-    states: int = eqx.field(static=True, default=10)
-    actions: int = eqx.field(static=True, default=5)
-    episode: int = eqx.field(static=True, default=10)
     kernels: int = eqx.field(static=True, default=4)
     mixing: float = eqx.field(static=True, default=0.3)
     closeness: float = eqx.field(static=True, default=50.0)
     spread: float = eqx.field(static=True, default=0.5)
     family: int = eqx.field(static=True, default=0)
-
-    @property
-    def environment(self) -> MDPEnvironment:
-        return MDPEnvironment(self.states, self.episode)
-
-    @property
-    def spec(self) -> Spec:
-        return Spec(observation=self.states, actions=self.actions)
 
     def shared(self) -> tuple[Float[Array, "kernels states actions"], Float[Array, "kernels states actions states"]]:
         """The kernels: (mean rewards, transitions)."""
@@ -126,6 +120,3 @@ class KernelMDPs(EnvironmentTasks):
             )
 
         return jax.vmap(one)(jax.random.split(key, num))
-
-    def split(self) -> Splits:
-        return split_by_stream(self)
