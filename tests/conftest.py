@@ -4,7 +4,10 @@ import os
 import tempfile
 from pathlib import Path
 
-from jaxtyping import install_import_hook
+# Tests compile much and compute little.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+
+from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("quickstudy", "beartype.beartype")
 

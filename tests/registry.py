@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 
 from quickstudy.core import Bounded, Positive
 from quickstudy.data import Labelled, Transition
@@ -42,7 +41,7 @@ from quickstudy.learners.starts import Drawn
 from quickstudy.learners.structured_bandits import TargetSearch
 from quickstudy.learners.task_memory import OfPairs, TaskMemory, empty_memory
 from quickstudy.learners.two_step import TwoStepFilter, TwoStepValues
-from quickstudy.learners.updates import SGD, Optax, Scaled, per_step, per_weight
+from quickstudy.learners.updates import SGD, Scaled, per_step, per_weight
 from quickstudy.nn.cells import GRU, LSTM
 from quickstudy.nn.linear_recurrence import LinearRecurrence
 from quickstudy.nn.models import (
@@ -51,14 +50,12 @@ from quickstudy.nn.models import (
     Chain,
     Contextual,
     GaussianPolicy,
-    Modulated,
     Predictor,
     TablePolicy,
     WithValue,
     context,
     everything,
     head,
-    modulation,
 )
 
 
@@ -203,17 +200,9 @@ REGISTRY: dict[str, Row] = {
     ),
     "meta-sgd": Row(lambda: gradient(per_weight(predictor(), 0.05)), labelled),
     "per-step-rates": Row(lambda: gradient(per_step(predictor(), 0.05, 2), steps=2), labelled),
-    "maml-adam": Row(lambda: gradient(Optax(optax.adam(0.01)), steps=2), labelled),
     "maml-rl": Row(lambda: Gradient(policy(), PolicyGradient(), SGD(0.1)), walks),
     "maml-rl-dice": Row(lambda: Gradient(policy(), PolicyGradient(credit="dice"), SGD(0.1)), walks),
     "mpo": Row(lambda: mpo(), waypoints),
-    "mpo-modulated": Row(
-        lambda: mpo(
-            start=GaussianPolicy(Modulated((2, 4, 2), key=K, activation=jnp.tanh), jnp.zeros(2)), fast=modulation
-        ),
-        waypoints,
-    ),
-    "mpo-nothing-generated": Row(lambda: mpo(generator=None), waypoints),
     "meta-lstm": Row(lambda: gradient(MetaLSTM(4, key=K, rate=0.1), adjoint=FirstOrder(), steps=2), labelled),
     "lstm-optimizer": Row(
         lambda: FromScratch(lambda key: predictor(), Supervised(), LSTMOptimizer(4, key=K), steps=2), labelled
@@ -235,7 +224,6 @@ REGISTRY: dict[str, Row] = {
         labelled,
     ),
     "task-memory": Row(lambda: task_memory(gradient(steps=2)), labelled),
-    "task-memory-implicit": Row(lambda: task_memory(gradient(adjoint=Implicit(1.0, 5), steps=10)), labelled),
     "mktn": Row(lambda: mktn(Proximal(Positive(0.3), Positive(0.1)), Regression(), 1, steps=2), labelled),
     "mktn-control": Row(lambda: mktn(Ridge(Positive(1.0)), Control(0.9, Positive(0.5), 0.1), 2), visits),
     "rl2-gru": Row(recurrent, pulls),
@@ -243,10 +231,6 @@ REGISTRY: dict[str, Row] = {
     "rl2-lstm": Row(lambda: recurrent(LSTM), pulls),
     "stream-gru": Row(
         lambda: Recurrent(GRU(2, 8, key=K), Prediction(8, 1, key=K), LabelFeedback(None, 1)),
-        stream,
-    ),
-    "stream-encoded": Row(
-        lambda: Recurrent(GRU(4, 8, key=K), Prediction(8, 1, key=K), LabelFeedback(None, 1), MLP((1, 4, 3), key=K)),
         stream,
     ),
     "mann": Row(mann, stream),
@@ -288,10 +272,7 @@ REGISTRY: dict[str, Row] = {
     "best-explorer": Row(lambda: BestExplorer(2, (1, 3, 2)), lambda n: visits(n, 4), learned=False),
     "goal-sampling": Row(lambda: GoalSampling(2, (1, 2, 3), True), lambda n: visits(n, 4), learned=False),
     "mdp-psrl": Row(lambda: mdps.psrl(2, 2, 2), visits, learned=False),
-    "mdp-opsrl": Row(lambda: mdps.opsrl(2, 2, 2), visits, learned=False),
-    "mdp-beb": Row(lambda: mdps.beb(2, 2, 2, scale=3.0), visits, learned=False),
     "mdp-ucrl2": Row(lambda: mdps.ucrl2(2, 2, 2, scale=0.1), visits, learned=False),
-    "mdp-greedy": Row(lambda: mdps.bayes_greedy(2, 2, 2, random=0.1), visits, learned=False),
     "q-learning": Row(lambda: QLearning(2, 2, rate=Bounded(0.2), initial=jnp.zeros(2)), visits),
     "sarsa": Row(lambda: SARSA(2, 2, decay=Bounded(0.7), epsilon=Bounded(0.1)), visits),
     "dyna-q": Row(lambda: DynaQ(2, 2, discount=Bounded(0.9), planning=3), visits),
@@ -309,7 +290,6 @@ REGISTRY: dict[str, Row] = {
         ),
         choices,
     ),
-    "a2c-drawn": Row(lambda: actor_critic(Drawn(actor_and_critic), SGD(0.1)), choices, learned=False),
     "ppo": Row(lambda: ppo(actor_and_critic(), Scaled(Positive(0.01)), epochs=2, minibatches=2), choices),
     "lpg": Row(
         lambda: LPG(
