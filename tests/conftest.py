@@ -4,10 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-# Tests compile much and compute little.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
-
-from jaxtyping import install_import_hook  # noqa: E402
+from jaxtyping import install_import_hook
 
 install_import_hook("quickstudy", "beartype.beartype")
 
