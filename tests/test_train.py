@@ -144,7 +144,7 @@ def test_a_signal_saves_and_says_where(tmp_path):
 
 def test_what_train_refuses():
     with pytest.raises(ConfigError, match="meta_steps"):
-        run(config=Training(meta_steps=0, meta_batch=0))
+        run(config=Training(meta_steps=-1, meta_batch=0))
     with pytest.raises(Incompatible, match="cannot be differentiated"):
         train(bandits.thompson(3), FewShot(), Backprop(optax.sgd(0.1)), Bandits(3), config=CONFIG, listener=quiet)
     with pytest.raises((ConfigError, TypeError)):
