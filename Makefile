@@ -29,7 +29,7 @@ demo: $(VENV)/.core  ## meta-train an agent on 2-D navigation, test it on goals 
 	@echo "open runs/demo/report.html"
 
 test: $(VENV)/.dev  ## all tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

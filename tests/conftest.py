@@ -14,6 +14,7 @@ import pytest  # noqa: E402
 CACHE = os.environ.setdefault("QUICKSTUDY_CACHE", str(Path(tempfile.gettempdir(), f"quickstudy-tests-{os.getuid()}")))
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_disable_most_optimizations", True)  # the suite compiles for longer than it runs
 
 
 @pytest.fixture(autouse=True)

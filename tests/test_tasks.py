@@ -116,11 +116,12 @@ def test_mdps_follow_their_tables():
 
 def test_any_gymnax_environment_is_a_family():
     gymnax = pytest.importorskip("gymnax", reason="the extra `envs` is not installed")
-    from quickstudy.tasks.gymnax import GymnaxTasks, random_cartpole, random_pendulum
+    from quickstudy.tasks.gymnax import GymnaxTasks, random_acrobot, random_cartpole, random_pendulum
 
     for name, vary, field, low, high in (
         ("CartPole-v1", random_cartpole, "length", 0.25, 1.0),
         ("Pendulum-v1", random_pendulum, "m", 0.5, 2.0),
+        ("Acrobot-v1", random_acrobot, "link_mass_2", 0.7, 1.3),
     ):
         tasks = GymnaxTasks.make(name, vary)
         drawn = tasks.split().test.tasks(500)

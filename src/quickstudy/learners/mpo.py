@@ -36,7 +36,7 @@ from quickstudy.data import Output, Policy, Transition
 from quickstudy.learners.adjoints import Adjoint, Unrolled
 from quickstudy.learners.gradient import joined, split
 from quickstudy.learners.inner_losses import PolicyGradient
-from quickstudy.learners.recurrent import OutcomeFeedback
+from quickstudy.learners.recurrent import OutcomeFeedback, one_stream
 from quickstudy.learners.ring import Ring
 from quickstudy.learners.updates import Update
 from quickstudy.nn.cells import Cell
@@ -102,7 +102,7 @@ class MPO(Learner):
 
     def adapt(self, state: MPOState, experience: Transition, *, key: Key[Array, ""]) -> MPOState:
         del key
-        _one_stream(experience)
+        one_stream(experience)
         return jax.lax.scan(lambda state, item: (self._absorbed(state, item), None), state, experience)[0]
 
     def apply(self, state: MPOState, x: Float[Array, "inputs"]) -> Output:
@@ -122,7 +122,7 @@ class MPO(Learner):
         if steps != 1:
             raise Incompatible(f"MPO hears of every step; use adapt_every=1, not {steps}")
         items = jax.tree.map(lambda x: x[:, 0], experience)
-        _one_stream(items)
+        one_stream(items)
 
         def hear(heard, item):
             hidden = self.cell(heard[0], jnp.concatenate([item.x, heard[1]]))
@@ -225,7 +225,3 @@ def no_generation_yet(
     row, _ = ravel_pytree(split(start, fast)[0])
     return jnp.zeros((len(row), features))
 
-
-def _one_stream(experience: Transition) -> None:
-    if experience.axes != 1:
-        raise Incompatible("MPO remembers one stream: use width=None")

@@ -89,8 +89,6 @@ class Classic(Recipe):
             report_every=horizon // 10,
             per_episode=True,
         )
-        protocol = Protocol(trial, num_tasks=self.test_tasks, chunk=self.test_tasks)
-        return Experiment(self, self.learner(tasks.spec), trial, Untrained(), tasks, protocol, citations=(self.source,))
 
 
 def tanh_policy(spec: "Spec", hidden: int) -> Callable[[Any], Any]:
@@ -204,7 +202,6 @@ class CartPoleDQN(Classic):
     source = "Mnih et al. 2015, Human-level control through deep reinforcement learning"
 
     def learner(self, spec: "Spec") -> "Learner":
-
         from quickstudy.learners.dqn import DQN
         from quickstudy.learners.starts import Drawn
         from quickstudy.nn.models import MLP

@@ -4,7 +4,7 @@ The agent is not told the physics: it has to feel them. Not a published table; t
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from quickstudy.recipes.rl2 import DUAN, RL2
 
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class CartPoleRL2(RL2):
+class ControlRL2(RL2):
+    """RL² over trials of `horizon` steps, however many episodes these are."""
+
     meta_steps: int = 300
     meta_batch: int = 64
     minibatches: int = 4
@@ -22,9 +24,9 @@ class CartPoleRL2(RL2):
     discount: float = 0.99
     trace: float = 0.95
 
-    name = "cartpole-rl2"
-    description = "RL² on CartPole with random pole length and force"
-    expected = "episodes that last longer and longer within a trial of 500 steps: not run to a figure"
+    environment: ClassVar[str]
+    vary: ClassVar[str]  # the function of tasks.gymnax that draws physics
+    episodic: ClassVar[bool] = True
     source = DUAN
 
     def errors(self) -> list[str]:
@@ -38,7 +40,41 @@ class CartPoleRL2(RL2):
         return self.horizon
 
     def build(self) -> "Experiment":
-        from quickstudy.tasks.gymnax import GymnaxTasks, random_cartpole
+        from quickstudy.tasks import gymnax
 
-        tasks = GymnaxTasks.make("CartPole-v1", random_cartpole)
-        return self.compose(tasks, report_every=self.horizon // 10, chunk=100, episodic=True)
+        tasks = gymnax.GymnaxTasks.make(self.environment, getattr(gymnax, self.vary))
+        return self.compose(tasks, report_every=self.horizon // 10, chunk=100, episodic=self.episodic)
+
+
+@dataclasses.dataclass(frozen=True)
+class CartPoleRL2(ControlRL2):
+    environment = "CartPole-v1"
+    vary = "random_cartpole"
+    name = "cartpole-rl2"
+    description = "RL² on CartPole with random pole length and force"
+    expected = "episodes that last longer and longer within a trial of 500 steps: not run to a figure"
+
+
+@dataclasses.dataclass(frozen=True)
+class AcrobotRL2(ControlRL2):
+    horizon: int = 1000
+    value_scale: float = 100.0
+
+    environment = "Acrobot-v1"
+    vary = "random_acrobot"
+    name = "acrobot-rl2"
+    description = "RL² on Acrobot with random masses and a random lower link"
+    expected = "a swing up within 500 steps, sooner in later episodes: not run to a figure"
+
+
+@dataclasses.dataclass(frozen=True)
+class PendulumRL2(ControlRL2):
+    horizon: int = 600  # three episodes
+    value_scale: float = 100.0
+
+    environment = "Pendulum-v1"
+    vary = "random_pendulum"
+    episodic = False  # episodes are of one length, so what the first costs the later ones may repay
+    name = "pendulum-rl2"
+    description = "RL² on Pendulum with random mass"
+    expected = "less cost in later episodes of the trial: not run to a figure"

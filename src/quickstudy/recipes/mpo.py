@@ -97,7 +97,10 @@ class NavigationMPO(NavigationTrial):
     hidden: int = 16  # of the inner policy, which has one hidden layer
     generates: Literal["all", "modulation", "input", "nothing"] = "all"  # what of the inner policy
     correction_steps: int = 2  # at the end of an episode
-    learn_corrections: bool = True  # their rate, pull, discount and trace, which otherwise stay as they are
+    learn_corrections: bool = True  # their rate and, unrolled, pull, discount and trace; else they stay as they are
+    # How the outer gradient passes through corrections. Unrolled, it passes on to the encoder, and crowds out the
+    # encoder's own: corrections then stand in for what could be remembered.
+    adjoint: Literal["unrolled", "first-order"] = "first-order"
     correction_rate: float = 0.1  # where its learned rate starts
     correction_discount: float = 0.05  # and the learned discount of its returns
     correction_trace: float = 0.9
@@ -118,6 +121,8 @@ class NavigationMPO(NavigationTrial):
         wrong += self.must("not be negative", lambda x: x >= 0, "pull", "correction_steps")
         if self.correction_steps == 1 and self.pull:
             wrong.append("correction_steps must be 0 or at least 2: the pull has no gradient in the first one")
+        if self.adjoint not in ("unrolled", "first-order"):
+            wrong.append(f"adjoint must be unrolled or first-order, got {self.adjoint!r}")
         if self.generates not in ("all", "modulation", "input", "nothing"):
             wrong.append(f"generates must be all, modulation, input or nothing, got {self.generates!r}")
         return wrong
@@ -130,10 +135,12 @@ class NavigationMPO(NavigationTrial):
         learned = self.learn_corrections and self.correction_steps > 0
         rate, pull, discount, trace = self.correction_rate, self.pull, self.correction_discount, self.correction_trace
         inner = lambda *rates: PolicyGradient(*rates, normalise=self.normalise_within)
-        if learned:
-            inner_loss = inner(Bounded(discount), Bounded(trace))
-            return self.corrected(spec, self.seed, inner_loss, Positive(rate), Positive(pull) if pull else None)
-        return self.corrected(spec, self.seed, inner(discount, trace), rate, pull or None)
+        if not learned:
+            return self.corrected(spec, self.seed, inner(discount, trace), rate, pull or None)
+        if self.adjoint == "first-order":  # takes inner gradients, and what shapes them, for constants
+            return self.corrected(spec, self.seed, inner(discount, trace), Positive(rate), pull or None)
+        inner_loss = inner(Bounded(discount), Bounded(trace))
+        return self.corrected(spec, self.seed, inner_loss, Positive(rate), Positive(pull) if pull else None)
 
     def rulers(self, spec: "Spec") -> "dict[str, Learner]":
         from quickstudy.learners.inner_losses import PolicyGradient
@@ -155,6 +162,7 @@ class NavigationMPO(NavigationTrial):
         import jax.numpy as jnp
         import optax
 
+        from quickstudy.learners.adjoints import FirstOrder, Unrolled
         from quickstudy.learners.mpo import MPO, no_generation_yet
         from quickstudy.learners.recurrent import OutcomeFeedback
         from quickstudy.learners.updates import Scaled
@@ -177,6 +185,7 @@ class NavigationMPO(NavigationTrial):
             inputs=spec.observation,
             episode=self.episode,
             steps=self.correction_steps,
+            adjoint=FirstOrder() if self.adjoint == "first-order" else Unrolled(),
             fast=fast,
             scale=self.value_scale,
         )

@@ -76,3 +76,10 @@ def random_cartpole(key: Key[Array, ""], params: PyTree) -> PyTree:
 def random_pendulum(key: Key[Array, ""], params: PyTree) -> PyTree:
     """Mass U[0.5, 2] kg (gymnax's constant is 1)."""
     return params.replace(m=jax.random.uniform(key, minval=0.5, maxval=2.0))
+
+
+def random_acrobot(key: Key[Array, ""], params: PyTree) -> PyTree:
+    """Length of the lower link U[0.7, 1.3] m, with its centre of mass in the middle, and masses of both links
+    U[0.7, 1.3] kg (gymnax's constants are 1, 0.5 and 1)."""
+    length, first, second = jax.random.uniform(key, (3,), minval=0.7, maxval=1.3)
+    return params.replace(link_length_2=length, link_com_pos_2=length / 2, link_mass_1=first, link_mass_2=second)
