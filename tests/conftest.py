@@ -6,6 +6,9 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
+# The suite compiles for longer than it runs, in its subprocesses too.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 install_import_hook("quickstudy", "beartype.beartype")
 
 import jax  # noqa: E402
@@ -14,7 +17,6 @@ import pytest  # noqa: E402
 CACHE = os.environ.setdefault("QUICKSTUDY_CACHE", str(Path(tempfile.gettempdir(), f"quickstudy-tests-{os.getuid()}")))
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-jax.config.update("jax_disable_most_optimizations", True)  # the suite compiles for longer than it runs
 
 
 @pytest.fixture(autouse=True)

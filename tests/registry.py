@@ -42,6 +42,7 @@ from quickstudy.learners.structured_bandits import TargetSearch
 from quickstudy.learners.task_memory import OfPairs, TaskMemory, empty_memory
 from quickstudy.learners.two_step import TwoStepFilter, TwoStepValues
 from quickstudy.learners.updates import SGD, Scaled, per_step, per_weight
+from quickstudy.learners.varibad import Decoder, Latent, VariBAD
 from quickstudy.nn.cells import GRU, LSTM
 from quickstudy.nn.linear_recurrence import LinearRecurrence
 from quickstudy.nn.models import (
@@ -188,6 +189,17 @@ def recurrent(cell=GRU) -> Recurrent:
     return Recurrent(cell(feedback.size, 8, key=K), ActorCritic(8, 3, key=K), feedback)
 
 
+def varibad() -> VariBAD:
+    feedback = OutcomeFeedback(2)
+    return VariBAD(
+        Recurrent(GRU(2 + feedback.size, 8, key=K), Latent(8, 3, key=K), feedback),
+        MLP((2 + 6, 4), key=K),
+        ActorCritic(4, 2, key=K),
+        Decoder(3, 2, 2, key=K, hidden=4, transitions=True),
+        through=True,
+    )
+
+
 REGISTRY: dict[str, Row] = {
     "maml": Row(lambda: gradient(adjoint=Unrolled(), steps=2), labelled),
     "maml-learned-rate": Row(lambda: gradient(SGD(Positive(0.05))), labelled),
@@ -229,6 +241,7 @@ REGISTRY: dict[str, Row] = {
     "rl2-gru": Row(recurrent, pulls),
     "rl2-s5": Row(lambda: recurrent(LinearRecurrence), pulls),
     "rl2-lstm": Row(lambda: recurrent(LSTM), pulls),
+    "varibad": Row(varibad, visits),
     "stream-gru": Row(
         lambda: Recurrent(GRU(2, 8, key=K), Prediction(8, 1, key=K), LabelFeedback(None, 1)),
         stream,

@@ -214,6 +214,39 @@ def test_reptile_points_from_the_start_to_where_adaptation_ends():
     close(jax.tree.leaves(ours), jax.tree.leaves(moved), rtol=1e-4, atol=1e-6)
 
 
+def test_reptile_in_a_trial_points_to_where_policy_gradients_lead():
+    """Two stretches lived, both of which are adapted on; the second was acted after adapting on the first."""
+    tasks, trial = navigation_trial(terms=(), baseline="none", normalise=False)
+    objective = Reptile(trial)
+    learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
+    batch, _ = jax.jit(lambda: objective.collect(learner, (), tasks.sample(3, key=K), key=K))()
+    learned, rest = partition(learner)
+    ours = jax.jit(jax.grad(lambda w: objective.loss(combine(w, rest), batch)[0].mean()))(learned)
+
+    @jax.jit
+    def step(weights, stretch):
+        loss = lambda w: PolicyGradient()(combine(w, partition(learner.start)[1]), stretch)
+        return jax.tree.map(lambda w, g: w - 0.1 * g, weights, jax.grad(loss)(weights))
+
+    def end(task):
+        weights = learned.start
+        for stretch in range(2):
+            weights = step(weights, jax.tree.map(lambda x: x[task, stretch], batch.transition))
+        return weights
+
+    moved = jax.tree.map(lambda start, *ends: start - sum(ends) / 3, learned.start, *map(end, range(3)))
+    close(ours.start, moved, rtol=1e-3, atol=1e-6)
+    assert all((leaf != 0).any() for leaf in jax.tree.leaves(ours.start))
+    np.testing.assert_allclose(objective.score(batch), trial.score(batch))
+
+
+def test_reptile_refuses_a_part_of_a_life():
+    tasks, trial = navigation_trial(terms=(), window=5, burn_in=0, cut_start=True)
+    learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
+    with pytest.raises(Incompatible, match="window"):
+        Reptile(trial).init(learner, tasks.sample(2, key=K), key=K)
+
+
 def test_reptile_refuses_a_state_that_is_not_of_the_parameters():
     with pytest.raises(Incompatible, match="Reptile"):
         Reptile(FewShot()).init(recurrent(), Sinusoids().sample(2, key=K), key=K)

@@ -115,11 +115,18 @@ SINUSOID = mlp("start.net", 3)
 NAVIGATION = SINUSOID | {"start.log_std"}
 NAVIGATION |= moved(NAVIGATION, "start.", "update.rates.") | {"inner_loss.discount.logit", "inner_loss.trace.logit"}
 RL2 = lstm("cell.cell") | {"cell.cell.bias_n"} | both("heads.actor", "heads.critic")
+XLAND = lstm("cell.cell") | {"cell.cell.bias_n"} | mlp("heads.actor", 2) | mlp("heads.critic", 2)
+XLAND |= {f"encode.{part}[{i}]" for part in ("kernels", "biases") for i in range(3)}
+VARIBAD = {f"encoder.{leaf}" for leaf in lstm("cell.cell") | {"cell.cell.bias_n"} | both("heads.linear")}
+VARIBAD |= mlp("body.layers[0]", 2) | both("heads.actor", "heads.critic") | mlp("decoder.reward.task", 3)
 IMAGES = conv4("start.net.layers[0]") | both("start.net.layers[1]")
 STREAM = conv4("encode.layers[0]") | both("encode.layers[1]", "heads.linear")
 MML = mlp("model.pair", 2) | mlp("model.encode", 2) | both("model.shared", "model.own")
 MML |= {"model.trust.log", "model.noise.log"}
 BLOCKS = [f"blocks[{i}]" for i in range(2)]
+ATTENTION = both("seen", "norm") | {"told.weight"} | {f"{b}.key.weight" for b in BLOCKS}
+ATTENTION |= both(*(f"{b}.{part}" for b in BLOCKS for part in ("norm", "query", "value", "out", "mlp_norm")))
+ATTENTION |= {name for b in BLOCKS for name in mlp(f"{b}.mlp", 2)}
 
 LPG = (
     mlp("meaning", 2) | lstm("cell") | both("advice", "target") | {"predicting.log", "exploring.log", "update.rate.log"}
@@ -132,9 +139,13 @@ LEARNED = {
     "maze-mktn": mlp("net", 2) | {"rule.rate.log", "rule.guidance.log"},
     "sinusoid-learned-optimizer": lstm("update.cell") | both("update.out") | {"update.scale.log"},
     "navigation": NAVIGATION,
+    "navigation-reptile": SINUSOID | {"start.log_std"},
+    "grid-varibad": VARIBAD | mlp("decoder.reward.step", 1),
+    "navigation-varibad": VARIBAD | mlp("decoder.reward.step", 2) | {"heads.log_std", "decoder.reward_noise.log"},
     "rl2": RL2,
     "navigation-rl2": RL2 | {"heads.log_std"},
     "pendulum-rl2": RL2 | {"heads.log_std"},
+    "xland-rl2": XLAND,
     "navigation-mpo": lstm("cell.cell")
     | {"cell.cell.bias_n", "generator", "start.log_std", "update.rate.log"}
     | mlp("start.net", 2)
@@ -164,12 +175,8 @@ LEARNED = {
     | both("cell.again")
     | {"cell.keys.weight", "cell.sharpness.log"},
     "omniglot-lstm": STREAM | lstm("cell.cell"),
-    "omniglot-snail": conv4("encode")
-    | both("seen", "norm", "heads.linear")
-    | {"told.weight"}
-    | both(*(f"{b}.{part}" for b in BLOCKS for part in ("norm", "query", "value", "out", "mlp_norm")))
-    | {f"{b}.key.weight" for b in BLOCKS}
-    | {name for b in BLOCKS for name in mlp(f"{b}.mlp", 2)},
+    "mdp-rl2": ATTENTION | both("heads.actor", "heads.critic"),
+    "omniglot-snail": ATTENTION | conv4("encode") | both("heads.linear"),
     "omniglot-meta-networks": conv4("embed.net")
     | both("embed.layer", "readout")
     | mlp("represent", 2)
@@ -203,6 +210,8 @@ def test_every_recipe_builds_and_learns_what_it_should(name, data, monkeypatch):
     monkeypatch.setenv("QUICKSTUDY_DATA", str(data))
     if name.startswith(("acrobot", "cartpole", "pendulum")):
         pytest.importorskip("gymnax", reason="the extra `envs` is not installed")
+    if name.startswith("xland"):
+        pytest.importorskip("xminigrid", reason="the extra `xland` is not installed")
     recipe = all_recipes()[name]()
     recipe.check()
     experiment = recipe.build()

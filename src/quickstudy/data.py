@@ -1,7 +1,7 @@
 """What flows between the nouns: labelled examples, few-shot episodes, transitions, outputs and policies."""
 
 import abc
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -25,6 +25,14 @@ class Episode(eqx.Module):
 
     support: Labelled
     query: Labelled
+
+
+class Stretches(NamedTuple):
+    """All that a task gives to adapt on, stretch by stretch, and the keys to do it with."""
+
+    begin: Key[Array, "*tasks"]  # what `init` is given
+    experience: PyTree  # [stretches, steps, ...]
+    keys: Key[Array, "*tasks stretches"]  # what `adapt` is given
 
 
 class Transition(eqx.Module):

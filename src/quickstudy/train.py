@@ -206,7 +206,9 @@ class _Loop:
             raise Incompatible(
                 "a curriculum needs objectives without memory: unfinished lives fit only their own stage"
             )
-        return Progress(self.learner, self.meta_optimizer.init(self.learner), memories[-1], key)
+        # A memory may hold one buffer twice (an environment that keeps arrays of its task), and each is donated.
+        apart = jax.tree.map(lambda x: x.copy() if isinstance(x, jax.Array) else x, memories[-1])
+        return Progress(self.learner, self.meta_optimizer.init(self.learner), apart, key)
 
     def _memory(self, objective: Objective, key: Key[Array, ""]) -> PyTree:
         start, candidates, tasks = jax.random.split(jax.random.fold_in(key, MEMORY_STREAM), 3)

@@ -46,7 +46,7 @@ class PolicyGradient(InnerLoss):
         "lvc"    each action's own ratio to itself, low in variance: ProMP (Rothfuss et al. 2019)
         "dice"   all of it, so that the meta-gradient credits how data are collected (Foerster et al. 2018)
 
-    `normalise` brings the advantages of a stretch to deviation 1; without it the steps shrink as the policy gets better.
+    `normalise` brings the advantages of a stretch to deviation 1; without it steps shrink as the policy gets better.
     `ridge` holds the baseline back: with one short trajectory a free fit would explain all that happened in it.
     """
 

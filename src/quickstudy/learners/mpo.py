@@ -61,6 +61,7 @@ class MPO(Learner):
         all the same, as PPO does; returns still end where episodes do
     steps: inner steps an episode: 0 for none, or at least 2, since at δ = 0 the pull has no gradient yet
     pull: λ, a number or a leaf; None for no pull
+    foresight: the discount of the trial's critic: corrections are then weighted by its disappointment. None: all alike
     fast: the part of `start` that is generated and corrected, as in `Gradient`
     scale: the unit in which the critic says values
     """
@@ -76,6 +77,7 @@ class MPO(Learner):
     inputs: int = eqx.field(static=True)  # length of an observation
     episode: int = eqx.field(static=True)
     steps: int = eqx.field(static=True, default=2)
+    foresight: float | None = eqx.field(static=True, default=None)
     adjoint: Adjoint = Unrolled()
     fast: Callable = eqx.field(static=True, default=everything)
     scale: float = eqx.field(static=True, default=1.0)
@@ -197,17 +199,24 @@ class MPO(Learner):
         generated = jax.vmap(self.generated)(features)
         policies = lambda correction: jax.vmap(self._policy)(generated + correction, t.observation)
         as_copies = jax.tree.map(lambda x: x[:, None], t)
+        weight = 1.0 if self.foresight is None else self._disappointment(features, t.reward)
 
         def loss(correction):
             acting = policies(correction)
             log_prob = jax.vmap(lambda policy, a: policy.log_prob(a))(acting, t.action)
-            surrogate = self.inner_loss.surrogate(log_prob[:, None], as_copies)
+            surrogate = weight * self.inner_loss.surrogate(log_prob[:, None], as_copies)
             if self.pull is None:
                 return surrogate
             apart = jax.vmap(lambda policy, other: policy.kl(other))(acting, policies(jnp.zeros_like(correction)))
             return surrogate + unwrap(self.pull) * apart.mean()
 
         return self.adjoint.solve(loss, correction, memory, update=self.update, steps=self.steps)
+
+    def _disappointment(self, features: Float[Array, "time size"], reward: Float[Array, "time"]) -> Float[Array, ""]:
+        """[−mean TD error]₊ of the trial's critic over an episode; the successor of its last step is not known."""
+        value = self.scale * jax.vmap(self.critic)(features)[:, 0]
+        error = reward[:-1] + self.foresight * value[1:] - value[:-1]
+        return jax.lax.stop_gradient(jax.nn.relu(-error.mean()))
 
     def _hidden(self, state: MPOState, x: Float[Array, "inputs"]) -> PyTree:
         return self.cell(state.hidden, jnp.concatenate([x, state.feedback]))
@@ -224,4 +233,3 @@ def no_generation_yet(
     """The generator's U for these features and this part of `start`: zeros, so that at first all tasks get θ_0."""
     row, _ = ravel_pytree(split(start, fast)[0])
     return jnp.zeros((len(row), features))
-

@@ -49,7 +49,9 @@ class Prototypical(Learner):
 
     def apply(self, state: Prototypes, x: PyTree) -> Output:
         prototypes = state.total / jnp.maximum(state.count, 1.0)[:, None]
-        distance = ((with_statistics(self.embed, state.given)(x) - prototypes) ** 2).sum(1)
+        z = with_statistics(self.embed, state.given)(x)
+        # ‖z − c‖² multiplied out: queries by prototypes is then one product of matrices.
+        distance = (z**2).sum() - 2 * prototypes @ z + (prototypes**2).sum(1)
         return Output(prediction=jnp.where(state.count > 0, -distance, UNSEEN))
 
     replay = scan_replay

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from quickstudy.core import Incompatible, Learner, over_axes
 from quickstudy.data import Categorical, Gaussian, Labelled, Output, Transition
 from quickstudy.nn.cells import Cell
+from quickstudy.nn.models import MLP
 from quickstudy.nn.statistics import refuse
 
 
@@ -77,18 +78,32 @@ class Heads(eqx.Module):
 
 class ActorCritic(Heads):
     """A policy over `actions` choices (or, with `log_std`, a Gaussian of as many dimensions) and a value, said in
-    units of `scale`: returns of 100 lie beyond what a bounded hidden state says soon."""
+    units of `scale`: returns of 100 lie beyond what a bounded hidden state says soon. `hidden`: width of a tanh layer
+    in each, 0 for none."""
 
-    actor: eqx.nn.Linear
-    critic: eqx.nn.Linear
+    actor: eqx.nn.Linear | MLP
+    critic: eqx.nn.Linear | MLP
     log_std: Float[Array, "dims"] | None
     scale: float = eqx.field(static=True)
 
-    def __init__(self, features: int, actions: int, *, key: Key[Array, ""], gaussian: bool = False, scale: float = 1.0):
+    def __init__(
+        self,
+        features: int,
+        actions: int,
+        *,
+        key: Key[Array, ""],
+        gaussian: bool = False,
+        scale: float = 1.0,
+        hidden: int = 0,
+    ):
         actor, critic = jax.random.split(key)
+        through = lambda outputs, key: MLP((features, hidden, outputs), key=key, activation=jnp.tanh)
+        make = through if hidden else lambda outputs, key: eqx.nn.Linear(features, outputs, key=key)
+        last = lambda net: net.layers[-1] if hidden else net
         # A policy that starts near indifference: early returns then say something of every action.
-        self.actor = jax.tree.map(lambda w: 0.01 * w, eqx.nn.Linear(features, actions, key=actor))
-        self.critic = eqx.nn.Linear(features, 1, key=critic)
+        small = lambda head: jax.tree.map(lambda w: 0.01 * w, head)
+        self.actor = eqx.tree_at(last, make(actions, actor), replace_fn=small)
+        self.critic = make(1, critic)
         self.log_std = jnp.zeros(actions) if gaussian else None
         self.scale = scale
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from quickstudy.core import Learner, Memory, Metrics, Objective, Tasks, over_axes
-from quickstudy.data import Episode, Labelled
+from quickstudy.data import Episode, Labelled, Stretches
 from quickstudy.nn.measures import squared_error
 
 
@@ -66,6 +66,12 @@ class FewShot(Objective):
     def loss(self, learner: Learner, batch: Judged) -> tuple[Float[Array, "tasks"], Metrics]:
         losses = jax.vmap(lambda e, k: query_mean(self.of_loss, learner, e, k))(batch.episode, batch.key)
         return losses, {}
+
+    def stretches(self, batch: Judged) -> Stretches:
+        """One of support and query together: what is there to adapt on where nothing is held back."""
+        begin, learn = jnp.moveaxis(jax.vmap(jax.random.split)(batch.key), 1, 0)
+        join = lambda s, q: jnp.concatenate([s, q], 1)[:, None]
+        return Stretches(begin, jax.tree.map(join, batch.episode.support, batch.episode.query), learn[:, None])
 
     def score(self, batch: Judged) -> Float[Array, "tasks"]:
         return -batch.quality if self.lower_is_better else batch.quality

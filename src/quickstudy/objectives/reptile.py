@@ -3,26 +3,43 @@
     loss_i = ½ ‖init − ⊥ adapt(init, task_i)‖²,  so  −∇ = adapted − start
 
 ⊥ stops the gradient. Nichol et al. 2018, "On First-Order Meta-Learning Algorithms". Only the start is learned:
-whatever else the learner holds gets no gradient from this. Adaptation sees support and query together, since
-nothing is held back to judge it by.
+whatever else the learner holds gets no gradient from this. Adaptation sees all there is, since nothing is held back to
+judge it by: support and query of a few-shot task, every stretch of a trial.
 """
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
-from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, Tasks, starts_from_leaves
-from quickstudy.data import Episode
-from quickstudy.objectives.few_shot import FewShot, Judged, adapted
+from quickstudy.core import (
+    Incompatible,
+    Learner,
+    Memory,
+    Metrics,
+    Objective,
+    Tasks,
+    combine,
+    partition,
+    starts_from_leaves,
+)
+from quickstudy.data import Stretches
+from quickstudy.objectives.few_shot import FewShot
+from quickstudy.objectives.trial import Trial
 
 
 class Reptile(Objective):
-    """`judge` scores what was adapted, as it would without Reptile."""
+    """`judge` collects experience and scores what was adapted, as it would without Reptile."""
 
-    judge: FewShot
+    judge: FewShot | Trial
 
-    first_point = adaptations_per_point = 1
+    @property
+    def first_point(self) -> int:  # type: ignore[override]
+        return self.judge.first_point
+
+    @property
+    def adaptations_per_point(self) -> int:
+        return self.judge.adaptations_per_point
 
     @property
     def metric(self) -> str:
@@ -36,27 +53,33 @@ class Reptile(Objective):
         if not starts_from_leaves(learner):
             raise Incompatible(
                 f"Reptile moves the state a task starts from, and {type(learner).__name__}'s is not made of its "
-                "meta-parameters; use FewShot"
+                f"meta-parameters; use {type(self.judge).__name__}"
             )
-        return self.judge.init(learner, tasks, key=key)
+        memory = self.judge.init(learner, tasks, key=key)
+        if jax.tree.leaves(memory):
+            raise Incompatible(
+                "Reptile adapts from the start on: of a window of a life it does not know what was before"
+            )
+        return memory
 
-    def collect(
-        self, learner: Learner, memory: Memory, tasks: Episode, *, key: Key[Array, ""]
-    ) -> tuple[Judged, Memory]:
+    def collect(self, learner: Learner, memory: Memory, tasks: Tasks, *, key: Key[Array, ""]) -> tuple[PyTree, Memory]:
         return self.judge.collect(learner, memory, tasks, key=key)
 
-    def loss(self, learner: Learner, batch: Judged) -> tuple[Float[Array, "tasks"], Metrics]:
-        def distance(episode: Episode, key: Key[Array, ""]):
-            together = jax.tree.map(lambda s, q: jnp.concatenate([s, q]), episode.support, episode.query)
-            before, after = adapted(learner, Episode(together, episode.query), key)
-            start, end = eqx.filter((before, jax.lax.stop_gradient(after)), eqx.is_inexact_array)
+    def loss(self, learner: Learner, batch: PyTree) -> tuple[Float[Array, "tasks"], Metrics]:
+        learned, rest = partition(learner)
+        still = combine(jax.lax.stop_gradient(learned), rest)  # what adapts
+
+        def distance(given: Stretches):
+            absorb = lambda state, lived: (still.adapt(state, lived[0], key=lived[1]), None)
+            after, _ = jax.lax.scan(absorb, still.init(key=given.begin), (given.experience, given.keys))
+            start, end = eqx.filter((learner.init(key=given.begin), after), eqx.is_inexact_array)
             apart = [((s - e) ** 2).sum() for s, e in zip(*map(jax.tree.leaves, (start, end)), strict=True)]
             return 0.5 * jnp.stack(apart).sum()
 
-        return jax.vmap(distance)(batch.episode, batch.key), {}
+        return jax.vmap(distance)(self.judge.stretches(batch)), {}
 
-    def score(self, batch: Judged) -> Float[Array, "tasks"]:
+    def score(self, batch: PyTree) -> Float[Array, "tasks"]:
         return self.judge.score(batch)
 
-    def curve(self, batch: Judged) -> Float[Array, "tasks points"]:
+    def curve(self, batch: PyTree) -> Float[Array, "tasks points"]:
         return self.judge.curve(batch)

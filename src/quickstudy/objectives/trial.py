@@ -32,9 +32,11 @@ from quickstudy.core import (
     over_axes,
     starts_from_leaves,
 )
-from quickstudy.data import Output, Transition
+from quickstudy.data import Output, Stretches, Transition
 from quickstudy.rl import returns
 from quickstudy.rl.losses import LossTerm
+
+MANY = 16  # stretches: to leave out one adaptation of so many is not worth compiling the last stretch apart
 
 
 class Life(eqx.Module):
@@ -154,6 +156,10 @@ class Trial(Objective):
 
         return jax.vmap(of_one)(batch), {"return": self.score(batch)}
 
+    def stretches(self, batch: Lived) -> Stretches:
+        """All of those that were lived, the last one too."""
+        return Stretches(batch.key, batch.transition, batch.keys)
+
     def score(self, batch: Lived) -> Float[Array, "tasks"]:
         """What was earned after the burn-in, the mean over parallel copies."""
         if self.per_episode:
@@ -242,7 +248,7 @@ class Trial(Objective):
             return (learner.adapt(state, lived[0], key=keys[1]), *rest), lived
 
         carry = (life.state, life.environment, life.observation, life.time)
-        if self._windowed:
+        if self._windowed or stretches > MANY:
             carry, lived = jax.lax.scan(stretch_and_adapt, carry, (acting, adapting))
         else:  # what would be learned from the last stretch is never used
             carry, lived = jax.lax.scan(stretch_and_adapt, carry, (acting[:-1], adapting[:-1]))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from quickstudy.recipes.rl2 import DUAN, RL2
 
 if TYPE_CHECKING:
+    from quickstudy.evaluate import Trace
     from quickstudy.recipes.experiment import Experiment
 
 ZINTGRAF = "Zintgraf et al. 2020, VariBAD: A Very Good Method for Bayes-Adaptive Deep RL via Meta-Learning, ICLR"
@@ -39,11 +40,15 @@ class GridRL2(RL2):
     def length(self) -> int:
         return self.episodes
 
+    def drawing(self) -> "Trace":
+        from quickstudy.report.traces import grid
+
+        return grid
+
     def build(self) -> "Experiment":
         import numpy as np
 
         from quickstudy.learners.goal_grids import BestExplorer, GoalSampling, best_path
-        from quickstudy.report.traces import grid
         from quickstudy.tasks.mazes import GoalGrids
 
         tasks = GoalGrids()
@@ -58,6 +63,6 @@ class GridRL2(RL2):
                 "posterior sampling, anew when it knows better": GoalSampling(tasks.size, goals, anew=True),
                 "posterior sampling": GoalSampling(tasks.size, goals),
             },
-            trace=grid,
+            trace=self.drawing(),
         )
-        return dataclasses.replace(experiment, citations=(ZINTGRAF, *experiment.citations))
+        return dataclasses.replace(experiment, citations=tuple(dict.fromkeys((ZINTGRAF, *experiment.citations))))

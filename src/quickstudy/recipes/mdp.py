@@ -5,7 +5,7 @@ is worth 10 of its 160; planning between episodes it has the paper's 150.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from quickstudy.recipes.base import Recipe
 from quickstudy.recipes.rl2 import DUAN, RL2
@@ -22,15 +22,17 @@ BEB_SCALE, UCRL2_SCALE, OPSRL_DRAWS = 10.0, 0.02, 2
 
 @dataclasses.dataclass(frozen=True)
 class MDPRL2(RL2):
-    meta_steps: int = 2000
-    meta_batch: int = 1024
-    minibatches: int = 4
+    cell: Literal["gru", "lstm", "s5", "attention"] = "attention"  # a GRU's memory of 64 numbers stops at 123
+    size: int = 32
+    meta_steps: int = 1250
+    meta_batch: int = 512
+    final_rate: float = 0.03
     episodes: int = 10
     discount: float = 0.99
     value: float = 0.2
     value_scale: float = 50.0
-    curriculum: tuple[tuple[int, int], ...] = ((200, 2), (200, 5))
-    test_tasks: int = 10_000
+    curriculum: tuple[tuple[int, int], ...] = ((80, 5),)
+    test_tasks: int = 2000
 
     name = "mdp-rl2"
     description = "RL² on random tabular MDPs: explore in the first episodes, exploit in the last"

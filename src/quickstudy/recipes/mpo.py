@@ -101,6 +101,7 @@ class NavigationMPO(NavigationTrial):
     # How the outer gradient passes through corrections. Unrolled, it passes on to the encoder, and crowds out the
     # encoder's own: corrections then stand in for what could be remembered.
     adjoint: Literal["unrolled", "first-order"] = "first-order"
+    disappointed: bool = True  # weight a correction by how far the episode fell short of what the critic foresaw
     correction_rate: float = 0.1  # where its learned rate starts
     correction_discount: float = 0.05  # and the learned discount of its returns
     correction_trace: float = 0.9
@@ -185,6 +186,7 @@ class NavigationMPO(NavigationTrial):
             inputs=spec.observation,
             episode=self.episode,
             steps=self.correction_steps,
+            foresight=self.discount if self.disappointed and self.generates != "nothing" else None,
             adjoint=FirstOrder() if self.adjoint == "first-order" else Unrolled(),
             fast=fast,
             scale=self.value_scale,

@@ -12,8 +12,10 @@ from quickstudy.recipes.base import Recipe
 
 if TYPE_CHECKING:
     from quickstudy.core import Learner
+    from quickstudy.learners.recurrent import Heads
     from quickstudy.nn.cells import Cell
     from quickstudy.recipes.experiment import Experiment
+    from quickstudy.rl.losses import LossTerm
     from quickstudy.tasks.environment import EnvironmentTasks, Spec
 
 DUAN = (
@@ -80,24 +82,37 @@ class RL2(Recipe):
         make = {"gru": GRU, "lstm": LSTM, "s5": LinearRecurrence}[self.cell]
         return make(spec.observation + OutcomeFeedback(spec.actions, spec.dims).size, self.size, key=key)
 
-    def agent(self, spec: "Spec", horizon: int) -> "Learner":
+    def actor_critic(self, spec: "Spec", features: int, key: Any) -> "Heads":
+        from quickstudy.learners.recurrent import ActorCritic
+
+        return ActorCritic(
+            features, spec.actions or spec.dims, key=key, gaussian=spec.actions is None, scale=self.value_scale
+        )
+
+    def memory(self, spec: "Spec", horizon: int, heads: "Heads", key: Any) -> "Learner":
+        """What remembers a trial of so many steps, and says what `heads` make of `size` features."""
         import equinox as eqx
-        import jax
 
         from quickstudy.learners.attention import Attention
-        from quickstudy.learners.recurrent import ActorCritic, OutcomeFeedback, Recurrent
+        from quickstudy.learners.recurrent import OutcomeFeedback, Recurrent
 
-        first, second = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1))
-        heads = ActorCritic(
-            self.size, spec.actions or spec.dims, key=second, gaussian=spec.actions is None, scale=self.value_scale
-        )
         if self.cell == "attention":  # to which steps have no order, so each is told with what followed
             came = OutcomeFeedback(spec.actions, spec.dims, spec.observation)
             see = eqx.nn.Identity()
             return Attention(
-                see, spec.observation, heads, came, key=first, capacity=horizon, width=self.size, attention_heads=2
+                see, spec.observation, heads, came, key=key, capacity=horizon, width=self.size, attention_heads=2
             )
-        return Recurrent(self.encoder(spec, first), heads, OutcomeFeedback(spec.actions, spec.dims))
+        return Recurrent(self.encoder(spec, key), heads, OutcomeFeedback(spec.actions, spec.dims))
+
+    def agent(self, spec: "Spec", horizon: int) -> "Learner":
+        import jax
+
+        first, second = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1))
+        return self.memory(spec, horizon, self.actor_critic(spec, self.size, second), first)
+
+    def further_terms(self) -> "tuple[tuple[float, LossTerm], ...]":
+        """(weight, loss term) pairs beside those of PPO."""
+        return ()
 
     def compose(
         self,
@@ -127,7 +142,8 @@ class RL2(Recipe):
         from quickstudy.rl import losses
 
         value = self.value / self.value_scale**2
-        terms = lambda entropy: ((1.0, losses.ppo(self.clip)), (value, losses.value), (entropy, losses.entropy))
+        of_ppo = lambda entropy: ((1.0, losses.ppo(self.clip)), (value, losses.value), (entropy, losses.entropy))
+        terms = lambda entropy: (*of_ppo(entropy), *self.further_terms())
         trial = lambda horizon, entropy=self.entropy: Trial(
             tasks.environment, horizon=horizon, terms=terms(entropy), discount=self.discount, trace=self.trace,
             across_episodes=not episodic, per_episode=episodic,

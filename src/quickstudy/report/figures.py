@@ -281,22 +281,44 @@ def _characters(ax: Axes, arrays: Mapping[str, NDArray], i: int) -> None:
 
 def _grid(ax: Axes, arrays: Mapping[str, NDArray], i: int) -> None:
     """A grid an episode, two in a row: the way taken, from the dot to the square; the cells seen; the goal."""
-    size, goal, gap = int(arrays["size"][i]), int(arrays["goal"][i]), 0.8
-    for k, cells in enumerate(arrays["visited"][i]):
+    visited = arrays["visited"][i]
+    times = [np.bincount(cells, minlength=arrays["size"][i] ** 2) for cells in visited]
+    titles = [f"episode {k + 1}" for k in range(len(visited))]
+    _grids(
+        ax,
+        int(arrays["goal"][i]),
+        [(t, np.minimum(n, 5) / 9, v) for t, n, v in zip(titles, times, visited, strict=True)],
+    )
+
+
+def _believed(ax: Axes, arrays: Mapping[str, NDArray], i: int) -> None:
+    """A grid after so many steps: how probable it is held that a step into a cell finds the goal, from 0 to 1; the way
+    taken in the episode so far."""
+    steps = arrays["visited"].shape[2] - 1
+    panels = []
+    for moment, believed in zip(arrays["moments"][i], arrays["believed"][i], strict=True):
+        episode, time = divmod(int(moment), steps)
+        panels.append((f"after {moment}", believed, arrays["visited"][i][episode, : time + 1]))
+    _grids(ax, int(arrays["goal"][i]), panels)
+
+
+def _grids(ax: Axes, goal: int, panels: Sequence[tuple[str, NDArray, NDArray]]) -> None:
+    """(title, shades of the cells in [0, 1], cells of the way) of each square grid, two in a row."""
+    size, gap = round(len(panels[0][1]) ** 0.5), 0.8
+    for k, (title, shades, cells) in enumerate(panels):
         down, right = (v * (size + gap) for v in divmod(k, 2))
         row, column = np.divmod(cells, size)
-        times = np.bincount(cells, minlength=size**2).reshape(size, size)
-        shade = matplotlib.colors.LinearSegmentedColormap.from_list("visits", ["#f6f8fa", OURS[0]])
+        shade = matplotlib.colors.LinearSegmentedColormap.from_list("shades", ["#f6f8fa", OURS[0]])
         box = (right - 0.5, right + size - 0.5, down + size - 0.5, down - 0.5)
-        ax.imshow(np.minimum(times, 5), cmap=shade, vmin=0, vmax=9, extent=box, interpolation="nearest")
+        ax.imshow(shades.reshape(size, size), cmap=shade, vmin=0, vmax=1, extent=box, interpolation="nearest")
         # The later a step, the further it is drawn from the middle of its cell, so that ways back can be seen.
         aside = np.linspace(-0.2, 0.2, len(cells))
         ax.plot(right + column + aside, down + row + aside, "-", color=INK, lw=1.1, zorder=3)
         ax.plot(right + column[0] + aside[0], down + row[0] + aside[0], "o", ms=4, color=INK, zorder=4)
         ax.plot(right + column[-1] + aside[-1], down + row[-1] + aside[-1], "s", ms=4, color=INK, zorder=4)
         ax.plot(right + goal % size, down + goal // size, "*", ms=11, color=OURS[1], mec="white", zorder=5)
-        ax.text(right - 0.5, down - 0.6, f"episode {k + 1}", fontsize=7, va="bottom")
-    rows = -(-len(arrays["visited"][i]) // 2)
+        ax.text(right - 0.5, down - 0.6, title, fontsize=7, va="bottom")
+    rows = -(-len(panels) // 2)
     ax.set(xlim=(-0.6, 2 * size + gap - 0.4), ylim=(rows * (size + gap) - gap - 0.4, -1.3), xticks=[], yticks=[])
     ax.grid(False)
     for spine in ax.spines.values():
@@ -337,6 +359,7 @@ DRAWERS: dict[str, Callable[[Axes, Mapping[str, NDArray], int], None]] = {
     "paths": _navigation,
     "fits": _sinusoid,
     "actions": _bandit,
+    "believed": _believed,
     "visited": _grid,
     "said": _characters,
     "knowledge": _transfer,

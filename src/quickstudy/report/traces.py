@@ -9,16 +9,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 from numpy.typing import NDArray
 
 from quickstudy.core import Learner, over_axes
-from quickstudy.data import Episode
+from quickstudy.data import Categorical, Episode, Transition
 from quickstudy.evaluate import Protocol, Trace, with_steps
 from quickstudy.learners.mktn import MKTN
 from quickstudy.learners.mml import MML, seen_in
+from quickstudy.learners.varibad import Belief, VariBAD
 from quickstudy.objectives.few_shot import Judged, adapted
 from quickstudy.objectives.trial import Lived
+from quickstudy.tasks.mazes import MOVES
 from quickstudy.tasks.sinusoid import RANGE
 
 
@@ -81,6 +83,43 @@ def grid(learner: Learner, protocol: Protocol, task: PyTree, lived: Lived) -> di
         "size": np.asarray(len(task.wall)),
         "goal": np.asarray(task.goal),
     }
+
+
+MOMENTS = (0, 4, 8, 12, 15, 45)  # steps of a trial before which its belief is drawn
+
+
+def grid_beliefs(learner: Learner, protocol: Protocol, task: PyTree, lived: Lived) -> dict[str, NDArray]:
+    """Of a VariBAD agent: what `grid` keeps; believed [moments, cells], how probable it holds a goal in each cell; and
+    moments [moments], the steps lived before."""
+    assert isinstance(learner, VariBAD)
+    moments = np.array([t for t in MOMENTS if t < len(lived.keys)])
+
+    def at_moments(key, transition, keys):
+        said = learner.replay(learner.init(key=key), transition, key=keys).prediction
+        beliefs = jax.tree.map(lambda x: x[moments, 0], said)
+        each = jax.random.split(keys[-1], len(moments))
+        return jax.vmap(lambda belief, key: goals(belief, task.wall.size, key=key))(beliefs, each)
+
+    believed = jax.jit(at_moments)(lived.key, lived.transition, lived.keys)
+    return {**grid(learner, protocol, task, lived), "believed": np.asarray(believed), "moments": moments}
+
+
+def goals(belief: Belief, cells: int, *, key: Key[Array, ""], draws: int = 100) -> Float[Array, "cells"]:
+    """The probability that staying in a cell pays the most that a reward may be, over draws of the latent."""
+    decoder = belief.decoder
+    assert decoder.values is not None
+    never, cell = jnp.zeros(cells, bool), jnp.eye(cells)
+    stay = jnp.full(cells, MOVES.index((0, 0)))
+    steps = jax.vmap(decoder.of_step)(Transition(cell, stay, jnp.zeros(cells), never, never, never, cell))
+    best = decoder.values.index(max(decoder.values))
+
+    def probable(key, step):
+        said = decoder.rewards(decoder.of_task(belief.latent.sample(key=key)), step)
+        assert isinstance(said, Categorical)
+        return jax.nn.softmax(said.logits)[best]
+
+    keys = jax.random.split(key, draws)
+    return jax.vmap(lambda step: jax.vmap(lambda key: probable(key, step))(keys).mean())(steps)
 
 
 def models(tables: Callable[[PyTree], tuple], episodes: tuple[int, ...] = (0, 1, 5), shown: int = 150) -> Trace:
