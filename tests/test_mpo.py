@@ -147,6 +147,26 @@ def test_one_correction_is_a_policy_gradient_step_with_a_pull():
     assert jnp.linalg.norm(correction) > 0.05
 
 
+@pytest.mark.parametrize("foreseen", [-100.0, 8.0])
+def test_corrections_are_weighted_by_how_far_the_episode_fell_short_of_what_was_foreseen(foreseen):
+    """A critic that says c everywhere is wrong by r − (1 − γ) c in each step."""
+    _, lived = life(1)
+    rewards = jax.tree.map(lambda x: x[:, 0], lived).reward
+    weight = max(0.0, float(0.1 * foreseen - rewards[:-1].mean()))
+    constant = lambda learner: eqx.tree_at(
+        lambda l: (l.critic.weight, l.critic.bias), learner, (jnp.zeros((1, 8)), jnp.full(1, foreseen))
+    )
+    parts = {"episode": EPISODE, "pull": None}
+    weighted = constant(generating(mpo(foresight=0.9, **parts)))
+    same = generating(mpo(update=SGD(0.2 * weight), **parts))
+    moved = [
+        learner.adapt(learner.init(key=K), jax.tree.map(lambda x: x[:, 0], lived), key=K).correction
+        for learner in (weighted, same)
+    ]
+    close(*moved)
+    assert (weight > 0) == (foreseen > 0) == bool((jnp.abs(moved[0]) > 1e-4).any())
+
+
 def test_a_strong_pull_keeps_the_policy_where_it_was_generated():
     learner = whole(update=SGD(1e-3), steps=200)
     _, lived = life(1)
@@ -244,7 +264,8 @@ def test_goals_of_the_shifted_test_lie_outside_of_the_training_range():
 
 
 def test_the_recipe_takes_its_parts_away():
-    learned = lambda **fields: meta_parameters(NavigationMPO(**fields).build().learner)
+    unrolled = {"adjoint": "unrolled", "learn_corrections": True, "pull": 0.003}
+    learned = lambda **fields: meta_parameters(NavigationMPO(**{**unrolled, **fields}).build().learner)
     everything = learned()
     assert {"pull.log", "update.rate.log", "generator", "inner_loss.discount.logit"} <= set(everything)
     assert everything["generator"] == (84, 64)
@@ -258,6 +279,7 @@ def test_the_recipe_takes_its_parts_away():
     assert fixed == learned(correction_steps=0)  # what was trained without corrections can be tested with them
     without = set(everything) - set(learned(correction_steps=0))
     assert without == {"pull.log", "update.rate.log", "inner_loss.discount.logit", "inner_loss.trace.logit"}
+    assert set(learned(adjoint="first-order")) - set(fixed) == {"update.rate.log"}
     shifted = NavigationMPO(test_goals="outside", test_episodes=3).build()
     assert shifted.protocol.objective.horizon == 60 and shifted.objective.horizon == 100
     assert jnp.abs(shifted.tasks.split().test.tasks(10)).max() > 0.5

@@ -199,7 +199,8 @@ class MPO(Learner):
         generated = jax.vmap(self.generated)(features)
         policies = lambda correction: jax.vmap(self._policy)(generated + correction, t.observation)
         as_copies = jax.tree.map(lambda x: x[:, None], t)
-        weight = 1.0 if self.foresight is None else self._disappointment(features, t.reward)
+        value = self.scale * jax.vmap(self.critic)(features)[:, 0]
+        weight = 1.0 if self.foresight is None else disappointment(t.reward, value, self.foresight)
 
         def loss(correction):
             acting = policies(correction)
@@ -211,12 +212,6 @@ class MPO(Learner):
             return surrogate + unwrap(self.pull) * apart.mean()
 
         return self.adjoint.solve(loss, correction, memory, update=self.update, steps=self.steps)
-
-    def _disappointment(self, features: Float[Array, "time size"], reward: Float[Array, "time"]) -> Float[Array, ""]:
-        """[−mean TD error]₊ of the trial's critic over an episode; the successor of its last step is not known."""
-        value = self.scale * jax.vmap(self.critic)(features)[:, 0]
-        error = reward[:-1] + self.foresight * value[1:] - value[:-1]
-        return jax.lax.stop_gradient(jax.nn.relu(-error.mean()))
 
     def _hidden(self, state: MPOState, x: Float[Array, "inputs"]) -> PyTree:
         return self.cell(state.hidden, jnp.concatenate([x, state.feedback]))
@@ -233,3 +228,10 @@ def no_generation_yet(
     """The generator's U for these features and this part of `start`: zeros, so that at first all tasks get θ_0."""
     row, _ = ravel_pytree(split(start, fast)[0])
     return jnp.zeros((len(row), features))
+
+
+def disappointment(reward: Float[Array, "time"], value: Float[Array, "time"], discount: float) -> Float[Array, ""]:
+    """[−mean TD error]₊ of an episode: how far it fell short of what was foreseen, per step. The successor of the last
+    step is not known. Weighs, and has no gradient."""
+    error = reward[:-1] + discount * value[1:] - value[:-1]
+    return jax.lax.stop_gradient(jax.nn.relu(-error.mean()))
