@@ -147,7 +147,7 @@ LEARNED = {
     "pendulum-rl2": RL2 | {"heads.log_std"},
     "xland-rl2": XLAND,
     "navigation-mpo": lstm("cell.cell")
-    | {"cell.cell.bias_n", "generator", "start.log_std", "update.rate.log"}
+    | {"cell.cell.bias_n", "generator", "start.log_std"}
     | mlp("start.net", 2)
     | both("critic"),
     "kernels-mml": MML,

@@ -5,8 +5,9 @@ Not the maximum a posteriori policy optimisation of Abdolmaleki et al. 2018, whi
     h_t = cell(h_{t-1}, [o_t, what came of t−1])                     the encoder: what the trial has shown so far
     θ_t = θ_0 + U h_t + δ                                            the generator g(h) = θ_0 + U h, the correction δ
     a_t ~ π(· | o_t; θ_t)                                            the inner policy
-    δ ← u(δ, ∇_δ [ −mean Â_t log π(a_t | o_t; θ_t)
+    δ ← u(δ, ∇_δ [ −w mean Â_t log π(a_t | o_t; θ_t)
                    + λ mean KL(π(· | o_t; θ_t) ‖ π(· | o_t; g(h_t))) ])    at the end of each episode; δ = 0 at first
+    w = [−mean(r_t + γ V(h_{t+1}) − V(h_t))]₊  or 1                  how far the episode fell short of what was foreseen
 
 Outside, PPO credits the actions of the whole trial, through generation and inner steps; θ_0, U, the cell and the
 critic, the inner rate, λ and the inner discount are leaves. U is 0 at first, so that all tasks begin with one policy
@@ -61,7 +62,7 @@ class MPO(Learner):
         all the same, as PPO does; returns still end where episodes do
     steps: inner steps an episode: 0 for none, or at least 2, since at δ = 0 the pull has no gradient yet
     pull: λ, a number or a leaf; None for no pull
-    foresight: the discount of the trial's critic: corrections are then weighted by its disappointment. None: all alike
+    foresight: γ, the discount of the trial's critic, by whose disappointment corrections are weighed; None: w = 1
     fast: the part of `start` that is generated and corrected, as in `Gradient`
     scale: the unit in which the critic says values
     """
@@ -231,7 +232,7 @@ def no_generation_yet(
 
 
 def disappointment(reward: Float[Array, "time"], value: Float[Array, "time"], discount: float) -> Float[Array, ""]:
-    """[−mean TD error]₊ of an episode: how far it fell short of what was foreseen, per step. The successor of the last
-    step is not known. Weighs, and has no gradient."""
+    """How far an episode fell short of what the trial's critic foresaw, [−mean TD error]₊, without a gradient. The
+    successor of the last step is not known."""
     error = reward[:-1] + discount * value[1:] - value[:-1]
     return jax.lax.stop_gradient(jax.nn.relu(-error.mean()))
