@@ -41,7 +41,7 @@ from quickstudy.learners.starts import Drawn
 from quickstudy.learners.structured_bandits import TargetSearch
 from quickstudy.learners.task_memory import OfPairs, TaskMemory, empty_memory
 from quickstudy.learners.two_step import TwoStepFilter, TwoStepValues
-from quickstudy.learners.updates import SGD, Scaled, per_step, per_weight
+from quickstudy.learners.updates import SGD, Scaled, per_weight
 from quickstudy.learners.varibad import Decoder, Latent, VariBAD
 from quickstudy.nn.cells import GRU, LSTM
 from quickstudy.nn.linear_recurrence import LinearRecurrence
@@ -202,7 +202,6 @@ def varibad() -> VariBAD:
 
 REGISTRY: dict[str, Row] = {
     "maml": Row(lambda: gradient(adjoint=Unrolled(), steps=2), labelled),
-    "maml-learned-rate": Row(lambda: gradient(SGD(Positive(0.05))), labelled),
     "fomaml": Row(lambda: gradient(adjoint=FirstOrder(), steps=2), labelled),
     "imaml": Row(lambda: gradient(adjoint=Implicit(1.0, 5), steps=10), labelled),
     "anil": Row(lambda: gradient(fast=head), labelled),
@@ -211,9 +210,7 @@ REGISTRY: dict[str, Row] = {
         labelled,
     ),
     "meta-sgd": Row(lambda: gradient(per_weight(predictor(), 0.05)), labelled),
-    "per-step-rates": Row(lambda: gradient(per_step(predictor(), 0.05, 2), steps=2), labelled),
     "maml-rl": Row(lambda: Gradient(policy(), PolicyGradient(), SGD(0.1)), walks),
-    "maml-rl-dice": Row(lambda: Gradient(policy(), PolicyGradient(credit="dice"), SGD(0.1)), walks),
     "mpo": Row(lambda: mpo(), waypoints),
     "meta-lstm": Row(lambda: gradient(MetaLSTM(4, key=K, rate=0.1), adjoint=FirstOrder(), steps=2), labelled),
     "lstm-optimizer": Row(
@@ -279,7 +276,6 @@ REGISTRY: dict[str, Row] = {
     "gittins": Row(lambda: bandits.gittins(3, pulls=8, discount=0.9), pulls, learned=False),
     "opposed-arms": Row(lambda: bandits.opposed(), lambda stretches: pulls(stretches, 2), learned=False),
     "informed-arms": Row(lambda: TargetSearch(2), pulls, learned=False),
-    "two-step-model-free": Row(lambda: TwoStepValues(0.3, 2.0, False), visits, learned=False),
     "two-step-model-based": Row(lambda: TwoStepValues(0.3, 2.0, True), visits, learned=False),
     "two-step-filter": Row(TwoStepFilter, visits, learned=False),
     "best-explorer": Row(lambda: BestExplorer(2, (1, 3, 2)), lambda n: visits(n, 4), learned=False),

@@ -59,7 +59,8 @@ def test_the_state_is_arrays_of_the_shapes_they_will_always_have(name):
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state))
     after = shaped(learner.adapt, state, first(experience), key=keys[1])
     assert jax.tree.structure(state) == jax.tree.structure(after)
-    assert jax.tree.leaves(state) == jax.tree.leaves(after)
+    kept = lambda tree: [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+    assert kept(state) == kept(after)
 
 
 @rows

@@ -14,7 +14,7 @@ What was decided before the runs; docs/learners/mml.md has what came of it.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from quickstudy.recipes.base import Recipe
 from quickstudy.recipes.maze import TUNED
@@ -199,12 +199,18 @@ class MDPMML(MDPFamily):
 
 @dataclasses.dataclass(frozen=True)
 class KernelsRL2(MDPRL2):
+    cell: Literal["gru", "lstm", "s5", "attention"] = "gru"
+    size: int = 64
+    meta_steps: int = 300
+    meta_batch: int = 64
+    minibatches: int = 4
+    final_rate: float = 0.01
+    curriculum: tuple[tuple[int, int], ...] = ((40, 2), (40, 5))
+    test_tasks: int = 1000
+
     name = "kernels-rl2"
     description = "RL² on MDPs that mix shared kernels, the model-free ruler of kernels-mml"
-    expected = (
-        "10 episodes: 178 after 1.6 M steps (--meta-steps 300 --meta-batch 64 --curriculum 40 2 40 5); "
-        "to its end: not run"
-    )
+    expected = "10 episodes: 178 after 1.6 M steps, as many as kernels-mml has; to its end: not run"
     source = DUAN
 
     def build(self) -> "Experiment":
