@@ -18,7 +18,10 @@ VUORIO = "Vuorio, Sun, Hu, Lim 2019, Multimodal Model-Agnostic Meta-Learning via
 
 @dataclasses.dataclass(frozen=True)
 class OmniglotMetaNetworks(Omniglot):
+    meta_steps: int = 16_000
     meta_batch: int = 1
+    shift: float = 2.0
+    warp: float = 0.15
     queries: int = 5
     training_ways: int = 20  # harder tasks than those of the test, of which a few images teach the convolutions more
     learning_rate: float = 2e-3
@@ -29,7 +32,7 @@ class OmniglotMetaNetworks(Omniglot):
 
     name = "omniglot-meta-networks"
     description = "Meta Networks on Omniglot: fast weights written from gradients, one set an example"
-    expected = "accuracy 98.95 % at 5-way 1-shot in the paper"
+    expected = "accuracy 97.2 % at 5-way 1-shot (98.95 % in the paper)"
     source = "Munkhdalai, Yu 2017, Meta Networks, ICML"
 
     def errors(self) -> list[str]:
