@@ -159,7 +159,7 @@ def peer_ppo(folder: Path, peer: Path) -> None:
         "        done = terminated | truncated\n",
     )
     source_of(peer / "wrappers.py", (r"^(from brax|import navix).*$", ""), told)
-    theirs = source_of(peer / "ppo.py", (r"^import gymnax$", "import gymnax"))
+    theirs = source_of(peer / "ppo.py")
     n = PPO
     config = {  # those of the file, but for what is printed
         "LR": 2.5e-4, "NUM_ENVS": n["width"], "NUM_STEPS": n["stretch"], "TOTAL_TIMESTEPS": STEPS,

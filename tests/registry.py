@@ -41,7 +41,7 @@ from quickstudy.learners.starts import Drawn
 from quickstudy.learners.structured_bandits import TargetSearch
 from quickstudy.learners.task_memory import OfPairs, TaskMemory, empty_memory
 from quickstudy.learners.two_step import TwoStepFilter, TwoStepValues
-from quickstudy.learners.updates import SGD, Scaled, per_weight
+from quickstudy.learners.updates import SGD, Scaled, per_step, per_weight
 from quickstudy.learners.varibad import Decoder, Latent, VariBAD
 from quickstudy.nn.cells import GRU, LSTM
 from quickstudy.nn.linear_recurrence import LinearRecurrence
@@ -210,6 +210,7 @@ REGISTRY: dict[str, Row] = {
         labelled,
     ),
     "meta-sgd": Row(lambda: gradient(per_weight(predictor(), 0.05)), labelled),
+    "per-step-rates": Row(lambda: gradient(per_step(predictor(), 0.05, 2), steps=2), labelled),
     "maml-rl": Row(lambda: Gradient(policy(), PolicyGradient(), SGD(0.1)), walks),
     "mpo": Row(lambda: mpo(), waypoints),
     "meta-lstm": Row(lambda: gradient(MetaLSTM(4, key=K, rate=0.1), adjoint=FirstOrder(), steps=2), labelled),

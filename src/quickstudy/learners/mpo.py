@@ -172,10 +172,13 @@ class MPO(Learner):
         assert policy is not None
         return policy
 
+    def _value(self, features: Float[Array, "features"]) -> Float[Array, ""]:
+        return self.scale * self.critic(features)[0]
+
     def _said(self, features: Array, correction: Array, x: Array) -> Output:
         return Output(
             policy=self._policy(self.generated(features) + correction, x),
-            value=self.scale * self.critic(features)[0],
+            value=self._value(features),
         )
 
     def _absorbed(self, state: MPOState, item: Transition) -> MPOState:
@@ -200,8 +203,9 @@ class MPO(Learner):
         generated = jax.vmap(self.generated)(features)
         policies = lambda correction: jax.vmap(self._policy)(generated + correction, t.observation)
         as_copies = jax.tree.map(lambda x: x[:, None], t)
-        value = self.scale * jax.vmap(self.critic)(features)[:, 0]
-        weight = 1.0 if self.foresight is None else disappointment(t.reward, value, self.foresight)
+        weight = 1.0
+        if self.foresight is not None:
+            weight = disappointment(t.reward, jax.vmap(self._value)(features), self.foresight)
 
         def loss(correction):
             acting = policies(correction)

@@ -25,15 +25,14 @@ class Judged(eqx.Module):
 
 
 def adapted(learner: Learner, episode: Episode, key: Key[Array, ""]):
-    """(state before, state after) adapting on the support set."""
+    """The state after adapting on the support set."""
     begin, learn = jax.random.split(key)
-    before = learner.init(key=begin)
-    return before, learner.adapt(before, episode.support, key=learn)
+    return learner.adapt(learner.init(key=begin), episode.support, key=learn)
 
 
 def query_mean(measure: Callable, learner: Learner, episode: Episode, key: Key[Array, ""]) -> Float[Array, ""]:
     """Mean of `measure(prediction, y)` over the query set, after adapting."""
-    _, state = adapted(learner, episode, key)
+    state = adapted(learner, episode, key)
 
     def of_one(query: Labelled):
         return measure(learner.apply(state, query.x).prediction, query.y)

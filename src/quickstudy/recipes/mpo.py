@@ -139,13 +139,12 @@ class NavigationMPO(NavigationTrial):
         # Where there are no corrections, nothing of them is there to be learned.
         learned = self.learn_corrections and self.correction_steps > 0
         rate, pull, discount, trace = self.correction_rate, self.pull, self.correction_discount, self.correction_trace
-        inner = lambda *rates: PolicyGradient(*rates, normalise=self.normalise_within)
-        if not learned:
-            return self.corrected(spec, self.seed, inner(discount, trace), rate, pull or None)
-        if self.adjoint == "first-order":  # takes inner gradients, and what shapes them, for constants
-            return self.corrected(spec, self.seed, inner(discount, trace), Positive(rate), pull or None)
-        inner_loss = inner(Bounded(discount), Bounded(trace))
-        return self.corrected(spec, self.seed, inner_loss, Positive(rate), Positive(pull) if pull else None)
+        # The first-order adjoint takes inner gradients, and what shapes them, for constants.
+        shaped = learned and self.adjoint == "unrolled"
+        bounded, positive = (Bounded, Positive) if shaped else (float, float)
+        inner_loss = PolicyGradient(bounded(discount), bounded(trace), normalise=self.normalise_within)
+        rate, pull = Positive(rate) if learned else rate, positive(pull) if pull else None
+        return self.corrected(spec, self.seed, inner_loss, rate, pull)
 
     def rulers(self, spec: "Spec") -> "dict[str, Learner]":
         from quickstudy.learners.inner_losses import PolicyGradient

@@ -168,7 +168,7 @@ def sinusoid(learner: Learner, protocol: Protocol, task: PyTree, lived: Judged) 
     fits = []
     for steps in protocol.steps or ():
         rebuilt = with_steps(learner, steps)
-        _, state = adapted(rebuilt, lived.episode, lived.key)
+        state = adapted(rebuilt, lived.episode, lived.key)
         fits.append(jax.vmap(lambda x: rebuilt.apply(state, x).prediction[0])(grid))  # noqa: B023
     return {
         "x": np.asarray(task.support.x[:, 0]),
@@ -187,7 +187,7 @@ SHOWN = 4  # queries of each class
 def images(learner: Learner, protocol: Protocol, task: Episode, lived: Judged) -> dict[str, NDArray]:
     """support [ways, height, width], the first example of each class; query [ways, SHOWN, height, width]; and said
     [ways, SHOWN], the class each of them was taken for."""
-    _, state = adapted(with_steps(learner, max(protocol.steps)) if protocol.steps else learner, task, lived.key)
+    state = adapted(with_steps(learner, max(protocol.steps)) if protocol.steps else learner, task, lived.key)
     said = over_axes(lambda x: learner.apply(state, x).prediction.argmax())(task.query.x)
     ways = int(task.support.y.max()) + 1
     by_class = lambda x: np.asarray(x).reshape(ways, -1, *x.shape[1:])
