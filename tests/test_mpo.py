@@ -16,8 +16,9 @@ from quickstudy.learners.mpo import no_generation_yet
 from quickstudy.learners.updates import SGD
 from quickstudy.nn.models import MLP, GaussianPolicy, input_bias
 from quickstudy.objectives.trial import Trial
-from quickstudy.recipes.mpo import NavigationMPO
+from quickstudy.recipes.mpo import KernelsMPO, NavigationMPO
 from quickstudy.rl import losses
+from quickstudy.tasks.mdps import KernelMDPs
 from quickstudy.tasks.navigation import Navigation
 from registry import K, mpo, walks
 
@@ -284,3 +285,17 @@ def test_the_recipe_takes_its_parts_away():
     assert shifted.protocol.objective.horizon == 60 and shifted.objective.horizon == 100
     assert jnp.abs(shifted.tasks.split().test.tasks(10)).max() > 0.5
     assert NavigationMPO(generates="all", correction_steps=1, pull=0.1).errors()
+
+
+def test_the_recipe_of_mdps_says_what_it_shifts_and_what_a_task_is():
+    shifted = KernelsMPO(test_residual="outside", test_episodes=3).build()
+    assert shifted.protocol.objective.horizon == 30 and shifted.objective.horizon == 100
+    assert isinstance(shifted.learner.start(jnp.zeros(10)).policy, Categorical)
+    splits = shifted.tasks.split()
+    inside, outside = (held_out.tasks(200).reward.std(0).mean() for held_out in (splits.validation, splits.test))
+    assert outside > 1.3 * inside
+    # Without a residual the rewards are a mixture of the kernels, and its weights are what there is to know.
+    weights = KernelsMPO().parameter(KernelMDPs(spread=0.0).sample(50, key=K))
+    assert weights.shape == (50, 2) and weights.min() > -1e-4 and weights.sum(1).max() < 1 + 1e-4
+    assert weights.std(0).min() > 0.1
+    assert len(KernelsMPO(test_episodes=-1, hidden=0).errors()) == 2

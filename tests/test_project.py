@@ -150,6 +150,7 @@ LEARNED = {
     | {"cell.cell.bias_n", "generator", "start.log_std"}
     | mlp("start.net", 2)
     | both("critic"),
+    "kernels-mpo": lstm("cell.cell") | {"cell.cell.bias_n", "generator"} | mlp("start.net", 2) | both("critic"),
     "kernels-mml": MML,
     "mdp-mml": MML,
     "maze-mml": MML,

@@ -1,4 +1,5 @@
-"""RL² on random tabular MDPs (Duan et al. 2016, table 2): 10 states, 5 actions, episodes of 10 steps.
+"""RL² on random tabular MDPs (Duan et al. 2016, table 2): 10 states, 5 actions, episodes of 10 steps; and on MDPs that
+mix shared kernels.
 
 n=10 episodes: random 100.1, PSRL 138.1, BEB 150.2, RL² 156.2 in the paper. BEB here plans anew after every step, which
 is worth 10 of its 160; planning between episodes it has the paper's 150.
@@ -13,6 +14,7 @@ from quickstudy.recipes.rl2 import DUAN, RL2
 if TYPE_CHECKING:
     from quickstudy.core import Learner
     from quickstudy.recipes.experiment import Experiment
+    from quickstudy.tasks.environment import Spec
     from quickstudy.tasks.mdps import TabularMDPs
 
 
@@ -67,6 +69,57 @@ class MDPRL2(RL2):
                 "PSRL": mdps.psrl(*size),
             },
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelsTrial(MDPRL2):
+    """Trials in MDPs that mix shared kernels, remembered by a GRU."""
+
+    cell: Literal["gru", "lstm", "s5", "attention"] = "gru"
+    size: int = 64
+    meta_steps: int = 300
+    meta_batch: int = 64
+    minibatches: int = 4
+    final_rate: float = 0.01
+    curriculum: tuple[tuple[int, int], ...] = ((40, 2), (40, 5))
+    test_tasks: int = 1000
+    test_episodes: int = 0  # of a trial in the test (0: as in training)
+    # What tasks do not share, in the test: as in training, or thrice the spread of rewards and a tenth of the closeness
+    # of transitions.
+    test_residual: Literal["inside", "outside"] = "inside"
+
+    def errors(self) -> list[str]:
+        wrong = super().errors() + self.must("not be negative", lambda x: x >= 0, "test_episodes")
+        if self.test_residual not in ("inside", "outside"):
+            wrong.append(f"test_residual must be inside or outside, got {self.test_residual!r}")
+        return wrong
+
+    def build(self) -> "Experiment":
+        from quickstudy.tasks.mdps import KernelMDPs
+
+        tasks = KernelMDPs(shifted=self.test_residual == "outside")
+        return self.compose(
+            tasks,
+            unit=tasks.episode,
+            report_every=tasks.episode,
+            test_length=self.test_episodes or self.episodes,
+            rulers=self.rulers(tasks.spec),
+            survey=self.survey(),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelsRL2(KernelsTrial):
+    name = "kernels-rl2"
+    description = "RL² on MDPs that mix shared kernels, the model-free ruler of kernels-mml"
+    expected = "10 episodes: 178 after 1.6 M steps, as many as kernels-mml has; to its end: not run"
+    source = DUAN
+
+    def rulers(self, spec: "Spec") -> "dict[str, Learner]":
+        from quickstudy.learners import mdps
+        from quickstudy.tasks.mdps import KernelMDPs
+
+        return {"PSRL, flat prior": mdps.psrl(spec.observation, spec.actions or 0, KernelMDPs().episode)}
 
 
 @dataclasses.dataclass(frozen=True)

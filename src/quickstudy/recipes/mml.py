@@ -14,12 +14,10 @@ What was decided before the runs; docs/learners/mml.md has what came of it.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from quickstudy.recipes.base import Recipe
 from quickstudy.recipes.maze import TUNED
-from quickstudy.recipes.mdp import MDPRL2
-from quickstudy.recipes.rl2 import DUAN
 
 if TYPE_CHECKING:
     from quickstudy.recipes.experiment import Experiment
@@ -195,33 +193,6 @@ class MDPMML(MDPFamily):
         pairs = tasks.states, tasks.actions
         average = jnp.ones(pairs), jnp.full((*pairs, tasks.states), 1 / tasks.states)
         return self.of_mdps(tasks, average, flat=float(tasks.states))
-
-
-@dataclasses.dataclass(frozen=True)
-class KernelsRL2(MDPRL2):
-    cell: Literal["gru", "lstm", "s5", "attention"] = "gru"
-    size: int = 64
-    meta_steps: int = 300
-    meta_batch: int = 64
-    minibatches: int = 4
-    final_rate: float = 0.01
-    curriculum: tuple[tuple[int, int], ...] = ((40, 2), (40, 5))
-    test_tasks: int = 1000
-
-    name = "kernels-rl2"
-    description = "RL² on MDPs that mix shared kernels, the model-free ruler of kernels-mml"
-    expected = "10 episodes: 178 after 1.6 M steps, as many as kernels-mml has; to its end: not run"
-    source = DUAN
-
-    def build(self) -> "Experiment":
-        from quickstudy.learners import mdps
-        from quickstudy.tasks.mdps import KernelMDPs
-
-        tasks = KernelMDPs()
-        size = tasks.states, tasks.actions, tasks.episode
-        return self.compose(
-            tasks, unit=tasks.episode, report_every=tasks.episode, rulers={"PSRL, flat prior": mdps.psrl(*size)}
-        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from quickstudy.recipes.base import Recipe
 
 if TYPE_CHECKING:
     from quickstudy.core import Learner
+    from quickstudy.evaluate import Trace
     from quickstudy.learners.recurrent import Heads
     from quickstudy.nn.cells import Cell
     from quickstudy.recipes.experiment import Experiment
@@ -109,6 +110,14 @@ class RL2(Recipe):
 
         first, second = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1))
         return self.memory(spec, horizon, self.actor_critic(spec, self.size, second), first)
+
+    def rulers(self, spec: "Spec") -> "dict[str, Learner]":
+        """Methods that need no meta-training, on the same tasks."""
+        return {}
+
+    def survey(self) -> "Trace | None":
+        """What many tasks together show, for the report."""
+        return None
 
     def further_terms(self) -> "tuple[tuple[float, LossTerm], ...]":
         """(weight, loss term) pairs beside those of PPO."""

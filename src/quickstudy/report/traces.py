@@ -35,27 +35,31 @@ def walks(learner: Learner, protocol: Protocol, task: PyTree, lived: Lived) -> d
     return {"goal": np.asarray(task), "paths": np.asarray(paths)}
 
 
-def generated_policies(learner: Any, protocol: Protocol, tasks: PyTree, lived: Lived) -> dict[str, NDArray]:
+def generated_policies(parameter: Callable) -> Callable:
     """Of MPO, at the end of each episode of many tasks: generated [tasks, episodes, 2], the parameters g(h) on their
-    first two principal components; correction [tasks, episodes], |δ|; and parameter [tasks, 2], the true one."""
+    first two principal components; correction [tasks, episodes], |δ|; and parameter [tasks, 2], the true one, as
+    `parameter` reads it off the tasks."""
 
-    steps = _episode(lived.transition.truncated[0])
+    def survey(learner: Any, protocol: Protocol, tasks: PyTree, lived: Lived) -> dict[str, NDArray]:
+        steps = _episode(lived.transition.truncated[0])
 
-    def ends(key, transition):
-        features, corrections = learner.along(learner.init(key=key), transition)
-        last = slice(steps - 1, None, steps)
-        return jax.vmap(learner.generated)(features[last]), corrections[last]
+        def ends(key, transition):
+            features, corrections = learner.along(learner.init(key=key), transition)
+            last = slice(steps - 1, None, steps)
+            return jax.vmap(learner.generated)(features[last]), corrections[last]
 
-    rows, corrections = (np.asarray(x, np.float64) for x in jax.jit(jax.vmap(ends))(lived.key, lived.transition))
-    sound = np.isfinite(rows).all((1, 2)) & np.isfinite(corrections).all((1, 2))
-    rows, corrections = rows[sound], corrections[sound]
-    apart = rows - rows.mean((0, 1))
-    _, _, directions = np.linalg.svd(apart.reshape(-1, apart.shape[-1]), full_matrices=False)
-    return {
-        "generated": apart @ directions[:2].T,
-        "correction": np.linalg.norm(corrections, axis=-1),
-        "parameter": np.asarray(tasks)[sound],
-    }
+        rows, corrections = (np.asarray(x, np.float64) for x in jax.jit(jax.vmap(ends))(lived.key, lived.transition))
+        sound = np.isfinite(rows).all((1, 2)) & np.isfinite(corrections).all((1, 2))
+        rows, corrections = rows[sound], corrections[sound]
+        apart = rows - rows.mean((0, 1))
+        _, _, directions = np.linalg.svd(apart.reshape(-1, apart.shape[-1]), full_matrices=False)
+        return {
+            "generated": apart @ directions[:2].T,
+            "correction": np.linalg.norm(corrections, axis=-1),
+            "parameter": np.asarray(parameter(tasks))[sound],
+        }
+
+    return survey
 
 
 def _episode(truncated: Array) -> int:

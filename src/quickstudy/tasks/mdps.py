@@ -6,12 +6,14 @@ TabularMDPs   mean rewards μ(s, a) ~ N(1, 1), rewards N(μ, 1), transitions Dir
 KernelMDPs    mixtures of a few tables that all tasks share, and a residual of each task's own
 """
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from quickstudy.core import Splits, split_by_stream
+from quickstudy.core import TEST_STREAM, HeldOut, Splits, split_by_stream
 from quickstudy.tasks.environment import EnvironmentTasks, Spec, Stepped, auto_reset
 
 
@@ -93,6 +95,8 @@ class KernelMDPs(MDPs):
     all tasks, transitions ~ Dirichlet(closeness · Σ w_k P_k) and mean rewards μ ~ N(Σ w_k M_k, spread²).
 
     Kernels: P_k(s, a) ~ Dirichlet(0.3), M_k(s, a) ~ N(1, 1), drawn by the number `family`. A task is an `MDP`.
+
+    shifted: test on tasks with thrice that spread and a tenth of that closeness, which have less in common
     """
 
     kernels: int = eqx.field(static=True, default=4)
@@ -100,6 +104,14 @@ class KernelMDPs(MDPs):
     closeness: float = eqx.field(static=True, default=50.0)
     spread: float = eqx.field(static=True, default=0.5)
     family: int = eqx.field(static=True, default=0)
+    shifted: bool = eqx.field(static=True, default=False)
+
+    def split(self) -> Splits:
+        if not self.shifted:
+            return super().split()
+        apart = dataclasses.replace(self, spread=3 * self.spread, closeness=self.closeness / 10, shifted=False)
+        note = f"the test's MDPs have a spread of {apart.spread:g} and a closeness of {apart.closeness:g}"
+        return split_by_stream(self)._replace(test=HeldOut(apart, TEST_STREAM, note))
 
     def shared(self) -> tuple[Float[Array, "kernels states actions"], Float[Array, "kernels states actions states"]]:
         """The kernels: (mean rewards, transitions)."""
