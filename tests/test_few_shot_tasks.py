@@ -4,6 +4,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,8 @@ from quickstudy.tasks.classes import Classes, check, distinct, from_arrays, move
 from quickstudy.tasks.clinc150 import clinc150
 from quickstudy.tasks.files import DataError
 from quickstudy.tasks.omniglot import omniglot
+
+sample = eqx.filter_jit(lambda tasks, num, key: tasks.sample(num, key=key))
 
 
 def toy(classes=12, each=8, **kw):
@@ -35,7 +38,7 @@ def test_distinct_numbers_are_distinct_and_every_order_is_as_likely():
 
 
 def test_an_episode_has_distinct_classes_and_no_example_twice():
-    tasks = toy().split().train.sample(50, key=jax.random.key(0))
+    tasks = sample(toy().split().train, 50, jax.random.key(0))
     support, query = np.asarray(tasks.support.x[..., 0]), np.asarray(tasks.query.x[..., 0])
     for s, q, ys, yq in zip(support, query, np.asarray(tasks.support.y), np.asarray(tasks.query.y), strict=True):
         assert len({*s, *q}) == 3 * 5  # support and query never overlap, nothing is repeated
@@ -50,7 +53,7 @@ def test_held_out_classes_are_held_out():
     seen = [
         {int(v // 100) for v in np.asarray(tasks.support.x).ravel()}
         for tasks in (
-            splits.train.sample(200, key=jax.random.key(1)),
+            sample(splits.train, 200, jax.random.key(1)),
             splits.validation.tasks(200),
             splits.test.tasks(200),
         )
@@ -65,7 +68,7 @@ def test_classes_of_unlike_sizes_draw_only_their_own_examples():
     y = np.array([0] * 3 + [1] * 7 + [2] * 4 + [3] * 3)
     pool = pool_of(100.0 * y[:, None] + np.arange(len(y))[:, None], y)
     classes = check(Classes(pool, jnp.arange(2), 2, 1, 2, ((0, 1), (2, 3), (2, 3))))
-    tasks = classes.sample(100, key=jax.random.key(0))
+    tasks = sample(classes, 100, jax.random.key(0))
     drawn = np.asarray(tasks.query.x).ravel()
     assert set(drawn.tolist()) == {100.0 * y[i] + i for i in range(10)}
 
@@ -78,7 +81,7 @@ def test_turns_make_new_classes_in_training_only():
     classes = from_arrays(x, np.repeat(np.arange(9), 4), ways=3, shots=1, queries=1, held_out=(0.34, 0.34))
     splits = dataclasses.replace(classes, turns=4).split()
     upright = lambda tasks: np.asarray(tasks.support.x[..., 0, 0, 0]).ravel() % 100 == 0
-    assert not upright(splits.train.sample(50, key=jax.random.key(0))).all()
+    assert not upright(sample(splits.train, 50, jax.random.key(0))).all()
     assert upright(splits.test.tasks(50)).all()
     assert splits.train.turns == 4 and splits.test.distribution.turns == 1
     also = dataclasses.replace(classes, turns=4, test_turns=4).split()
@@ -123,12 +126,12 @@ def test_a_test_never_moves_what_is_held_out(tmp_path):
 
 def test_training_may_have_more_ways():
     classes = dataclasses.replace(toy(), training_ways=6)
-    assert classes.split().train.sample(2, key=jax.random.key(0)).support.y.max() == 5
+    assert sample(classes.split().train, 2, jax.random.key(0)).support.y.max() == 5
     assert classes.split().test.tasks(2).support.y.max() == 2
 
 
 def test_a_stream_has_every_class_equally_often_in_random_order():
-    stream = dataclasses.replace(toy(), stream=True, shots=4).split().train.sample(20, key=jax.random.key(0))
+    stream = sample(dataclasses.replace(toy(), stream=True, shots=4).split().train, 20, jax.random.key(0))
     assert stream.x.shape == (20, 12, 1)
     assert all(np.bincount(y).tolist() == [4, 4, 4] for y in np.asarray(stream.y))
     assert len({tuple(y) for y in np.asarray(stream.y).tolist()}) > 10

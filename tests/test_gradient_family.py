@@ -37,8 +37,13 @@ def small():
 
 def meta_gradient(learner, tasks, objective=None):
     objective = objective or FewShot()
-    batch, _ = objective.collect(learner, (), tasks, key=K)
-    return mean_gradient(objective, learner, batch)[2]
+
+    @eqx.filter_jit
+    def gradient(learner, tasks):
+        batch, _ = objective.collect(learner, (), tasks, key=K)
+        return mean_gradient(objective, learner, batch)[2]
+
+    return gradient(learner, tasks)
 
 
 def layers(gradient):
@@ -59,7 +64,7 @@ def test_maml_is_the_two_liner():
         return jax.vmap(lambda e: mse(adapt(e.support), e.query.x, e.query.y))(tasks).mean()
 
     ours = meta_gradient(Gradient(model, Supervised(), SGD(0.1)), tasks)
-    close(layers(ours), jax.grad(by_hand)(plain))
+    close(layers(ours), jax.jit(jax.grad(by_hand))(plain))
 
 
 def test_fomaml_is_the_query_gradient_at_the_adapted_weights():
@@ -227,9 +232,12 @@ def navigation_trial(**changes):
 def test_chunking_gives_the_same_gradient_in_rl():
     tasks, trial = navigation_trial()
     learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
-    batch, _ = trial.collect(learner, (), tasks.sample(4, key=K), key=K)
-    whole, parts = mean_gradient(trial, learner, batch), mean_gradient(trial, learner, batch, chunk=2)
-    close(whole[2], parts[2], rtol=1e-4, atol=1e-6)
+    batch, _ = eqx.filter_jit(trial.collect)(learner, (), tasks.sample(4, key=K), key=K)
+    whole, parts = (
+        eqx.filter_jit(lambda learner, batch, c=chunk: mean_gradient(trial, learner, batch, chunk=c)[2])(learner, batch)
+        for chunk in (None, 2)
+    )
+    close(whole, parts, rtol=1e-4, atol=1e-6)
 
 
 def test_credit_is_what_the_plain_surrogate_does_not_give():
@@ -238,8 +246,8 @@ def test_credit_is_what_the_plain_surrogate_does_not_give():
     learned, rest = partition(policy())
     loss = lambda credit: lambda w: PolicyGradient(credit=credit)(combine(w, rest), experience)
     squared = lambda tree: sum((leaf**2).sum() for leaf in jax.tree.leaves(tree))
-    once = {credit: jax.grad(loss(credit))(learned) for credit in ("none", "lvc", "dice")}
-    twice = {credit: jax.grad(lambda w, c=credit: squared(jax.grad(loss(c))(w)))(learned) for credit in once}
+    once = {credit: jax.jit(jax.grad(loss(credit)))(learned) for credit in ("none", "lvc", "dice")}
+    twice = {credit: jax.jit(jax.grad(lambda w, c=credit: squared(jax.grad(loss(c))(w))))(learned) for credit in once}
     for one, other in (("none", "lvc"), ("none", "dice"), ("lvc", "dice")):
         close(once[one], once[other], rtol=1e-4, atol=1e-6)
         assert not np.allclose(*(jax.tree.leaves(twice[credit])[0] for credit in (one, other)), rtol=1e-3)
@@ -252,11 +260,11 @@ def test_e_maml_credits_the_steps_before_adaptation_with_what_came_after():
         baseline="linear", across_episodes=False,
     )  # fmt: skip
     learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
-    batch, _ = trial.collect(learner, (), tasks.sample(6, key=K), key=K)
+    batch, _ = eqx.filter_jit(trial.collect)(learner, (), tasks.sample(6, key=K), key=K)
     earned = trial.score(batch)
     close(batch.worth, (earned - earned.mean()) / earned.std(), rtol=1e-3)
     # Before adaptation the policy is the start itself, so that the term is a score function of the start alone.
-    loss, _ = trial.loss(learner, batch)
+    loss, _ = eqx.filter_jit(trial.loss)(learner, batch)
     log_prob = batch.log_prob[:, 0].sum((1, 2))
     close(loss, -batch.worth * log_prob / (5 * 4), rtol=1e-4, atol=1e-5)
 

@@ -239,7 +239,12 @@ class HeldOut(eqx.Module):
     note: str = eqx.field(static=True, default="")
 
     def tasks(self, num: int) -> Tasks:
-        return self.distribution.sample(num, key=jax.random.fold_in(jax.random.key(HELD_OUT_SEED), self.stream))
+        return _drawn(self.distribution, num, jax.random.fold_in(jax.random.key(HELD_OUT_SEED), self.stream))
+
+
+@eqx.filter_jit
+def _drawn(distribution: TaskDistribution, num: int, key: Key[Array, ""]) -> Tasks:
+    return distribution.sample(num, key=key)
 
 
 class Splits(NamedTuple):
