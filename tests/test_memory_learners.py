@@ -162,6 +162,19 @@ def test_the_order_of_the_examples_does_not_matter():
     assert not np.allclose(answer(causal, support, query), answer(causal, shuffled, query), atol=1e-4)
 
 
+def test_with_likeness_a_query_begins_by_asking_for_what_is_like_it():
+    """Another label of the example that is like the query changes the answer, one of an unlike example hardly does."""
+
+    def share(likeness):
+        learner = attending(blocks=1, likeness=likeness)
+        x = jnp.array([[2.0, -2.0, 2.0, -2.0], [-2.0, 2.0, 2.0, -2.0]])
+        of = lambda *y: answer(learner, Labelled(x, jnp.array(y)), x[0])
+        like, unlike = (jnp.linalg.norm(of(*y) - of(0, 0)) for y in ((1, 0), (0, 1)))
+        return like / (like + unlike)
+
+    assert share(0.0) < 0.8 < 0.95 < share(20.0)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("capacity", [4, 20])  # 4: the first examples are overwritten along the stream
 def test_one_pass_over_a_stream_is_going_along_it(causal, capacity):

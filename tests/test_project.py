@@ -177,7 +177,7 @@ LEARNED = {
     | {"cell.keys.weight", "cell.sharpness.log"},
     "omniglot-lstm": STREAM | lstm("cell.cell"),
     "mdp-rl2": ATTENTION | both("heads.actor", "heads.critic"),
-    "omniglot-snail": ATTENTION | conv4("encode") | both("heads.linear"),
+    "omniglot-snail": ATTENTION | conv4("encode.layers[0]") | both("encode.layers[1]", "heads.linear"),
     "omniglot-meta-networks": conv4("embed.net")
     | both("embed.layer", "readout")
     | mlp("represent", 2)

@@ -53,13 +53,15 @@ class Block(eqx.Module):
     mlp: MLP
     heads: int = eqx.field(static=True)
 
-    def __init__(self, width: int, heads: int, *, key: Key[Array, ""]):
+    def __init__(self, width: int, heads: int, *, key: Key[Array, ""], likeness: float = 0.0):
         if width % heads:
             raise ValueError(f"heads={heads} must divide width={width}")
         keys = jax.random.split(key, 5)
         # A bias of the keys moves all logits of a query alike, so softmax cannot tell: it would never be learned.
         linear = lambda k, use_bias=True: eqx.nn.Linear(width, width, use_bias=use_bias, key=k)
         self.query, self.key, self.value, self.out = linear(keys[0]), linear(keys[1], False), *map(linear, keys[2:4])
+        if likeness:
+            self.query = eqx.tree_at(lambda linear: linear.weight, self.query, likeness * self.key.weight)
         self.norm, self.mlp_norm = eqx.nn.LayerNorm(width), eqx.nn.LayerNorm(width)
         self.mlp = MLP((width, 2 * width, width), key=keys[4], activation=jax.nn.gelu)
         self.heads = heads
@@ -93,6 +95,9 @@ class Attention(Learner):
     feedback: from one item of experience to the vector of what came of it
     capacity: how many examples are remembered; of more than these the last ones are
     causal: examples attend to those before them, and then their order matters
+    likeness: where training starts, a query asks for what is like itself, so many times as sharply; 0: for anything.
+        Unless examples tell the answer to what is like them, as labelled ones do, there is no reason for it; where they
+        do, comparing is the long plateau at chance, which it spares
     """
 
     encode: Callable
@@ -119,6 +124,7 @@ class Attention(Learner):
         blocks: int = 2,
         attention_heads: int = 4,
         causal: bool = False,
+        likeness: float = 0.0,
     ):
         if capacity < 1 or blocks < 1:
             raise ValueError(f"capacity and blocks must be at least 1, got {capacity} and {blocks}")
@@ -127,7 +133,7 @@ class Attention(Learner):
         self.encode, self.heads, self.feedback = encode, heads, feedback
         self.seen = eqx.nn.Linear(features, width, key=seen)
         self.told = eqx.nn.Linear(feedback.size + 2, width, use_bias=False, key=told)
-        self.blocks = [Block(width, attention_heads, key=k) for k in jax.random.split(rest, blocks)]
+        self.blocks = [Block(width, attention_heads, key=k, likeness=likeness) for k in jax.random.split(rest, blocks)]
         self.norm = eqx.nn.LayerNorm(width)
         self.width, self.capacity, self.causal = width, capacity, causal
 

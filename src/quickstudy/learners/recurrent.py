@@ -56,17 +56,18 @@ class OutcomeFeedback(Feedback):
 
 
 class LabelFeedback(Feedback):
-    """The label: one-hot where it is one of `classes`, else the vector itself."""
+    """The label: one-hot where it is one of `classes`, else the vector itself; `scale` times as large."""
 
     classes: int | None = eqx.field(static=True)
     dims: int = eqx.field(static=True, default=0)
+    scale: float = eqx.field(static=True, default=1.0)
 
     @property
     def size(self) -> int:
         return self.dims if self.classes is None else self.classes
 
     def __call__(self, item: Labelled) -> Float[Array, "size"]:
-        return item.y if self.classes is None else jax.nn.one_hot(item.y, self.classes)
+        return self.scale * (item.y if self.classes is None else jax.nn.one_hot(item.y, self.classes))
 
 
 class Heads(eqx.Module):

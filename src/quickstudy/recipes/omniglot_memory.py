@@ -143,6 +143,9 @@ class OmniglotSNAIL(Omniglot):
     blocks: int = 2
     heads: int = 4
     causal: bool = False  # examples attend to those before them, as in the paper; their order matters then
+    # Without these two the loss stays at chance for thousands of meta-steps; docs/learners/few_shot.md has the figures.
+    likeness: float = 3.0  # how sharply a query asks for what is like itself, where training starts
+    label_scale: float = 3.0  # of a label beside the features of its image
 
     name = "omniglot-snail"
     description = "attention over the labelled examples, after SNAIL: no convolution over time, no order"
@@ -152,18 +155,24 @@ class OmniglotSNAIL(Omniglot):
     def errors(self) -> list[str]:
         wrong = super().errors()
         wrong += self.must("be at least 1", lambda x: x >= 1, "width", "blocks", "heads")
+        wrong += self.must("not be negative", lambda x: x >= 0, "likeness")
+        wrong += self.must("be above 0", lambda x: x > 0, "label_scale")
         if self.heads >= 1 and self.width % self.heads:
             wrong.append(f"heads={self.heads} must divide width={self.width}")
         return wrong
 
     def learner(self) -> "Learner":
+        import equinox as eqx
+
         from quickstudy.learners.attention import Attention
         from quickstudy.learners.recurrent import LabelFeedback, Prediction
+        from quickstudy.nn.models import Chain
 
         embed = self.embedding()
         ways = max(self.ways, self.training_ways)
         return Attention(
-            embed, embed.features, Prediction(self.width, ways, key=self.key(3)), LabelFeedback(ways),
-            key=self.key(2), capacity=ways * self.shots,
-            width=self.width, blocks=self.blocks, attention_heads=self.heads, causal=self.causal,
+            Chain([embed, eqx.nn.LayerNorm(embed.features)]), embed.features,
+            Prediction(self.width, ways, key=self.key(3)), LabelFeedback(ways, scale=self.label_scale),
+            key=self.key(2), capacity=ways * self.shots, width=self.width, blocks=self.blocks,
+            attention_heads=self.heads, causal=self.causal, likeness=self.likeness,
         )  # fmt: skip
