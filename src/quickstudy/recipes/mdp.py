@@ -94,6 +94,16 @@ class KernelsTrial(MDPRL2):
             wrong.append(f"test_residual must be inside or outside, got {self.test_residual!r}")
         return wrong
 
+    def rulers(self, spec: "Spec") -> "dict[str, Learner]":
+        from quickstudy.learners import mdps
+
+        return {"PSRL, flat prior": mdps.psrl(spec.observation, spec.actions or 0, self.steps_of_episode())}
+
+    def steps_of_episode(self) -> int:
+        from quickstudy.tasks.mdps import KernelMDPs
+
+        return KernelMDPs().episode
+
     def build(self) -> "Experiment":
         from quickstudy.tasks.mdps import KernelMDPs
 
@@ -114,12 +124,6 @@ class KernelsRL2(KernelsTrial):
     description = "RL² on MDPs that mix shared kernels, the model-free ruler of kernels-mml"
     expected = "10 episodes: 178 after 1.6 M steps, as many as kernels-mml has; to its end: not run"
     source = DUAN
-
-    def rulers(self, spec: "Spec") -> "dict[str, Learner]":
-        from quickstudy.learners import mdps
-        from quickstudy.tasks.mdps import KernelMDPs
-
-        return {"PSRL, flat prior": mdps.psrl(spec.observation, spec.actions or 0, KernelMDPs().episode)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -218,13 +218,8 @@ class NavigationMPO(NavigationTrial, MPOMethod):
 class KernelsMPO(KernelsTrial, MPOMethod):
     name = "kernels-mpo"
     description = "MPO on MDPs that mix shared kernels"
-    expected = "10 episodes: not run"
+    expected = "10 episodes: 187 (RL² 178); 40 of the shifted family: 746 (RL² 705)"
     source = BECK
-
-    def steps_of_episode(self) -> int:
-        from quickstudy.tasks.mdps import KernelMDPs
-
-        return KernelMDPs().episode
 
     def parameter(self, tasks: Any) -> Any:
         """How much of the first two kernels there is in a task's rewards, by least squares."""
