@@ -217,7 +217,7 @@ class SinusoidLearnedOptimizer(Sinusoid):
 
     name = "sinusoid-learned-optimizer"
     description = "a learned optimiser: the update rule alone is learned, and trains networks drawn afresh"
-    expected = "held-out error below tuned Adam's after twice as many steps as in training (the paper has other tasks)"
+    expected = "query MSE 0.168 after 60 steps, twice as many as in training, where tuned Adam has 0.197"
     source = "Andrychowicz et al. 2016, Learning to learn by gradient descent by gradient descent, NeurIPS"
 
     def errors(self) -> list[str]:
