@@ -28,8 +28,9 @@ demo: $(VENV)/.core  ## meta-train an agent on 2-D navigation, test it on goals 
 	$(BIN)/quickstudy train navigation-maml --meta-steps 80 --test-tasks 200 --out runs/demo
 	@echo "open runs/demo/report.html"
 
+# By file, for tests of a file share what is trained and compiled for them.
 test: $(VENV)/.dev  ## all tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

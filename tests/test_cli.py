@@ -11,8 +11,6 @@ import pytest
 
 from quickstudy.cli import main
 
-pytestmark = pytest.mark.xdist_group("cli")  # one run is trained for all
-
 SMALL = ["--meta-steps", "20", "--meta-batch", "4", "--test-tasks", "20", "--hidden", "8"]
 
 

@@ -14,8 +14,7 @@ from quickstudy.meta_optimizers.backprop import Backprop
 from quickstudy.runs import RunFolder
 from registry import REGISTRY
 
-# A row's tests share what is compiled for it, so they run in one process.
-rows = pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in REGISTRY])
+rows = pytest.mark.parametrize("name", REGISTRY)
 
 
 @functools.cache

@@ -10,8 +10,6 @@ from quickstudy.config import ConfigError
 from quickstudy.recipes import configure
 from quickstudy.report.page import command, report
 
-pytestmark = pytest.mark.xdist_group("report")  # the runs are trained once
-
 SMALL = ["--meta-steps", "6", "--meta-batch", "4", "--test-tasks", "10", "--quiet"]
 
 
