@@ -103,7 +103,7 @@ class MazeDynaQ(MazeRecipe):
 
     name = "maze-dyna-q"
     description = "Dyna-Q in mazes: Q-learning that also plans in what it remembers, evolved"
-    expected = "tuned by hand 69 goals in 1,000 steps, where Q-learning has 24; evolved: not run"
+    expected = "tuned by hand 69 goals in 1,000 steps, where Q-learning has 24; evolved for 30 meta-steps 48"
     source = "Sutton 1990, Integrated Architectures for Learning, Planning, and Reacting"
 
     def errors(self) -> list[str]:
