@@ -95,9 +95,8 @@ class Attention(Learner):
     feedback: from one item of experience to the vector of what came of it
     capacity: how many examples are remembered; of more than these the last ones are
     causal: examples attend to those before them, and then their order matters
-    likeness: where training starts, a query asks for what is like itself, so many times as sharply; 0: for anything.
-        Unless examples tell the answer to what is like them, as labelled ones do, there is no reason for it; where they
-        do, comparing is the long plateau at chance, which it spares
+    likeness: where training starts, queries are so many times the keys, so that one asks for what is like itself; 0:
+        drawn apart from them. It spares labelled examples a long plateau at chance, in which comparing is learned
     """
 
     encode: Callable
