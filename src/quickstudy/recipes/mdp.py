@@ -14,8 +14,7 @@ from quickstudy.recipes.rl2 import DUAN, RL2
 if TYPE_CHECKING:
     from quickstudy.core import Learner
     from quickstudy.recipes.experiment import Experiment
-    from quickstudy.tasks.environment import Spec
-    from quickstudy.tasks.mdps import TabularMDPs
+    from quickstudy.tasks.mdps import KernelMDPs, TabularMDPs
 
 
 # Each the best of a grid on validation tasks, at 10 episodes.
@@ -94,27 +93,24 @@ class KernelsTrial(MDPRL2):
             wrong.append(f"test_residual must be inside or outside, got {self.test_residual!r}")
         return wrong
 
-    def rulers(self, spec: "Spec") -> "dict[str, Learner]":
+    def rulers(self, tasks: "KernelMDPs") -> "dict[str, Learner]":
         from quickstudy.learners import mdps
 
-        return {"PSRL, flat prior": mdps.psrl(spec.observation, spec.actions or 0, self.steps_of_episode())}
+        return {"PSRL, flat prior": mdps.psrl(tasks.states, tasks.actions, tasks.episode)}
 
-    def steps_of_episode(self) -> int:
+    def tasks(self) -> "KernelMDPs":
         from quickstudy.tasks.mdps import KernelMDPs
 
-        return KernelMDPs().episode
+        return KernelMDPs(shifted=self.test_residual == "outside")
 
     def build(self) -> "Experiment":
-        from quickstudy.tasks.mdps import KernelMDPs
-
-        tasks = KernelMDPs(shifted=self.test_residual == "outside")
+        tasks = self.tasks()
         return self.compose(
             tasks,
             unit=tasks.episode,
             report_every=tasks.episode,
             test_length=self.test_episodes or self.episodes,
-            rulers=self.rulers(tasks.spec),
-            survey=self.survey(),
+            rulers=self.rulers(tasks),
         )
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from quickstudy.learners.inner_losses import PolicyGradient
     from quickstudy.recipes.experiment import Experiment
     from quickstudy.tasks.environment import Spec
+    from quickstudy.tasks.mdps import KernelMDPs
+    from quickstudy.tasks.navigation import Navigation
 
 BECK = (
     "Beck, Vuorio, Xiong, Whiteson 2023, Recurrent Hypernetworks are Surprisingly Strong in Meta-RL; Beck, Jackson, "
@@ -67,11 +69,19 @@ class NavigationTrial(RL2):
     def length(self) -> int:
         return self.episodes
 
+    def rulers(self, spec: "Spec") -> "dict[str, Learner]":
+        return {}
+
+    def tasks(self) -> "Navigation":
+        from quickstudy.tasks.navigation import REACH, Navigation
+
+        return Navigation(self.episode, shifted=self.test_goals == "outside", unit=REACH)
+
     def build(self) -> "Experiment":
         from quickstudy.report.traces import walks
-        from quickstudy.tasks.navigation import REACH, Navigation, optimal_return
+        from quickstudy.tasks.navigation import optimal_return
 
-        tasks = Navigation(self.episode, shifted=self.test_goals == "outside", unit=REACH)
+        tasks = self.tasks()
         lived = self.test_episodes or self.episodes
         return self.compose(
             tasks,
@@ -81,7 +91,6 @@ class NavigationTrial(RL2):
             rulers=self.rulers(tasks.spec),
             optimum=lambda goals: lived * optimal_return(goals, self.episode),
             trace=walks,
-            survey=self.survey(),
             chunk=500,
         )
 
@@ -129,7 +138,7 @@ class MPOMethod(RL2):
             wrong.append(f"generates must be all, modulation, input or nothing, got {self.generates!r}")
         return wrong
 
-    def steps_of_episode(self) -> int:
+    def tasks(self) -> "Navigation | KernelMDPs":
         raise NotImplementedError
 
     def parameter(self, tasks: Any) -> Any:
@@ -183,7 +192,7 @@ class MPOMethod(RL2):
             Scaled(rate, optax.clip_by_global_norm(self.correction_clip)),
             pull,
             inputs=spec.observation,
-            episode=self.steps_of_episode(),
+            episode=self.tasks().episode,
             steps=self.correction_steps,
             foresight=self.discount if self.disappointed and self.generates != "nothing" else None,
             adjoint=FirstOrder() if self.adjoint == "first-order" else Unrolled(),
@@ -198,9 +207,6 @@ class NavigationMPO(NavigationTrial, MPOMethod):
     description = "MPO on 2-D navigation: a policy generated from memory, corrected by policy gradients"
     expected = "return -5.3 over 5 episodes (optimum -2.5); -174 over 20 on shifted goals (-62)"
     source = BECK
-
-    def steps_of_episode(self) -> int:
-        return self.episode
 
     def parameter(self, tasks: Any) -> Any:
         return tasks
@@ -225,8 +231,6 @@ class KernelsMPO(KernelsTrial, MPOMethod):
         """How much of the first two kernels there is in a task's rewards, by least squares."""
         import numpy as np
 
-        from quickstudy.tasks.mdps import KernelMDPs
-
-        kernels, _ = KernelMDPs().shared()
+        kernels, _ = self.tasks().shared()
         flat = lambda table: np.asarray(table, np.float64).reshape(len(table), -1)
         return np.linalg.lstsq(flat(kernels).T, flat(tasks.reward).T)[0].T[:, :2]

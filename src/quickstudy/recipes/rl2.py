@@ -111,10 +111,6 @@ class RL2(Recipe):
         first, second = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1))
         return self.memory(spec, horizon, self.actor_critic(spec, self.size, second), first)
 
-    def rulers(self, spec: "Spec") -> "dict[str, Learner]":
-        """Methods that need no meta-training, on the same tasks."""
-        return {}
-
     def survey(self) -> "Trace | None":
         """What many tasks together show, for the report."""
         return None
@@ -132,7 +128,6 @@ class RL2(Recipe):
         rulers: Mapping[str, "Learner"] | None = None,
         optimum: Callable[[Any], Any] | None = None,
         trace: Callable | None = None,
-        survey: Callable | None = None,
         behaviour: Callable | None = None,
         chunk: int = 1000,
         learner: "Learner | None" = None,
@@ -180,7 +175,7 @@ class RL2(Recipe):
                 rulers=rulers or {},
                 optimum=optimum,
                 trace=trace,
-                survey=survey,
+                survey=self.survey(),
                 behaviour=behaviour,
                 chunk=min(chunk, self.test_tasks),
             ),
