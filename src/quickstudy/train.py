@@ -212,11 +212,14 @@ class _Loop:
 
     def _memory(self, objective: Objective, key: Key[Array, ""]) -> PyTree:
         start, candidates, tasks = jax.random.split(jax.random.fold_in(key, MEMORY_STREAM), 3)
-        sampled = self._sampled(self.tasks, tasks)
-        learners = self.meta_optimizer.candidates(self.learner, self.meta_optimizer.init(self.learner), key=candidates)
-        return self._over_candidates(lambda learner, _: objective.init(learner, sampled, key=start), objective)(
-            learners, ()
-        )
+
+        def init(learner: Learner, distribution: TaskDistribution) -> PyTree:
+            sampled = self._sampled(distribution, tasks)
+            learners = self.meta_optimizer.candidates(learner, self.meta_optimizer.init(learner), key=candidates)
+            begin = lambda learner, _: objective.init(learner, sampled, key=start)
+            return self._over_candidates(begin, objective)(learners, ())
+
+        return (eqx.filter_jit(init) if objective.on_device else init)(self.learner, self.tasks)
 
     def _over_candidates(self, f: Callable, objective: Objective) -> Callable:
         """f(learner, memory) for the learner, or for each of a population, which all live the same."""
@@ -260,6 +263,7 @@ class _Loop:
         # A data set is an argument of the program: as a constant it would be compiled into it.
         data, family = eqx.partition(self.tasks, eqx.is_array)
 
+        @jax.jit  # so that it is traced once, for its shapes and for the loop
         def one(arrays, data, step):
             progress = eqx.combine(arrays, static)
             tasks, living, improving = self._sample(eqx.combine(data, family), progress.key, step)
