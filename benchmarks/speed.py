@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py sinusoid    sinusoid MAML against bare torch.func and, where it is installed, higher
     python benchmarks/speed.py navigation  environment steps a second, and the share of the matrix-product peak
+    python benchmarks/speed.py bandit      the same for RL² on bandits
     python benchmarks/speed.py startup     seconds from start to the first update, cold and with a warm cache
     python benchmarks/speed.py scaling     what twice the tasks cost
 
@@ -130,6 +131,20 @@ def _sub(python: str, what: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def against_peak(what: str, seconds: float, cpu_ms: float, steps: int, flops: float) -> None:
+    """Says what a meta-step of so many environment steps and operations in products cost."""
+    import jax
+    import jax.numpy as jnp
+
+    a = jnp.ones((2048, 2048))
+    product = jax.jit(lambda a: a @ a)
+    peak = 2 * 2048**3 / (clock(lambda: product(a).block_until_ready())["wall_ms"] / 1e3)
+    print(f"{what}: {seconds * 1e3:.0f} ms a meta-step, cpu {cpu_ms:.0f} ms")
+    print(f"  {steps / seconds:,.0f} environment steps a second")
+    print(f"  {flops / 1e9:.2f} GFLOP of products a meta-step = {flops / seconds / 1e9:.1f} GFLOP/s")
+    print(f"  machine's peak {peak / 1e9:.0f} GFLOP/s (2048³), so {100 * flops / seconds / peak:.1f} % of it")
+
+
 def navigation() -> None:
     import dataclasses
 
@@ -152,18 +167,25 @@ def navigation() -> None:
     inner = 3 * forward * recipe.adaptations
     each = episodes * forward + inner + 3 * recipe.adaptations * forward + 3 * inner
     flops = recipe.meta_batch * recipe.trajectories * 100 * each
-    a = jnp.ones((2048, 2048))
-    product = jax.jit(lambda a: a @ a)
-    peak = 2 * 2048**3 / (clock(lambda: product(a).block_until_ready())["wall_ms"] / 1e3)
     small, w = jnp.ones((2000, h)), jnp.ones((h, h))
     narrow_product = jax.jit(lambda a, w: a @ w)
     narrow = 2 * 2000 * h * h / (clock(lambda: narrow_product(small, w).block_until_ready(), 200)["wall_ms"] / 1e3)
-    cpu = cost["cpu_ms"] / 5
-    print(f"navigation MAML, {recipe.adaptations} adaptations: {seconds * 1e3:.0f} ms a meta-step, cpu {cpu:.0f} ms")
-    print(f"  {steps / seconds:,.0f} environment steps a second")
-    print(f"  {flops / 1e9:.2f} GFLOP of products a meta-step = {flops / seconds / 1e9:.1f} GFLOP/s")
-    print(f"  machine's peak {peak / 1e9:.0f} GFLOP/s (2048³), so {100 * flops / seconds / peak:.1f} % of it")
+    against_peak(f"navigation MAML, {recipe.adaptations} adaptations", seconds, cost["cpu_ms"] / 5, steps, flops)
     print(f"  one product of a task's hidden layer, 2000x{h}x{h}, reaches {narrow / 1e9:.0f} GFLOP/s alone")
+
+
+def bandit() -> None:
+    import quickstudy
+
+    experiment = quickstudy.recipe("bandit-rl2", log_every=5, curriculum=())
+    recipe = experiment.recipe
+    cost = clock(fused(experiment, recipe, 5), 5, 1)
+    seconds, steps = cost["wall_ms"] / 1e3 / 5, recipe.meta_batch * recipe.pulls
+    # The cell sees the action before, its reward and whether an episode ended; heads say an action and a value.
+    # Collecting is one forward pass, each epoch another and one back through it, which costs twice as much.
+    told, h = recipe.arms + 2, recipe.size
+    forward = 2 * (3 * h * (told + h) + h * (recipe.arms + 1))
+    against_peak("RL² on bandits", seconds, cost["cpu_ms"] / 5, steps, steps * forward * (1 + 3 * recipe.epochs))
 
 
 def startup() -> None:
@@ -218,7 +240,7 @@ def scaling() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["sinusoid", "navigation", "startup", "scaling"])
+    parser.add_argument("what", nargs="?", choices=["sinusoid", "navigation", "bandit", "startup", "scaling"])
     parser.add_argument("--torch", default=sys.executable)
     parser.add_argument("--child")
     options = parser.parse_args()

@@ -111,10 +111,11 @@ class MazeDynaQ(MazeRecipe):
     sigma: float = 0.3
     learning_rate: float = 0.1
     meta_steps: int = 100
+    test_tasks: int = 4000  # what is left to win is small
 
     name = "maze-dyna-q"
     description = "Dyna-Q in mazes: Q-learning that also plans in what it remembers, evolved"
-    expected = "tuned by hand 69 goals in 1,000 steps, where Q-learning has 24; evolved for 30 meta-steps 48"
+    expected = "69.5 goals in 1,000 steps; tuned by hand 68.5, where Q-learning has 23.5"
     source = "Sutton 1990, Integrated Architectures for Learning, Planning, and Reacting"
 
     def errors(self) -> list[str]:
