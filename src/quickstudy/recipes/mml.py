@@ -200,8 +200,8 @@ class MDPMML(MDPFamily):
 @dataclasses.dataclass(frozen=True)
 class MazeMML(MMLRecipe):
     meta_batch: int = 32
-    meta_steps: int = 600
-    learning_rate: float = 0.03  # a table of 25 outcomes has far to go from a uniform one
+    meta_steps: int = 1000
+    learning_rate: float = 0.012  # a table of 26 outcomes has far to go from a uniform one
     # A draw knows of no other pair's draw: it has several goals, or none. The bonus is what explores; σ, which it is
     # measured in, shrinks as rewards are learned, and with it the bonus.
     spread: float = 0.0
@@ -214,7 +214,7 @@ class MazeMML(MMLRecipe):
 
     name = "maze-mml"
     description = "meta-model learning in mazes of one layout, where goal and wind differ"
-    expected = "8.6 goals in 100 steps, where one model for all mazes has 4.6 and Dyna-Q 3.2"
+    expected = "9.3 goals in 100 steps, where one model for all mazes has 4.6 and Dyna-Q 3.2"
     source = OSBAND
 
     def errors(self) -> list[str]:
