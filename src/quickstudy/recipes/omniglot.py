@@ -39,12 +39,15 @@ class Omniglot(FewShotRecipe):
         return super().errors() + self.must("be at least 1", lambda x: x >= 1, "filters")
 
     def tasks(self) -> "TaskDistribution":
+        return self.characters(queries=self.queries, training_ways=self.training_ways or None)
+
+    def characters(self, **arranged: Any) -> "TaskDistribution":
+        """Tasks of the recipe's characters, `arranged` as `tasks.omniglot` has it."""
         from quickstudy.tasks.omniglot import omniglot
 
         return omniglot(
-            ways=self.ways, shots=self.shots, queries=self.queries, training_ways=self.training_ways or None,
-            split=self.split, rendering=self.rendering, turns=self.turns, test_turns=self.test_turns,
-            shift=self.shift, warp=self.warp, data=self.data or None,
+            ways=self.ways, shots=self.shots, split=self.split, rendering=self.rendering, turns=self.turns,
+            test_turns=self.test_turns, shift=self.shift, warp=self.warp, data=self.data or None, **arranged,
         )  # fmt: skip
 
     def embedding(self) -> "Conv4":

@@ -15,12 +15,12 @@ normalisation, trained along, sees the image first: `encoder="pixels"` is the pa
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from quickstudy.recipes.omniglot import Omniglot
 
 if TYPE_CHECKING:
-    from quickstudy.core import Learner, Objective
+    from quickstudy.core import Learner, Objective, TaskDistribution
     from quickstudy.nn.cells import Cell
 
 SANTORO = "Santoro, Bartunov, Botvinick, Wierstra, Lillicrap 2016, Meta-Learning with Memory-Augmented Neural Networks"
@@ -72,14 +72,8 @@ class OmniglotStream(Omniglot):
         heads = Prediction(features, self.ways, key=self.key(2))
         return Recurrent(cell, heads, LabelFeedback(self.ways), encode, self.late)
 
-    def tasks(self) -> Any:
-        from quickstudy.tasks.omniglot import omniglot
-
-        return omniglot(
-            ways=self.ways, shots=self.shots, split=self.split, rendering=self.rendering, turns=self.turns,
-            test_turns=self.test_turns,
-            shift=self.shift, warp=self.warp, stream=True, data=self.data or None,
-        )  # fmt: skip
+    def tasks(self) -> "TaskDistribution":
+        return self.characters(stream=True)
 
     def rulers(self) -> "dict[str, Learner]":
         return {}
