@@ -1,6 +1,8 @@
 """Meta-model learning: with the true model it plans as value iteration does, with a constant prior it is the conjugate
 posterior, and trained it comes near to that; its loss terms worked out by hand."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from scipy import stats
 
 from quickstudy.config import ConfigError
 from quickstudy.data import Transition
+from quickstudy.evaluate import Protocol, evaluate
 from quickstudy.learners.mml import MML, MetaModel, Statistics, constant, equivalence, likelihood, outcome, seen_in
 from quickstudy.objectives.trial import Trial
 from quickstudy.recipes import configure
@@ -130,6 +133,28 @@ def test_a_bonus_is_of_the_uncertain():
         return float((q.max(-1) - jnp.take_along_axis(q, state.policy[..., None], -1)[..., 0]).max())
 
     assert lost(5.0) < 1e-4 and lost(0.0) > 0.1
+
+
+def test_what_explores_in_training_is_left_out_of_the_test():
+    explores = MML(conjugate(), EPISODE, spread=0.0, epsilon=0.4)
+    state = begin(explores)
+    chosen = jax.nn.softmax(explores.apply(state, jnp.eye(STATES)[1]).policy.logits)
+    planned = jax.nn.one_hot(state.policy[0, 1], ACTIONS)
+    np.testing.assert_allclose(chosen, 0.6 * planned + 0.2, rtol=1e-5)
+    with pytest.raises(ValueError, match="epsilon"):
+        MML(conjugate(), EPISODE, epsilon=-0.1)
+
+    objective, held_out = trial(TASKS, 2 * EPISODE, ()), TASKS.split().test
+    protocol = Protocol(
+        objective,
+        num_tasks=30,
+        tested=lambda learner: dataclasses.replace(learner, epsilon=0.0),
+        rulers={"as it is": explores},
+    )
+    result = evaluate(explores, objective, held_out, protocol=protocol)
+    plain = evaluate(dataclasses.replace(explores, epsilon=0.0), objective, held_out, protocol=Protocol(objective, 30))
+    np.testing.assert_array_equal(result.values, plain.values)
+    assert result.rulers["as it is"]["difference"]["mean"] != 0  # a ruler is tested as it is
 
 
 def test_statistics_of_a_life_are_those_of_its_steps():

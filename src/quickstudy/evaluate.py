@@ -29,6 +29,7 @@ class Protocol:
     objective: what is measured (its horizon may be longer than in training)
     steps: numbers of gradient steps to rebuild the learner with, one point of the curve each
     rulers: other learners on the same tasks, by name
+    tested: the learner -> as it is tested: without what only training needs, as exploration
     optimum: (tasks) -> the best possible value of each task, in the metric's units
     trace: (learner, protocol, task, what was lived) -> arrays that draw one task; see quickstudy.report
     survey: (learner, protocol, tasks, what was lived) -> arrays that draw the first chunk of tasks together
@@ -43,6 +44,7 @@ class Protocol:
     validation_tasks: int = 100
     steps: tuple[int, ...] | None = None
     rulers: Mapping[str, Learner] = dataclasses.field(default_factory=dict)
+    tested: Callable[[Learner], Learner] | None = None
     optimum: Callable[[PyTree], Any] | None = None
     trace: Trace | None = None
     survey: Trace | None = None
@@ -109,6 +111,7 @@ def evaluate(
     chunk = min(protocol.chunk, protocol.num_tasks)
     protocol = dataclasses.replace(protocol, objective=objective, chunk=chunk)
     tasks = held_out.tasks(protocol.num_tasks)
+    learner = learner if protocol.tested is None else protocol.tested(learner)
     values, curves, adaptations, behaviour = _measure(learner, protocol, tasks)
     sound = np.isfinite(values) & np.isfinite(curves).all(1)
     if not sound.any():

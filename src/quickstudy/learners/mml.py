@@ -26,8 +26,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from quickstudy.core import Learner, Positive, over_axes, scan_replay, unwrap
-from quickstudy.data import Categorical, Output, Transition
-from quickstudy.learners.tabular import one_by_one
+from quickstudy.data import Output, Transition
+from quickstudy.learners.tabular import epsilon_greedy, one_by_one
 from quickstudy.nn.models import MLP
 from quickstudy.rl.losses import mean
 from quickstudy.rl.planning import backward_induction, greedy, only_when
@@ -229,6 +229,7 @@ class MML(Learner):
     discount: γ in [0, 1], within the episode
     spread: 1 draws from the belief, 0 plans in its mean, and between them draws are nearer to it
     bonus: what is added to each mean reward, in standard deviations of it; a number, or a leaf that evolution may learn
+    epsilon: probability of any action instead of the planned one
     """
 
     model: MetaModel
@@ -236,10 +237,13 @@ class MML(Learner):
     discount: float = eqx.field(static=True, default=1.0)
     spread: float = eqx.field(static=True, default=1.0)
     bonus: Any = 0.0
+    epsilon: float = eqx.field(static=True, default=0.0)
 
     def __check_init__(self):
         if not 0 <= self.spread <= 1:
             raise ValueError(f"spread must lie in [0, 1], got {self.spread}")
+        if not 0 <= self.epsilon <= 1:
+            raise ValueError(f"epsilon must lie in [0, 1], got {self.epsilon}")
 
     def init(self, *, key: Key[Array, ""]) -> Believed:
         seen = Statistics.none(*self.model.size)
@@ -274,7 +278,7 @@ class MML(Learner):
     def apply(self, state: Believed, x: Float[Array, "states"]) -> Output:
         best = jax.nn.one_hot(state.policy[state.time, x.argmax()], self.model.size[1])
         return Output(
-            policy=Categorical(jnp.log(best)), prediction=Foretold(state.belief.of(x), self._following(state))
+            policy=epsilon_greedy(best, self.epsilon), prediction=Foretold(state.belief.of(x), self._following(state))
         )
 
     def _following(self, state: Believed) -> Float[Array, "outcomes"]:

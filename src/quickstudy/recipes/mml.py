@@ -46,6 +46,7 @@ class MMLRecipe(Recipe):
     refining_rate: float = 0.1
     spread: float = 1.0  # 1: plans in a draw; 0: in the mean model
     bonus: float = 0.0  # standard deviations that are added to each mean reward
+    epsilon: float = 0.0  # probability of any action instead of the planned one, in training
     equivalence: float = 0.1  # weight of the value-equivalence loss
 
     def errors(self) -> list[str]:
@@ -54,7 +55,7 @@ class MMLRecipe(Recipe):
         wrong += self.must("be at least 1", lambda x: x >= 1, "latent")
         wrong += self.must("be above 0", lambda x: x > 0, "learning_rate", "clip_norm", "refining_rate")
         wrong += self.must("not be negative", lambda x: x >= 0, "refinements", "equivalence", "bonus")
-        return wrong + self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "spread", "final_rate")
+        return wrong + self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "spread", "epsilon", "final_rate")
 
     def compose(
         self,
@@ -117,7 +118,7 @@ class MMLRecipe(Recipe):
         optimizer = optax.chain(optax.clip_by_global_norm(self.clip_norm), optax.adam(schedule))
         return Experiment(
             self,
-            agent(model, bonus=self.bonus),
+            dataclasses.replace(agent(model, bonus=self.bonus), epsilon=self.epsilon),
             trial,
             Backprop(optimizer),
             tasks,
@@ -131,6 +132,7 @@ class MMLRecipe(Recipe):
                     "one model for all tasks": agent(one),
                     **(rulers or {}),
                 },
+                tested=lambda learner: dataclasses.replace(learner, epsilon=0.0),
                 optimum=optimum,
                 trace=models(tables),
                 chunk=min(250, self.test_tasks),
@@ -203,9 +205,11 @@ class MazeMML(MMLRecipe):
     meta_steps: int = 1000
     learning_rate: float = 0.012  # a table of 26 outcomes has far to go from a uniform one
     # A draw knows of no other pair's draw: it has several goals, or none. The bonus is what explores; σ, which it is
-    # measured in, shrinks as rewards are learned, and with it the bonus.
+    # measured in, shrinks as rewards are learned, and with it the bonus. Where no goal is met for long, nothing but
+    # chance brings it back.
     spread: float = 0.0
     bonus: float = 0.1
+    epsilon: float = 0.1
     size: int = 5
     wind: float = 0.3
     layout: int = 0
