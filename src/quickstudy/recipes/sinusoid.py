@@ -113,7 +113,7 @@ class SinusoidIMAML(Sinusoid):
 
     name = "sinusoid-imaml"
     description = "implicit MAML: the gradient at the minimum of the regularised inner problem"
-    expected = "query MSE after 10 steps below 1 (the iMAML paper gives none for sinusoids)"
+    expected = "query MSE 4.0 before and after 10 steps: it has not learned to adapt here (the paper has no sinusoids)"
     source = "Rajeswaran, Finn, Kakade, Levine 2019, Meta-Learning with Implicit Gradients, NeurIPS"
 
     def parts(self) -> dict[str, Any]:
