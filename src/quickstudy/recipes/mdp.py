@@ -93,9 +93,10 @@ class KernelsTrial(MDPRL2):
             wrong.append(f"test_residual must be inside or outside, got {self.test_residual!r}")
         return wrong
 
-    def rulers(self, tasks: "KernelMDPs") -> "dict[str, Learner]":
+    def rulers(self) -> "dict[str, Learner]":
         from quickstudy.learners import mdps
 
+        tasks = self.tasks()
         return {"PSRL, flat prior": mdps.psrl(tasks.states, tasks.actions, tasks.episode)}
 
     def tasks(self) -> "KernelMDPs":
@@ -110,7 +111,7 @@ class KernelsTrial(MDPRL2):
             unit=tasks.episode,
             report_every=tasks.episode,
             test_length=self.test_episodes or self.episodes,
-            rulers=self.rulers(tasks),
+            rulers=self.rulers(),
         )
 
 

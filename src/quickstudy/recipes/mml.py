@@ -90,7 +90,7 @@ class MMLRecipe(Recipe):
         from quickstudy.report.traces import models
 
         states, actions = tasks.spec.observation, tasks.spec.actions or 0
-        agent = lambda model, spread=self.spread, bonus=0.0: MML(model, episode, discount, spread, bonus)
+        agent = lambda model, spread=self.spread, **explores: MML(model, episode, discount, spread, **explores)
         model = MetaModel(
             states,
             actions,
@@ -118,7 +118,7 @@ class MMLRecipe(Recipe):
         optimizer = optax.chain(optax.clip_by_global_norm(self.clip_norm), optax.adam(schedule))
         return Experiment(
             self,
-            dataclasses.replace(agent(model, bonus=self.bonus), epsilon=self.epsilon),
+            agent(model, bonus=self.bonus, epsilon=self.epsilon),
             trial,
             Backprop(optimizer),
             tasks,

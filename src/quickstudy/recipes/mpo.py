@@ -69,7 +69,7 @@ class NavigationTrial(RL2):
     def length(self) -> int:
         return self.episodes
 
-    def rulers(self, spec: "Spec") -> "dict[str, Learner]":
+    def rulers(self) -> "dict[str, Learner]":
         return {}
 
     def tasks(self) -> "Navigation":
@@ -88,7 +88,7 @@ class NavigationTrial(RL2):
             unit=self.episode,
             report_every=self.episode,
             test_length=lived,
-            rulers=self.rulers(tasks.spec),
+            rulers=self.rulers(),
             optimum=lambda goals: lived * optimal_return(goals, self.episode),
             trace=walks,
             chunk=500,
@@ -211,13 +211,13 @@ class NavigationMPO(NavigationTrial, MPOMethod):
     def parameter(self, tasks: Any) -> Any:
         return tasks
 
-    def rulers(self, spec: "Spec") -> "dict[str, Learner]":
+    def rulers(self) -> "dict[str, Learner]":
         from quickstudy.learners.inner_losses import PolicyGradient
 
         rate, discount, clip = SCRATCH
         scratch = dataclasses.replace(self, generates="nothing", correction_steps=2, size=1, correction_clip=clip)
         inner = PolicyGradient(discount, self.correction_trace)
-        return {"from scratch": scratch.corrected(spec, 2**31, inner, rate, None)}
+        return {"from scratch": scratch.corrected(self.tasks().spec, 2**31, inner, rate, None)}
 
 
 @dataclasses.dataclass(frozen=True)
