@@ -20,7 +20,7 @@ from quickstudy.learners.dyna_q import DynaQ
 from quickstudy.learners.from_scratch import FromScratch
 from quickstudy.learners.goal_grids import BestExplorer, GoalSampling
 from quickstudy.learners.gradient import Gradient
-from quickstudy.learners.inner_losses import PolicyGradient, Supervised
+from quickstudy.learners.inner_losses import PolicyAndValue, PolicyGradient, Supervised
 from quickstudy.learners.learned_updates import LSTMOptimizer, MetaLSTM
 from quickstudy.learners.logistic_regression import LogisticRegression
 from quickstudy.learners.lpg import LPG
@@ -121,8 +121,8 @@ def predictor(inputs: int = 1) -> Predictor:
     return Predictor(MLP((inputs, 8, 8, 1), key=K, activation=jnp.tanh))
 
 
-def policy() -> GaussianPolicy:
-    return GaussianPolicy(MLP((2, 8, 2), key=K, activation=jnp.tanh), jnp.zeros(2))
+def policy(critic: bool = False) -> GaussianPolicy:
+    return GaussianPolicy(MLP((2, 8, 2 + critic), key=K, activation=jnp.tanh), jnp.zeros(2), critic=critic)
 
 
 def actor_and_critic(key=K) -> WithValue:
@@ -202,6 +202,7 @@ def varibad() -> VariBAD:
 
 REGISTRY: dict[str, Row] = {
     "maml": Row(lambda: gradient(adjoint=Unrolled(), steps=2), labelled),
+    "minibatches": Row(lambda: gradient(steps=2, batch=2), labelled),
     "fomaml": Row(lambda: gradient(adjoint=FirstOrder(), steps=2), labelled),
     "imaml": Row(lambda: gradient(adjoint=Implicit(1.0, 5), steps=10), labelled),
     "anil": Row(lambda: gradient(fast=head), labelled),
@@ -212,6 +213,7 @@ REGISTRY: dict[str, Row] = {
     "meta-sgd": Row(lambda: gradient(per_weight(predictor(), 0.05)), labelled),
     "per-step-rates": Row(lambda: gradient(per_step(predictor(), 0.05, 2), steps=2), labelled),
     "maml-rl": Row(lambda: Gradient(policy(), PolicyGradient(), SGD(0.1)), walks),
+    "maml-rl-critic": Row(lambda: Gradient(policy(critic=True), PolicyAndValue(PolicyGradient()), SGD(0.1)), walks),
     "mpo": Row(lambda: mpo(), waypoints),
     "meta-lstm": Row(lambda: gradient(MetaLSTM(4, key=K, rate=0.1), adjoint=FirstOrder(), steps=2), labelled),
     "lstm-optimizer": Row(

@@ -1,5 +1,7 @@
 """Witnesses of the inner and the meta-gradient: hand-written two-liners, closed forms, PyTorch."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,8 +12,8 @@ import pytest
 from quickstudy.core import Fixed, Incompatible, Positive, combine, meta_parameters, partition
 from quickstudy.data import Episode
 from quickstudy.learners.adjoints import FirstOrder, Implicit, Unrolled
-from quickstudy.learners.gradient import Gradient
-from quickstudy.learners.inner_losses import PolicyGradient, Supervised
+from quickstudy.learners.gradient import Gradient, minibatches
+from quickstudy.learners.inner_losses import PolicyAndValue, PolicyGradient, Supervised
 from quickstudy.learners.updates import SGD, Optax, per_weight
 from quickstudy.meta_optimizers.backprop import mean_gradient
 from quickstudy.nn.models import MLP, Contextual, Predictor, context, head
@@ -196,11 +198,38 @@ def test_inner_adam_is_optax_adam():
         (lambda: Gradient(policy(), PolicyGradient(), SGD(0.1), Implicit(1.0)), "no|none|has none"),
         (lambda: gradient(SGD(Positive(0.1)), adjoint=Implicit(1.0)), "learned rate"),
         (lambda: gradient(start=Fixed(predictor())), "nothing would adapt"),
+        (lambda: gradient(batch=2, adjoint=Implicit(1.0)), "another loss for every step"),
+        (lambda: Gradient(policy(), PolicyGradient(), SGD(0.1), batch=2), "supervised"),
     ],
 )
 def test_compositions_without_sense_are_refused(make, reason):
     with pytest.raises(Incompatible, match=reason):
         make()
+
+
+def test_minibatches_take_turns():
+    rows = np.asarray(minibatches(6, 2, 7, key=K))
+    assert rows.shape == (7, 2)
+    for round in (rows[:3], rows[3:6]):
+        assert sorted(round.ravel()) == list(range(6))
+    assert rows[6, 0] != rows[6, 1]
+
+
+def test_a_step_sees_its_minibatch_alone():
+    """By hand: one step on each line of rows, after another."""
+    learner, support = gradient(SGD(0.05), steps=3, batch=2), jax.tree.map(lambda x: x[0], labelled(1))
+    weights, rest = partition(learner.start)
+    for chosen in minibatches(len(support.y), 2, 3, key=K):
+        x, y = support.x[chosen], support.y[chosen]
+        loss = lambda w, x=x, y=y: ((jax.vmap(combine(w, rest))(x).prediction - y) ** 2).mean()
+        weights = jax.tree.map(lambda w, g: w - 0.05 * g, weights, jax.grad(loss)(weights))
+    adapted = learner.adapt(learner.init(key=K), support, key=K).weights
+    close(jax.tree.leaves(adapted), jax.tree.leaves(weights), rtol=1e-4)
+    whole = dataclasses.replace(learner, batch=len(support.y))  # no fewer than there are: all of them
+    close(
+        jax.tree.leaves(whole.adapt(learner.init(key=K), support, key=K)),
+        jax.tree.leaves(gradient(SGD(0.05), steps=3).adapt(learner.init(key=K), support, key=K)),
+    )
 
 
 def test_what_is_learned_is_what_is_listed():
@@ -251,6 +280,30 @@ def test_credit_is_what_the_plain_surrogate_does_not_give():
     for one, other in (("none", "lvc"), ("none", "dice"), ("lvc", "dice")):
         close(once[one], once[other], rtol=1e-4, atol=1e-6)
         assert not np.allclose(*(jax.tree.leaves(twice[credit])[0] for credit in (one, other)), rtol=1e-3)
+
+
+def test_the_critic_in_the_inner_loss_is_told_how_much_was_earned():
+    """Beside the policy's loss stands the squared error of the value, by hand; its gradient reaches the policy."""
+    experience = jax.tree.map(lambda x: x[0], walks(1))
+    model, discount = policy(critic=True), 0.8
+    inner = PolicyGradient(discount)
+    both, alone = PolicyAndValue(inner, 3.0)(model, experience), inner(model, experience)
+    ended = np.asarray(experience.terminated | experience.truncated | experience.last)
+    to_go, errors = np.zeros(ended.shape[1]), []
+    for t in reversed(range(len(ended))):
+        to_go = np.asarray(experience.reward[t]) + discount * np.where(ended[t], 0.0, to_go)
+        said = np.array([float(model(o).value) for o in experience.observation[t]])
+        errors.append(said - (1 - discount) * to_go)
+    close(both - alone, 3.0 * 0.5 * np.mean(np.square(errors)), rtol=1e-4)
+
+    learned, rest = partition(model)
+    first_layer = lambda loss: jax.grad(lambda w: loss(combine(w, rest), experience))(learned).net.layers[0].weight
+    assert np.abs(first_layer(PolicyAndValue(inner)) - first_layer(inner)).max() > 1e-3
+
+
+def test_a_critic_is_not_asked_of_a_policy_without_one():
+    with pytest.raises(Incompatible, match="gives none"):
+        PolicyAndValue(PolicyGradient())(policy(), jax.tree.map(lambda x: x[0], walks(1)))
 
 
 def test_e_maml_credits_the_steps_before_adaptation_with_what_came_after():

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.adjoints import Implicit as Implicit
     from quickstudy.learners.adjoints import Unrolled as Unrolled
     from quickstudy.learners.gradient import Gradient as Gradient
+    from quickstudy.learners.inner_losses import PolicyAndValue as PolicyAndValue
     from quickstudy.learners.inner_losses import PolicyGradient as PolicyGradient
     from quickstudy.learners.inner_losses import Supervised as Supervised
     from quickstudy.learners.matching import Matching as Matching
@@ -73,7 +74,7 @@ _PUBLIC = {
     "evaluate": ["Evaluation", "Protocol", "evaluate"],
     "learners.adjoints": ["FirstOrder", "Implicit", "Unrolled"],
     "learners.gradient": ["Gradient"],
-    "learners.inner_losses": ["PolicyGradient", "Supervised"],
+    "learners.inner_losses": ["PolicyAndValue", "PolicyGradient", "Supervised"],
     "learners.matching": ["Matching"],
     "learners.prototypical": ["Prototypical"],
     "learners.recurrent": ["Recurrent"],

@@ -2,7 +2,7 @@
 
 φ_0 = θ,   φ_{k+1} = u(φ_k, ∇ℓ(φ_k; support)),   prediction = f(x; φ_K)
 
-start × inner loss × update × adjoint × which leaves are fast
+start × inner loss × update × adjoint × which leaves are fast × how many examples a step sees
 
 MAML       SGD, Unrolled                 Finn et al. 2017
 FOMAML     SGD, FirstOrder               the same
@@ -18,7 +18,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, Int, Key, PyTree
 
 from quickstudy.core import Incompatible, Learner, combine, partition, scan_replay
 from quickstudy.data import Output
@@ -50,20 +50,42 @@ def joined(weights: PyTree, rest: PyTree) -> Callable[[PyTree], Output]:
     return combine(eqx.combine(weights, slow), fixed)
 
 
-def descend(learner: Any, model: Callable, state: GradientState, experience: PyTree) -> GradientState:
-    """The state after `learner.steps` steps of its update on its inner loss; `model` is one of the fast weights."""
-    loss = lambda weights: learner.inner_loss(lambda x: model(weights)(x), experience)
-    weights, memory = learner.adjoint.solve(
-        loss, state.weights, state.memory, update=learner.update, steps=learner.steps
-    )
+Rows = Int[Array, "steps batch"]
+
+
+def descend(
+    learner: Any, model: Callable, state: GradientState, experience: PyTree, rows: Rows | None = None
+) -> GradientState:
+    """The state after `learner.steps` steps of its update on its inner loss; `model` is one of the fast weights. Each
+    step sees all of `experience`, or the examples that its line of `rows` names."""
+
+    def solve(carry, part, steps):
+        loss = lambda weights: learner.inner_loss(lambda x: model(weights)(x), part)
+        return learner.adjoint.solve(loss, *carry, update=learner.update, steps=steps)
+
+    carry = state.weights, state.memory
+    if rows is None:
+        carry = solve(carry, experience, learner.steps)
+    else:
+        of = lambda chosen: jax.tree.map(lambda leaf: leaf[chosen], experience)
+        carry, _ = jax.lax.scan(lambda carry, chosen: (solve(carry, of(chosen), 1), None), carry, rows)
+    weights, memory = carry
     return GradientState(weights, memory, settle(model(weights), experience.x))
+
+
+def minibatches(num: int, batch: int, steps: int, *, key: Key[Array, ""]) -> Rows:
+    """Which of `num` examples each step sees: they come in random order, and again when all have had their turn."""
+    rounds = jax.random.split(key, -(-steps * batch // num))
+    order = jax.vmap(lambda key: jax.random.permutation(key, num))(rounds)
+    return order.reshape(-1)[: steps * batch].reshape(steps, batch)
 
 
 class Gradient(Learner):
     """Adapts by `steps` inner gradient steps on each stretch of experience.
 
     `start` maps an input to an `Output` and holds the learned initialisation; `fast` names the part of it that
-    adapts (a function of `start`, as in `eqx.tree_at`). Raises `Incompatible` for compositions without sense.
+    adapts (a function of `start`, as in `eqx.tree_at`). With `batch` a step sees that many of the examples where there
+    are more, and the next step others. Raises `Incompatible` for compositions without sense.
     """
 
     start: eqx.Module
@@ -72,10 +94,18 @@ class Gradient(Learner):
     adjoint: Adjoint = Unrolled()
     steps: int = eqx.field(static=True, default=1)
     fast: Callable = eqx.field(static=True, default=everything)
+    batch: int | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
         if self.steps < 0:
             raise ValueError(f"steps must be 0 or more, got {self.steps}")
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"batch must be at least 1, or None for all examples, got {self.batch}")
+        if self.batch and not (self.inner_loss.has_minimiser and self.adjoint.exact_path):
+            raise Incompatible(
+                "batch takes examples one by one and another loss for every step: it needs a supervised inner loss, "
+                "and Unrolled or FirstOrder"
+            )
         if not jax.tree.leaves(self.split()[0]):
             raise Incompatible("nothing would adapt: `fast` selects no learnable array of `start`")
         if not self.adjoint.exact_path:
@@ -100,8 +130,9 @@ class Gradient(Learner):
         return GradientState(weights, self.update.init(weights), unsettled(self.start))
 
     def adapt(self, state: GradientState, experience: PyTree, *, key: Key[Array, ""]) -> GradientState:
-        del key
-        return descend(self, self._model, state, experience)
+        num = jax.tree.leaves(experience)[0].shape[0]
+        rows = minibatches(num, self.batch, self.steps, key=key) if self.batch and self.batch < num else None
+        return descend(self, self._model, state, experience, rows)
 
     def apply(self, state: GradientState, x: PyTree) -> Output:
         return with_statistics(self._model(state.weights), state.given)(x)

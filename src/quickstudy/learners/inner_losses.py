@@ -2,6 +2,8 @@
 
 Supervised       mean of a loss over labelled examples
 PolicyGradient   −mean Â_t log π(a_t | o_t), or its DiCE or LVC form; Â by GAE over a linear baseline
+PolicyAndValue   the same + c/2 mean (V(o_t) − (1 − γ) R_t)², V another output of the policy's network, as in the
+                 actor-critics of Mnih et al. 2016; here it is for the features that both stand on, and advises nobody
 """
 
 import abc
@@ -13,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from quickstudy.core import over_axes, unwrap
+from quickstudy.core import Incompatible, over_axes, unwrap
 from quickstudy.data import Labelled, Output, Transition
 from quickstudy.nn.measures import squared_error
 from quickstudy.rl import losses, returns
@@ -84,3 +86,33 @@ class PolicyGradient(InnerLoss):
             "dice": lambda: losses.dice_weights(log_prob, ended),
         }[self.credit]()
         return -(advantage * weights).mean()
+
+
+class PolicyAndValue(InnerLoss):
+    """A policy gradient beside the regression of a value, for a model that gives both.
+
+    Advantages have no level and, normalised, no size: they say which way is better and not how good things are. What
+    was predicted wrongly of the rewards to go does, and it moves the features that the policy reads. `weight` is c, a
+    number, an array or a wrapper; values are in units of the reward, whatever the discount.
+
+    Raises Incompatible for a model without a value.
+    """
+
+    policy: PolicyGradient
+    weight: PyTree = 1.0
+
+    has_minimiser = False
+
+    def __call__(self, apply: Apply, experience: Transition) -> Float[Array, ""]:
+        t, discount = experience, unwrap(self.policy.discount)
+
+        def of_step(observation, action):
+            said = apply(observation)
+            if said.value is None:
+                raise Incompatible("PolicyAndValue regresses a value, and the model gives none; use PolicyGradient")
+            return said.policy.log_prob(action), said.value
+
+        log_prob, value = over_axes(of_step, 2)(t.observation, t.action)
+        to_go = returns.rewards_to_go(t.reward, t.terminated, t.truncated, t.last, discount=discount)
+        off = value - jax.lax.stop_gradient((1 - discount) * to_go)
+        return self.policy.surrogate(log_prob, t) + unwrap(self.weight) * 0.5 * (off**2).mean()

@@ -107,14 +107,18 @@ class CategoricalPolicy(eqx.Module):
 
 
 class GaussianPolicy(eqx.Module):
-    """A normal policy: the network gives the means, `log_std` is one number an action dimension."""
+    """A normal policy: the network gives the means, `log_std` is one number an action dimension. With `critic` the
+    network's last output is the value of what is seen."""
 
     net: Callable
     log_std: Float[Array, "dims"]
     scale: float = eqx.field(static=True, default=1.0)  # actions of unit size in the network, of this size outside
+    critic: bool = eqx.field(static=True, default=False)
 
     def __call__(self, x: Float[Array, "inputs"]) -> Output:
-        return Output(policy=Gaussian(self.scale * self.net(x), self.scale * jnp.exp(self.log_std)))
+        said = self.net(x)
+        mean, value = (said[:-1], said[-1]) if self.critic else (said, None)
+        return Output(policy=Gaussian(self.scale * mean, self.scale * jnp.exp(self.log_std)), value=value)
 
 
 class TablePolicy(eqx.Module):

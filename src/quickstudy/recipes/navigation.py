@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array
 
     from quickstudy.core import MetaOptimizer, Objective
-    from quickstudy.learners.inner_losses import PolicyGradient
+    from quickstudy.learners.inner_losses import InnerLoss, PolicyGradient
     from quickstudy.objectives.trial import Trial
     from quickstudy.recipes.experiment import Experiment
     from quickstudy.tasks import corners, navigation
@@ -38,6 +38,7 @@ class Navigation(Recipe):
     discount: float = 0.99
     credit: Literal["none", "lvc", "dice"] = "none"  # how the meta-gradient credits the actions before adaptation
     e_maml: float = 0.0  # weight of E-MAML's term, which credits them with all that was earned after it
+    critic: float = 0.0  # weight in the inner loss of a value's regression, on the policy's features; 0: no value
     hidden: int = 64
     scratch_rate: float = 0.1
 
@@ -47,6 +48,7 @@ class Navigation(Recipe):
         wrong += self.must("be above 0", lambda x: x > 0, "inner_rate", "learning_rate", "scratch_rate", "initial_std")
         wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "discount")
         wrong += self.must("lie in (0, 1)", lambda x: 0 < x < 1, "inner_discount", "inner_trace")
+        wrong += self.must("not be negative", lambda x: x >= 0, "critic")
         if self.credit not in ("none", "lvc", "dice"):
             wrong.append(f"credit must be none, lvc or dice, got {self.credit!r}")
         if self.rates not in ("per-step", "per-weight", "constant"):
@@ -56,11 +58,12 @@ class Navigation(Recipe):
     def optimizer(self) -> "MetaOptimizer":
         raise NotImplementedError
 
-    def inner_loss(self) -> "PolicyGradient":
+    def inner_loss(self) -> "InnerLoss":
         from quickstudy.core import Bounded
-        from quickstudy.learners.inner_losses import PolicyGradient
+        from quickstudy.learners.inner_losses import PolicyAndValue, PolicyGradient
 
-        return PolicyGradient(Bounded(self.inner_discount), Bounded(self.inner_trace), credit=self.credit)
+        policy = PolicyGradient(Bounded(self.inner_discount), Bounded(self.inner_trace), credit=self.credit)
+        return PolicyAndValue(policy, self.critic) if self.critic else policy
 
     def objective(self, trial: "Trial") -> "Objective":
         """What to train for, given the trial that MAML trains on."""
@@ -105,11 +108,11 @@ class Navigation(Recipe):
         episode = tasks.episode
         first, second = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1))
 
-        def policy(key):
-            net = MLP((2, self.hidden, self.hidden, 2), key=key, activation=jnp.tanh)
-            return GaussianPolicy(net, jnp.full(2, math.log(self.initial_std / REACH)), REACH)
+        def policy(key, critic):
+            net = MLP((2, self.hidden, self.hidden, 2 + critic), key=key, activation=jnp.tanh)
+            return GaussianPolicy(net, jnp.full(2, math.log(self.initial_std / REACH)), REACH, critic)
 
-        start = policy(first)
+        start = policy(first, self.critic > 0)
         update = {
             "per-step": lambda: per_step(start, self.inner_rate, self.adaptations),
             "per-weight": lambda: per_weight(start, self.inner_rate),
@@ -137,7 +140,9 @@ class Navigation(Recipe):
                 dataclasses.replace(trial, horizon=4 * episode, burn_in=3 * episode),
                 num_tasks=self.test_tasks,
                 rulers={
-                    "from scratch": Gradient(policy(second), PolicyGradient(self.discount), SGD(self.scratch_rate))
+                    "from scratch": Gradient(
+                        policy(second, False), PolicyGradient(self.discount), SGD(self.scratch_rate)
+                    )
                 },
                 optimum=self.optimum,
                 trace=navigation,
@@ -149,6 +154,8 @@ class Navigation(Recipe):
 
 @dataclasses.dataclass(frozen=True)
 class NavigationMAML(Navigation):
+    critic: float = 1.0
+
     name = "navigation-maml"
     description = "MAML-RL on 2-D navigation: an agent that learns where its goal is from 20 tries"
     expected = (
@@ -201,7 +208,7 @@ class NavigationReptile(Navigation):
 
     def errors(self) -> list[str]:
         wrong = super().errors()
-        for name, only in (("rates", "constant"), ("credit", "none"), ("e_maml", 0.0)):
+        for name, only in (("rates", "constant"), ("credit", "none"), ("e_maml", 0.0), ("critic", 0.0)):
             if getattr(self, name) != only:
                 wrong.append(f"{name} must be {only}: Reptile learns the start alone, without a meta-gradient")
         return wrong

@@ -195,7 +195,10 @@ class OmniglotReptile(OmniglotGradient):
     meta_batch: int = 5
     queries: int = 9  # with one shot ten examples of a class, all of which Reptile adapts on while training
     inner_rate: float = 1e-3
-    inner_steps: int = 8
+    inner_steps: int = 5
+    inner_batch: int = (
+        10  # examples a step sees, others each time: steps on the same ones would not learn to generalise
+    )
     test_steps: int = 50
     learning_rate: float = 1.0  # how far the start moves towards where adaptation ended
     final_rate: float = 0.0
@@ -210,7 +213,7 @@ class OmniglotReptile(OmniglotGradient):
 
         from quickstudy.learners.updates import Optax
 
-        return {"update": Optax(optax.adam(self.inner_rate, b1=0.0))}
+        return {"update": Optax(optax.adam(self.inner_rate, b1=0.0)), "batch": self.inner_batch}
 
     def parts(self) -> dict[str, Any]:
         import optax

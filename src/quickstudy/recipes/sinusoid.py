@@ -106,9 +106,9 @@ class SinusoidFOMAML(Sinusoid):
 @dataclasses.dataclass(frozen=True)
 class SinusoidIMAML(Sinusoid):
     inner_steps: int = 16
-    inner_rate: float = 0.05
+    inner_rate: float = 0.02  # of Adam: any way to the minimum will do, and plain steps diverge in time
     meta_steps: int = 20_000
-    strength: float = 0.5  # λ, how strongly adapted weights are held to the start
+    strength: float = 5.0  # λ, how strongly adapted weights are held to the start
     solver_steps: int = 5  # of conjugate gradients
 
     name = "sinusoid-imaml"
@@ -117,10 +117,15 @@ class SinusoidIMAML(Sinusoid):
     source = "Rajeswaran, Finn, Kakade, Levine 2019, Meta-Learning with Implicit Gradients, NeurIPS"
 
     def parts(self) -> dict[str, Any]:
-        from quickstudy.learners.adjoints import Implicit
+        import optax
 
+        from quickstudy.learners.adjoints import Implicit
+        from quickstudy.learners.updates import Optax
+
+        update = Optax(optax.adam(self.inner_rate))
         return {
-            "gradient": {"adjoint": Implicit(self.strength, self.solver_steps)},
+            "gradient": {"adjoint": Implicit(self.strength, self.solver_steps), "update": update},
+            "steps": tuple(sorted({0, 1, 5, 10, self.inner_steps})),
             "citations": (self.source, FINN),
         }
 
