@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.core import Bounded
+from quickstudy.core import Bounded, over_axes
 from quickstudy.data import Transition
 from quickstudy.evaluate import Protocol, evaluate
 from quickstudy.learners import bandits
@@ -29,6 +29,7 @@ from quickstudy.tasks.mazes import MOVES, GoalGrids, Maze
 from quickstudy.tasks.structured_bandits import InformativeBandits, OpposedBandits
 from quickstudy.tasks.structured_bandits import best_return as best_of_informed
 from quickstudy.tasks.two_step import COMMON, PAYS, SWITCHES, TwoStep
+from registry import policy
 
 K = jax.random.split(jax.random.key(5), 6)
 
@@ -316,6 +317,7 @@ def test_a_stretch_in_which_nothing_was_earned_has_a_gradient():
     t = Transition(
         jnp.ones((5, 2, 2)), jnp.ones((5, 2, 2)), jnp.zeros((5, 2)), *[jnp.zeros((5, 2), bool)] * 3, jnp.ones((5, 2, 2))
     )
-    loss = lambda inner: inner.surrogate(jnp.ones((5, 2)), t)
+    said = over_axes(policy(), 2)(t.observation)
+    loss = lambda inner: inner.judged(said, t)
     for leaf in jax.tree.leaves(jax.grad(loss)(PolicyGradient(Bounded(0.9), Bounded(0.9)))):
         assert leaf == 0

@@ -130,14 +130,13 @@ def test_one_correction_is_a_policy_gradient_step_with_a_pull():
 
     @jax.jit
     def loss(correction):
-        policies = lambda rows: jax.vmap(learner._policy)(rows, t.observation)
-        ours = policies(made + correction)
-        log_prob = jax.vmap(lambda policy, a: policy.log_prob(a))(ours, t.action)
-        alone = policies(made)
+        said = lambda rows: jax.vmap(learner._inner)(rows, t.observation)
+        acting = said(made + correction)
+        ours, alone = acting.policy, said(made).policy
         ratio = ours.std / alone.std
         kl = (0.5 * (ratio**2 + ((ours.mean - alone.mean) / alone.std) ** 2 - 1) - jnp.log(ratio)).sum(-1).mean()
-        wide = jax.tree.map(lambda x: x[:, None], t)
-        return learner.inner_loss.surrogate(log_prob[:, None], wide) + learner.pull.value * kl
+        wide = lambda tree: jax.tree.map(lambda x: x[:, None], tree)
+        return learner.inner_loss.judged(wide(acting), wide(t)) + learner.pull.value * kl
 
     correction, size = jnp.zeros_like(state.correction), 1e-2
     for _ in range(2):

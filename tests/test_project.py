@@ -139,6 +139,7 @@ LEARNED = {
     "maze-mktn": mlp("net", 2) | {"rule.rate.log", "rule.guidance.log"},
     "sinusoid-learned-optimizer": lstm("update.cell") | both("update.out") | {"update.scale.log"},
     "navigation": NAVIGATION,
+    "navigation-maml": moved(NAVIGATION, "inner_loss.", "inner_loss.policy."),
     "navigation-reptile": SINUSOID | {"start.log_std"},
     "grid-varibad": VARIBAD | mlp("decoder.reward.step", 1),
     "navigation-varibad": VARIBAD | mlp("decoder.reward.step", 2) | {"heads.log_std", "decoder.reward_noise.log"},

@@ -40,7 +40,20 @@ class Supervised(InnerLoss):
         return each(experience.x, experience.y).mean()
 
 
-class PolicyGradient(InnerLoss):
+class OfPolicy(InnerLoss):
+    """Of what was lived, [time, width], and not of labels."""
+
+    has_minimiser = False
+
+    def __call__(self, apply: Apply, experience: Transition) -> Float[Array, ""]:
+        return self.judged(over_axes(apply, 2)(experience.observation), experience)
+
+    @abc.abstractmethod
+    def judged(self, said: Output, t: Transition) -> Float[Array, ""]:
+        """The loss, given what is said [time, width] where `t` was lived."""
+
+
+class PolicyGradient(OfPolicy):
     """`discount` and `trace` may be numbers, arrays or wrappers; experience is [time, width].
 
     credit: what is left of the sampling distribution when the step is differentiated again
@@ -58,14 +71,8 @@ class PolicyGradient(InnerLoss):
     normalise: bool = eqx.field(static=True, default=True)
     ridge: float = eqx.field(static=True, default=1e-5)
 
-    has_minimiser = False
-
-    def __call__(self, apply: Apply, experience: Transition) -> Float[Array, ""]:
-        each = over_axes(lambda o, a: apply(o).policy.log_prob(a), 2)
-        return self.surrogate(each(experience.observation, experience.action), experience)
-
-    def surrogate(self, log_prob: Float[Array, "time width"], t: Transition) -> Float[Array, ""]:
-        """The loss, given the log-probabilities of the actions that were taken."""
+    def judged(self, said: Output, t: Transition) -> Float[Array, ""]:
+        log_prob = over_axes(lambda policy, action: policy.log_prob(action), 2)(said.policy, t.action)
         discount = unwrap(self.discount)
         ends = (t.terminated, t.truncated, t.last)
         target = returns.rewards_to_go(t.reward, *ends, discount=discount)
@@ -88,7 +95,7 @@ class PolicyGradient(InnerLoss):
         return -(advantage * weights).mean()
 
 
-class PolicyAndValue(InnerLoss):
+class PolicyAndValue(OfPolicy):
     """A policy gradient beside the regression of a value, for a model that gives both.
 
     Advantages have no level and, normalised, no size: they say which way is better and not how good things are. What
@@ -101,18 +108,10 @@ class PolicyAndValue(InnerLoss):
     policy: PolicyGradient
     weight: PyTree = 1.0
 
-    has_minimiser = False
-
-    def __call__(self, apply: Apply, experience: Transition) -> Float[Array, ""]:
-        t, discount = experience, unwrap(self.policy.discount)
-
-        def of_step(observation, action):
-            said = apply(observation)
-            if said.value is None:
-                raise Incompatible("PolicyAndValue regresses a value, and the model gives none; use PolicyGradient")
-            return said.policy.log_prob(action), said.value
-
-        log_prob, value = over_axes(of_step, 2)(t.observation, t.action)
+    def judged(self, said: Output, t: Transition) -> Float[Array, ""]:
+        if said.value is None:
+            raise Incompatible("PolicyAndValue regresses a value, and the model gives none; use PolicyGradient")
+        discount = unwrap(self.policy.discount)
         to_go = returns.rewards_to_go(t.reward, t.terminated, t.truncated, t.last, discount=discount)
-        off = value - jax.lax.stop_gradient((1 - discount) * to_go)
-        return self.policy.surrogate(log_prob, t) + unwrap(self.weight) * 0.5 * (off**2).mean()
+        off = said.value - jax.lax.stop_gradient((1 - discount) * to_go)
+        return self.policy.judged(said, t) + unwrap(self.weight) * 0.5 * (off**2).mean()

@@ -33,10 +33,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
 from quickstudy.core import Incompatible, Learner, unwrap
-from quickstudy.data import Output, Policy, Transition
+from quickstudy.data import Output, Transition
 from quickstudy.learners.adjoints import Adjoint, Unrolled
 from quickstudy.learners.gradient import joined, split
-from quickstudy.learners.inner_losses import PolicyGradient
+from quickstudy.learners.inner_losses import OfPolicy
 from quickstudy.learners.recurrent import OutcomeFeedback, one_stream
 from quickstudy.learners.ring import Ring
 from quickstudy.learners.updates import Update
@@ -72,7 +72,7 @@ class MPO(Learner):
     generator: Float[Array, "generated features"] | None
     critic: eqx.nn.Linear
     feedback: OutcomeFeedback
-    inner_loss: PolicyGradient
+    inner_loss: OfPolicy
     update: Update
     pull: Any
     inputs: int = eqx.field(static=True)  # length of an observation
@@ -167,17 +167,15 @@ class MPO(Learner):
         row, unravel = ravel_pytree(weights)
         return row, lambda row: joined(unravel(row), rest)
 
-    def _policy(self, row: Float[Array, "generated"], x: Float[Array, "inputs"]) -> Policy:
-        policy = self._generic()[1](row)(x).policy
-        assert policy is not None
-        return policy
+    def _inner(self, row: Float[Array, "generated"], x: Float[Array, "inputs"]) -> Output:
+        return self._generic()[1](row)(x)
 
     def _value(self, features: Float[Array, "features"]) -> Float[Array, ""]:
         return self.scale * self.critic(features)[0]
 
     def _said(self, features: Array, correction: Array, x: Array) -> Output:
         return Output(
-            policy=self._policy(self.generated(features) + correction, x),
+            policy=self._inner(self.generated(features) + correction, x).policy,
             value=self._value(features),
         )
 
@@ -201,19 +199,19 @@ class MPO(Learner):
             return correction, memory
         features, t = recent
         generated = jax.vmap(self.generated)(features)
-        policies = lambda correction: jax.vmap(self._policy)(generated + correction, t.observation)
-        as_copies = jax.tree.map(lambda x: x[:, None], t)
+        said = lambda correction: jax.vmap(self._inner)(generated + correction, t.observation)
+        as_copies = lambda tree: jax.tree.map(lambda x: x[:, None], tree)
         weight = 1.0
         if self.foresight is not None:
             weight = disappointment(t.reward, jax.vmap(self._value)(features), self.foresight)
 
         def loss(correction):
-            acting = policies(correction)
-            log_prob = jax.vmap(lambda policy, a: policy.log_prob(a))(acting, t.action)
-            surrogate = weight * self.inner_loss.surrogate(log_prob[:, None], as_copies)
+            acting = said(correction)
+            surrogate = weight * self.inner_loss.judged(as_copies(acting), as_copies(t))
             if self.pull is None:
                 return surrogate
-            apart = jax.vmap(lambda policy, other: policy.kl(other))(acting, policies(jnp.zeros_like(correction)))
+            as_generated = said(jnp.zeros_like(correction)).policy
+            apart = jax.vmap(lambda policy, other: policy.kl(other))(acting.policy, as_generated)
             return surrogate + unwrap(self.pull) * apart.mean()
 
         return self.adjoint.solve(loss, correction, memory, update=self.update, steps=self.steps)
