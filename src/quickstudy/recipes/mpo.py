@@ -28,7 +28,7 @@ from quickstudy.recipes.rl2 import RL2
 if TYPE_CHECKING:
     from quickstudy.core import Learner
     from quickstudy.evaluate import Trace
-    from quickstudy.learners.inner_losses import PolicyGradient
+    from quickstudy.learners.inner_losses import OfPolicy
     from quickstudy.recipes.experiment import Experiment
     from quickstudy.tasks.environment import Spec
     from quickstudy.tasks.mdps import KernelMDPs
@@ -167,7 +167,7 @@ class MPOMethod(RL2):
 
         return generated_policies(self.parameter) if self.generates != "nothing" else None
 
-    def corrected(self, spec: "Spec", seed: int, inner: "PolicyGradient", rate: Any, pull: Any) -> "Learner":
+    def corrected(self, spec: "Spec", seed: int, inner: "OfPolicy", rate: Any, pull: Any) -> "Learner":
         """With this inner loss, and this rate and pull, numbers or leaves."""
         import equinox as eqx
         import jax

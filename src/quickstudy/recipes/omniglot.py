@@ -203,7 +203,7 @@ class OmniglotReptile(OmniglotGradient):
 
     name = "omniglot-reptile"
     description = "Reptile on Omniglot: the same learner under the Reptile objective, minibatches inside"
-    expected = "accuracy 95.39 ± 0.09 % in the paper, 97.68 transductive, after 100,000 meta-steps"
+    expected = "transductive 92.2 % here; the paper 95.39 ± 0.09 %, 97.68 transductive, after 100,000 meta-steps"
     source = "Nichol, Achiam, Schulman 2018, On First-Order Meta-Learning Algorithms"
 
     def errors(self) -> list[str]:
