@@ -123,14 +123,13 @@ class MPOMethod(RL2):
     correction_clip: float = 0.8  # of a correction's gradient: its norm at most
     normalise_within: bool = False  # bring an episode's advantages to deviation 1, so that corrections never shrink
     pull: float = 0.0  # its weight; 0: no pull
-    correction_critic: float = 0.0  # weight in corrections of a value's regression, on the inner policy's features
 
     def errors(self) -> list[str]:
         wrong = super().errors()
         wrong += self.must("be at least 1", lambda x: x >= 1, "hidden")
         wrong += self.must("be above 0", lambda x: x > 0, "correction_rate", "correction_clip")
         wrong += self.must("lie in (0, 1)", lambda x: 0 < x < 1, "correction_discount", "correction_trace")
-        wrong += self.must("not be negative", lambda x: x >= 0, "pull", "correction_critic", "correction_steps")
+        wrong += self.must("not be negative", lambda x: x >= 0, "pull", "correction_steps")
         if self.correction_steps == 1 and self.pull:
             wrong.append("correction_steps must be 0 or at least 2: the pull has no gradient in the first one")
         if self.adjoint not in ("unrolled", "first-order"):
@@ -148,7 +147,7 @@ class MPOMethod(RL2):
 
     def agent(self, spec: "Spec", horizon: int) -> "Learner":
         from quickstudy.core import Bounded, Positive
-        from quickstudy.learners.inner_losses import PolicyAndValue, PolicyGradient
+        from quickstudy.learners.inner_losses import PolicyGradient
 
         # Where there are no corrections, nothing of them is there to be learned.
         learned = self.learn_corrections and self.correction_steps > 0
@@ -157,8 +156,6 @@ class MPOMethod(RL2):
         shaped = learned and self.adjoint == "unrolled"
         bounded, positive = (Bounded, Positive) if shaped else (float, float)
         inner_loss = PolicyGradient(bounded(discount), bounded(trace), normalise=self.normalise_within)
-        if self.correction_critic:
-            inner_loss = PolicyAndValue(inner_loss, self.correction_critic)
         rate, pull = Positive(rate) if learned else rate, positive(pull) if pull else None
         return self.corrected(spec, self.seed, inner_loss, rate, pull)
 
@@ -182,11 +179,8 @@ class MPOMethod(RL2):
 
         first, second, third = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), 3)
         make = models.Modulated if self.generates == "modulation" else models.MLP
-        critic = self.correction_critic > 0
-        outputs = (spec.actions or spec.dims) + critic
-        net = make((spec.observation, self.hidden, outputs), key=second, activation=jnp.tanh)
-        still = jnp.zeros(spec.dims)
-        start = models.CategoricalPolicy(net) if spec.actions else models.GaussianPolicy(net, still, critic=critic)
+        net = make((spec.observation, self.hidden, spec.actions or spec.dims), key=second, activation=jnp.tanh)
+        start = models.CategoricalPolicy(net) if spec.actions else models.GaussianPolicy(net, jnp.zeros(spec.dims))
         fast = {"modulation": models.modulation, "input": models.input_bias}.get(self.generates, models.everything)
         return MPO(
             self.encoder(spec, first),
