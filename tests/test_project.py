@@ -156,6 +156,7 @@ LEARNED = {
     "mdp-mml": MML,
     "maze-mml": MML,
     "corners": NAVIGATION,
+    "corners-maml": moved(NAVIGATION, "inner_loss.", "inner_loss.policy."),
     "cartpole-meta-gradient": {
         "update.rate.log",
         "discount.logit",
