@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from quickstudy.recipes.base import Recipe
 
 if TYPE_CHECKING:
+    from quickstudy.core import MetaOptimizer
     from quickstudy.recipes.experiment import Experiment
 
 FINN = "Finn, Abbeel, Levine 2017, Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, ICML"
@@ -39,6 +40,15 @@ class Sinusoid(Recipe):
         """What a member of the family changes: fields of Gradient or the learner, the objective, the meta-optimizer,
         steps to test after, citations."""
         return {}
+
+    def falling(self) -> "MetaOptimizer":
+        """Adam with a clipped gradient and a rate that falls, for learners whose meta-gradient is wild at times."""
+        import optax
+
+        from quickstudy.meta_optimizers.backprop import Backprop
+
+        fall = optax.cosine_decay_schedule(self.learning_rate, self.meta_steps, 0.05)
+        return Backprop(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(fall)))
 
     def build(self) -> "Experiment":
         import jax
@@ -121,13 +131,11 @@ class SinusoidIMAML(Sinusoid):
 
         from quickstudy.learners.adjoints import Implicit
         from quickstudy.learners.updates import Optax
-        from quickstudy.meta_optimizers.backprop import Backprop
 
         update = Optax(optax.adam(self.inner_rate))
-        fall = optax.cosine_decay_schedule(self.learning_rate, self.meta_steps, 0.05)
         return {
             "gradient": {"adjoint": Implicit(self.strength, self.solver_steps), "update": update},
-            "meta_optimizer": Backprop(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(fall))),
+            "meta_optimizer": self.falling(),
             "steps": tuple(sorted({0, 1, 5, 10, self.inner_steps})),
             "citations": (self.source, FINN),
         }
@@ -249,7 +257,6 @@ class SinusoidLearnedOptimizer(Sinusoid):
         from quickstudy.learners.inner_losses import Supervised
         from quickstudy.learners.learned_updates import LSTMOptimizer
         from quickstudy.learners.updates import Optax
-        from quickstudy.meta_optimizers.backprop import Backprop
         from quickstudy.nn.models import MLP, Predictor
         from quickstudy.objectives.few_shot import FewShot
         from quickstudy.recipes.experiment import Experiment
@@ -259,12 +266,11 @@ class SinusoidLearnedOptimizer(Sinusoid):
         sizes = (1, self.hidden, self.hidden, 1)
         draw = lambda key: Predictor(MLP(sizes, key=key))
         update = LSTMOptimizer(self.hidden_state, key=jax.random.fold_in(jax.random.key(self.seed), 1))
-        fall = optax.cosine_decay_schedule(self.learning_rate, self.meta_steps, 0.05)
         return Experiment(
             self,
             FromScratch(draw, Supervised(), update, steps=self.inner_steps),
             FewShot(),
-            Backprop(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(fall))),
+            self.falling(),
             Sinusoids(self.shots, self.queries),
             Protocol(
                 FewShot(),
