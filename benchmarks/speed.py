@@ -244,8 +244,13 @@ def main() -> None:
     parser.add_argument("--torch", default=sys.executable)
     parser.add_argument("--child")
     options = parser.parse_args()
+    if options.child and options.child != "ours":
+        return peer_sinusoid(options.child)
+    from quickstudy.devices import use_cores
+
+    use_cores(0)
     if options.child:
-        return ours_sinusoid() if options.child == "ours" else peer_sinusoid(options.child)
+        return ours_sinusoid()
     if options.what is None:
         parser.error("say what to measure")
     sinusoid(options.torch) if options.what == "sinusoid" else globals()[options.what]()

@@ -33,7 +33,7 @@ LAYERS = [
     {"rl", "nn"},
     {"tasks"},
     {"learners", "objectives", "meta_optimizers"},
-    {"runs", "evaluate"},
+    {"runs", "evaluate", "devices"},
     {"train", "report"},
     {"recipes", "load"},
     {"cli"},

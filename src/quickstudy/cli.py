@@ -93,11 +93,14 @@ def list_recipes(output: Output) -> None:
 
 
 def train(recipe: Recipe, folder: Path, output: Output, writers: Writers, resume: int | None = None) -> None:
+    from quickstudy.devices import use_cores
+
     again = f"quickstudy resume {shlex.quote(str(folder))}"
     speak = output.listener(again)
     _hello(output, f"quickstudy {__version__}: {recipe.name}, seed {recipe.seed}, into {folder}")
     try:
         recipe.check()
+        use_cores(recipe.devices)
         experiment = recipe.build()
         listener = writers.add(speak, folder, dataclasses.asdict(recipe))
         experiment.train(folder, resume=resume, listener=listener)
@@ -168,12 +171,14 @@ SAFE = {"meta_steps", "log_every", "save_every", "validate_every", "max_diverged
 
 
 def resume(folder: Path, output: Output, *, step: int | None, meta_steps: int | None) -> None:
+    from quickstudy.devices import use_cores
     from quickstudy.load import experiment_of
     from quickstudy.recipes.experiment import fingerprint
     from quickstudy.runs import CheckpointRefused, RunFolder
 
     run = RunFolder(folder)
     about = run.read_json("run.json")
+    use_cores(about.get("config", {}).get("devices", 0))
     recipe = experiment_of(run).recipe
     at = step if step is not None else (run.newest() or 0)
     if at and at not in run.steps():

@@ -22,11 +22,14 @@ class Training:
     validate_every: int = 0  # held-out performance while training (default: 5 times a run; -1: never)
     max_diverged: float = 0.5  # the run fails when more than this fraction of the tasks between two lines diverge
     keep: int = 3  # checkpoints kept, the newest
+    devices: int = 0  # that share the tasks of a meta-step (default: all there are, or as many as divide them)
 
     def errors(self) -> list[str]:
         """Everything wrong with the values, in a person's words."""
         wrong = self.must("be at least 1", lambda x: x >= 1, "meta_batch", "keep")
-        wrong += self.must("not be negative", lambda x: x >= 0, "meta_steps", "seed", "log_every", "save_every")
+        wrong += self.must(
+            "not be negative", lambda x: x >= 0, "meta_steps", "seed", "log_every", "save_every", "devices"
+        )
         if self.seed >= 2**32 - 1:
             wrong.append(f"seed must be below 2^32 - 1, got {self.seed}")
         if not 0 <= self.max_diverged <= 1:

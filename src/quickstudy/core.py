@@ -126,6 +126,22 @@ def over_axes(f: Callable, axes: int = 1) -> Callable:
     return f
 
 
+DEVICES = "devices"  # name of the axis over which the tasks of a meta-step are split
+
+
+def num_devices() -> int:
+    """How many devices share the tasks of a meta-step, in the program that is being traced."""
+    try:
+        return jax.lax.axis_size(DEVICES)
+    except NameError:  # nothing is split
+        return 1
+
+
+def sum_over_devices(tree: PyTree) -> PyTree:
+    """Sums over all devices that share the tasks; every reduction over tasks has to end with it."""
+    return tree if num_devices() == 1 else jax.lax.psum(tree, DEVICES)
+
+
 def along(learner: Any, state: State, experience: Experience) -> Outputs:
     """`apply` for every input of a stretch, the state frozen; `experience.axes` says how many axes lead."""
     return over_axes(lambda x: learner.apply(state, x), experience.axes)(experience.x)
@@ -175,7 +191,8 @@ class Objective(eqx.Module):
     @abc.abstractmethod
     def collect(self, learner: Learner, memory: Memory, tasks: Tasks, *, key: Key[Array, ""]) -> tuple[Batch, Memory]:
         """Lives all tasks; never differentiated. The batch has a leading task axis and holds all that stays
-        constant while it is used: keys, collected log-probabilities, advantages, normalisation over all tasks."""
+        constant while it is used: keys, collected log-probabilities, advantages, normalisation over all tasks (see
+        `sum_over_devices`)."""
 
     @abc.abstractmethod
     def loss(self, learner: Learner, batch: Batch) -> tuple[Float[Array, "tasks"], Metrics]:
@@ -199,6 +216,11 @@ class MetaOptimizer(eqx.Module):
     def population(self) -> int | None:
         """How many candidates live a meta-step; None: one, the learner, without a leading axis."""
 
+    @property
+    def minibatches(self) -> int:
+        """In how many parts the tasks of a meta-step are taken; devices share each part."""
+        return 1
+
     @abc.abstractmethod
     def init(self, learner: Learner) -> Memory:
         """Moments and the like. Raises `Incompatible` for learners it cannot improve."""
@@ -211,8 +233,9 @@ class MetaOptimizer(eqx.Module):
     def update(
         self, objective: Objective, learner: Learner, memory: Memory, batch: Batch, *, key: Key[Array, ""]
     ) -> tuple[Learner, Memory, Metrics]:
-        """The improved learner. `batch` is what the candidates lived. Metrics keep their task axis, and hold
-        `loss` and `diverged`, the mask of tasks that were not finite and contributed exactly zero."""
+        """The improved learner. `batch` is what the candidates lived, on this device: what is taken over its tasks
+        ends with `sum_over_devices`. Metrics keep their task axis, and hold `loss` and `diverged`, the mask of tasks
+        that were not finite and contributed exactly zero."""
 
 
 class TaskDistribution(eqx.Module):

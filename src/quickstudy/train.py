@@ -25,6 +25,7 @@ from jaxtyping import Array, Key, PyTree
 
 from quickstudy.config import ConfigError, Training
 from quickstudy.core import (
+    DEVICES,
     TRAIN_STREAM,
     HeldOut,
     Incompatible,
@@ -34,8 +35,10 @@ from quickstudy.core import (
     TaskDistribution,
     combine,
     meta_parameters,
+    num_devices,
     partition,
 )
+from quickstudy.devices import WHOLE, Shared, choose, tasks_along
 from quickstudy.display import Listener, Plain
 from quickstudy.evaluate import Evaluation, Protocol, evaluate
 from quickstudy.runs import METRICS, RunFolder, digest
@@ -132,13 +135,15 @@ def train(
     if wrong := config.errors():
         raise ConfigError(wrong)
     splits = tasks.split()
+    loop = _Loop(learner, meta_optimizer, splits.train, stages, config)
+    config = loop.config
+    about = {**about, "config": dataclasses.asdict(config)}
     protocol = protocol or Protocol(objective)
     listener = listener or Plain()
     use_compilation_cache()
 
     folder = RunFolder(out) if out is not None else None
     with folder.locked() if folder is not None else contextlib.nullcontext(), _signals() as stop:
-        loop = _Loop(learner, meta_optimizer, splits.train, stages, config)
         listener({"event": "start", "meta_parameters": meta_parameters(learner), "meta_steps": config.meta_steps})
         progress, step = loop.begin(), 0
         if folder is not None:
@@ -190,7 +195,10 @@ class _Loop:
         stages: list[tuple[int, Objective]],
         config: Training,
     ):
-        self.meta_optimizer, self.tasks, self.stages, self.config = meta_optimizer, tasks, stages, config
+        self.meta_optimizer, self.tasks, self.stages = meta_optimizer, tasks, stages
+        shares = all(stage.on_device for _, stage in stages)
+        devices = choose(config.devices, config.meta_batch, meta_optimizer.minibatches) if shares else 1
+        self.config = dataclasses.replace(config, devices=devices)
         # The loop gives its buffers away; the caller's learner stays its own.
         self.learner = jax.tree.map(lambda x: jnp.array(x) if eqx.is_array(x) else x, learner)
         self.programs: dict[int, Callable] = {}
@@ -230,12 +238,14 @@ class _Loop:
         )
 
     def _sampled(self, tasks: TaskDistribution, key: Key[Array, ""]) -> PyTree:
-        return tasks.sample(self.config.meta_batch, key=jax.random.fold_in(key, TRAIN_STREAM))
+        return tasks.sample(self.config.meta_batch // num_devices(), key=jax.random.fold_in(key, TRAIN_STREAM))
 
     def _sample(
         self, tasks: TaskDistribution, key: Key[Array, ""], step: Array
     ) -> tuple[PyTree, Key[Array, ""], Key[Array, ""]]:
         drawing, living, improving = jax.random.split(jax.random.fold_in(key, step), 3)
+        if num_devices() > 1:
+            drawing, living = (jax.random.fold_in(k, jax.lax.axis_index(DEVICES)) for k in (drawing, living))
         return self._sampled(tasks, drawing), living, improving
 
     def _collect(self, objective: Objective, progress: Progress, tasks: PyTree, living: Array, improving: Array):
@@ -271,27 +281,36 @@ class _Loop:
             progress, metrics = self._update(objective, progress, batch, memory, improving)
             return eqx.filter(progress, eqx.is_array), metrics
 
-        shapes = jax.eval_shape(one, arrays, data, jnp.zeros((), jnp.uint32))[1]
-        size = self.config.log_interval
-        empty = jax.tree.map(lambda s: jnp.zeros((size, *s.shape), s.dtype), shapes)
-
         def many(arrays, data, start, stop):
+            shapes = jax.eval_shape(one, arrays, data, start)[1]
+            empty = jax.tree.map(lambda s: jnp.zeros((self.config.log_interval, *s.shape), s.dtype), shapes)
+
             def body(step, carry):
                 arrays, kept = carry
                 arrays, metrics = one(arrays, data, step)
                 kept = jax.tree.map(lambda k, m: k.at[step - start].set(m), kept, metrics)
                 return arrays, kept
 
-            return jax.lax.fori_loop(start, stop, body, (arrays, empty))
+            arrays, metrics = jax.lax.fori_loop(start, stop, body, (arrays, empty))
+            of_tasks = {name: m for name, m in metrics.items() if m.ndim > 1}
+            return arrays, of_tasks, {name: m for name, m in metrics.items() if name not in of_tasks}
 
+        of_tasks = tasks_along(0 if self.meta_optimizer.population is None else 1)
+        lives = lambda path, _: of_tasks if path[0].name == "objective" else WHOLE
+        lived = jax.tree_util.tree_map_with_path(lives, arrays)
+        arguments, results = (lived, WHOLE, WHOLE, WHOLE), (lived, tasks_along(1), WHOLE)
         began = time.perf_counter()
-        at = jnp.zeros((), jnp.uint32)
-        compiled = jax.jit(many, donate_argnums=0).lower(arrays, data, at, at).compile()
+        at = np.zeros((), np.uint32)
+        shared = Shared(many, self.config.devices, arguments, results, example=(arrays, data, at, at))
         self.compile_seconds += time.perf_counter() - began
+        _, data, *_ = shared.spread(arrays, data, at, at)
 
         def run(progress: Progress, start: int, stop: int):
-            arrays, metrics = compiled(eqx.filter(progress, eqx.is_array), data, np.uint32(start), np.uint32(stop))
-            return eqx.combine(arrays, static), jax.tree.map(lambda m: np.asarray(m)[: stop - start], metrics)
+            arrays, of_tasks, of_all = shared(
+                eqx.filter(progress, eqx.is_array), data, np.uint32(start), np.uint32(stop)
+            )
+            metrics = jax.tree.map(lambda m: np.asarray(m)[: stop - start], of_tasks | of_all)
+            return eqx.combine(arrays, static), metrics
 
         return run
 

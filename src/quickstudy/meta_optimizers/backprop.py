@@ -10,11 +10,24 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key, PyTree
 
-from quickstudy.core import Batch, Incompatible, Learner, Memory, MetaOptimizer, Metrics, Objective, combine, partition
+from quickstudy.core import (
+    Batch,
+    Incompatible,
+    Learner,
+    Memory,
+    MetaOptimizer,
+    Metrics,
+    Objective,
+    combine,
+    num_devices,
+    partition,
+    sum_over_devices,
+)
 
 
 def mean_gradient(objective: Objective, learner: Learner, batch: Batch, *, chunk: int | None = None):
-    """(losses [tasks], metrics, gradient of their mean, mask of the diverged tasks).
+    """(losses [tasks], metrics, gradient of their mean, mask of the diverged tasks). Where devices share the tasks, the
+    gradient is that of all of them, the rest of this device's.
 
     A task whose loss or gradient is not finite contributes exactly zero. Telling whose gradient it is needs one
     gradient a task, which costs memory and time, so that is done only when something was not finite.
@@ -44,10 +57,11 @@ def mean_gradient(objective: Objective, learner: Learner, batch: Batch, *, chunk
         losses, metrics, diverged = jax.tree.map(lambda x: x.reshape(num, *x.shape[2:]), out)
         return losses, metrics, gradient, diverged
 
+    mean = lambda gradient: jax.tree.map(lambda g: g / (num * num_devices()), sum_over_devices(gradient))
     isolate = lambda: in_parts(1, lambda losses, gradient: _finite(losses) & _finite(gradient))
     if chunk == 1:
         losses, metrics, gradient, diverged = isolate()
-        return losses, metrics, jax.tree.map(lambda g: g / num, gradient), diverged
+        return losses, metrics, mean(gradient), diverged
     if chunk is None or chunk >= num:
         fast = (*over(batch), jnp.zeros(num, bool))
     elif num % chunk:
@@ -56,7 +70,7 @@ def mean_gradient(objective: Objective, learner: Learner, batch: Batch, *, chunk
         fast = in_parts(chunk, lambda losses, gradient: jnp.ones((), bool))
 
     losses, metrics, gradient, diverged = jax.lax.cond(_finite((fast[0], fast[2])), lambda: fast, isolate)
-    return losses, metrics, jax.tree.map(lambda g: g / num, gradient), diverged
+    return losses, metrics, mean(gradient), diverged
 
 
 def tasks_at_once(num: int, bytes_each: int) -> int | None:
@@ -105,7 +119,7 @@ class Backprop(MetaOptimizer):
         learned, rest = partition(learner)
         num = jax.tree.leaves(batch)[0].shape[0]
         if num % self.minibatches:
-            raise ValueError(f"{self.minibatches} minibatches must divide the meta-batch of {num} tasks")
+            raise ValueError(f"{self.minibatches} minibatches must divide the {num} tasks of a device")
 
         def improve(carry, indices):
             learned, memory = carry

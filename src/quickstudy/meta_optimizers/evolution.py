@@ -13,9 +13,20 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
-from quickstudy.core import Batch, Incompatible, Learner, MetaOptimizer, Metrics, Objective, combine, partition
+from quickstudy.core import (
+    Batch,
+    Incompatible,
+    Learner,
+    MetaOptimizer,
+    Metrics,
+    Objective,
+    combine,
+    num_devices,
+    partition,
+    sum_over_devices,
+)
 
 
 class EvolutionMemory(eqx.Module):
@@ -26,6 +37,17 @@ class EvolutionMemory(eqx.Module):
 def scales(learned: PyTree, floor: float) -> PyTree:
     """One number a leaf: the root mean square of its entries, at least `floor`."""
     return jax.tree.map(lambda w: jnp.maximum(jnp.sqrt((w**2).mean()), floor), learned)
+
+
+def outcome(
+    objective: Objective, batch: Batch
+) -> tuple[Float[Array, "population"], Float[Array, "population tasks"], Bool[Array, "tasks"]]:
+    """(mean score of each candidate over all tasks, its scores, mask of the tasks left out)."""
+    scores = jax.vmap(objective.score)(batch)
+    # A task that any candidate broke tells nothing of the difference between candidates.
+    diverged = ~jnp.isfinite(scores).all(0)
+    mean = sum_over_devices(jnp.where(diverged, 0.0, scores).mean(1)) / num_devices()
+    return mean, scores, diverged
 
 
 class Evolution(MetaOptimizer):
@@ -62,10 +84,8 @@ class Evolution(MetaOptimizer):
     def update(
         self, objective: Objective, learner: Learner, memory: EvolutionMemory, batch: Batch, *, key: Key[Array, ""]
     ) -> tuple[Learner, EvolutionMemory, Metrics]:
-        scores = jax.vmap(objective.score)(batch)  # [population, tasks]
-        # A task that any candidate broke tells nothing of the difference between candidates.
-        diverged = ~jnp.isfinite(scores).all(0)
-        fitness = self._shape(jnp.where(diverged, 0.0, scores).mean(1))
+        mean, scores, diverged = outcome(objective, batch)
+        fitness = self._shape(mean)
         learned, rest = partition(learner)
         noise = self._noise(learned, memory.scale, key)
         plus, minus = jnp.split(fitness, 2)

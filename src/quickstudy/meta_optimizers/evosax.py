@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Array, Key, PyTree
 
 from quickstudy.core import Batch, Incompatible, Learner, MetaOptimizer, Metrics, Objective, combine, partition
-from quickstudy.meta_optimizers.evolution import scales
+from quickstudy.meta_optimizers.evolution import outcome, scales
 
 
 class SearchMemory(eqx.Module):
@@ -59,9 +59,7 @@ class Evosax(MetaOptimizer):
     def update(
         self, objective: Objective, learner: Learner, memory: SearchMemory, batch: Batch, *, key: Key[Array, ""]
     ) -> tuple[Learner, SearchMemory, Metrics]:
-        scores = jax.vmap(objective.score)(batch)  # [population, tasks]
-        diverged = ~jnp.isfinite(scores).all(0)
-        worth = jnp.where(diverged, 0.0, scores).mean(1)
+        worth, scores, diverged = outcome(objective, batch)
         learned, rest = partition(learner)
         searcher, parameters = self._searcher(learned)
         asked, state = self._ask(memory, key)

@@ -31,6 +31,7 @@ from quickstudy.core import (
     Tasks,
     over_axes,
     starts_from_leaves,
+    sum_over_devices,
 )
 from quickstudy.data import Output, Stretches, Transition
 from quickstudy.rl import returns
@@ -337,7 +338,8 @@ def _normalise(batch: Lived) -> Lived:
 
 def _standardised(x: Float[Array, "*shape"], left_out: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
     """To mean 0 and deviation 1 over what is not left out."""
-    num = jnp.maximum((~left_out).sum(), 1)
-    mean = jnp.where(left_out, 0.0, x).sum() / num
-    var = jnp.where(left_out, 0.0, (x - mean) ** 2).sum() / num
+    total = lambda of: sum_over_devices(jnp.where(left_out, 0.0, of).sum())
+    num = jnp.maximum(sum_over_devices((~left_out).sum()), 1)
+    mean = total(x) / num
+    var = total((x - mean) ** 2) / num
     return (x - mean) / jnp.sqrt(var + 1e-8)

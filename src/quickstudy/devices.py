@@ -1,0 +1,86 @@
+"""The tasks of a meta-step, shared by several devices: each lives its part and differentiates it, and all sum.
+
+Every device holds the learner and moves it by the same mean over all tasks, so the copies stay equal bit for bit; a
+meta-optimizer or objective of a user's own that forgets `core.sum_over_devices` is found out because they do not.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from quickstudy.config import ConfigError
+from quickstudy.core import DEVICES, Incompatible
+
+WHOLE = PartitionSpec()  # each device has all of it
+
+
+def tasks_along(axis: int) -> PartitionSpec:
+    """Each device has its part of the tasks, which lie along this axis."""
+    return PartitionSpec(*[None] * axis, DEVICES)
+
+
+def use_cores(wanted: int) -> None:
+    """Before JAX starts: makes a CPU so many devices, or with 0 one of each core. Later nothing changes any more."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", wanted or cores)
+
+
+def choose(wanted: int, tasks: int, minibatches: int) -> int:
+    """How many devices share each minibatch of so many tasks: `wanted`, or with 0 as many as there are and divide it.
+
+    Raises ConfigError where they do not divide it, or where there are not as many.
+    """
+    there = jax.local_device_count()
+    if wanted > there:
+        mend = "; on a CPU set jax_num_cpu_devices before JAX starts" if jax.default_backend() == "cpu" else ""
+        raise ConfigError([f"devices={wanted}, but JAX has {there}{mend}"])
+    if wanted > 1 and tasks % (wanted * minibatches):
+        raise ConfigError([f"devices={wanted} must divide {tasks} tasks in {minibatches} minibatches"])
+    return wanted or next((num for num in range(there, 1, -1) if tasks % (num * minibatches) == 0), 1)
+
+
+class Shared:
+    """`f` compiled for `num` devices. Its first argument is given away and comes back as its first result.
+
+    arguments, results: what each device has of them, as trees of `WHOLE` and `tasks_along`
+    example: arguments to compile it for
+    """
+
+    def __init__(self, f: Callable, num: int, arguments: tuple, results: tuple, example: tuple):
+        self.devices = jax.local_devices()[:num]
+        if num > 1:
+            mesh = jax.sharding.Mesh(np.asarray(self.devices), (DEVICES,))
+            f = jax.shard_map(f, mesh=mesh, in_specs=arguments, out_specs=results, check_vma=False)
+            is_spec = lambda node: isinstance(node, PartitionSpec)
+            self.shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), arguments, is_leaf=is_spec)
+        self.compiled = jax.jit(f, donate_argnums=0).lower(*self.spread(*example)).compile()
+
+    def spread(self, *arguments: PyTree) -> tuple:
+        """The arguments where a call needs them, so that what stays the same is not copied for each."""
+        return arguments if len(self.devices) == 1 else jax.device_put(arguments, self.shardings)
+
+    def __call__(self, *arguments: PyTree) -> tuple:
+        """On and from the first device. Raises Incompatible where the copies of what is whole differ."""
+        given_back, *results = self.compiled(*self.spread(*arguments))
+        if len(self.devices) == 1:
+            return given_back, *results
+        if not all(map(_same, jax.tree.leaves(given_back))):
+            raise Incompatible(
+                "the devices' copies of the learner differ: a meta-optimizer or an objective reduced over its own "
+                "tasks alone. End that with quickstudy.core.sum_over_devices, or train with devices=1"
+            )
+        return jax.device_put((given_back, *results), self.devices[0])
+
+
+def _same(array: jax.Array) -> bool:
+    if not array.is_fully_replicated:
+        return True
+    bits = lambda x: np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x).tobytes()
+    return len({bits(shard.data) for shard in array.addressable_shards}) == 1
