@@ -167,9 +167,12 @@ class NavigationMAML(Navigation):
     def optimizer(self) -> "MetaOptimizer":
         import optax
 
-        from quickstudy.meta_optimizers.backprop import Backprop
+        from quickstudy.meta_optimizers.backprop import Backprop, tasks_at_once
 
-        return Backprop(optax.chain(optax.clip_by_global_norm(1.0), self.adam()))
+        lived = self.trajectories * self.tasks().episode * (1 + self.adaptations)
+        # A step lived leaves some two dozen numbers for each hidden unit behind.
+        chunk = tasks_at_once(self.meta_batch, 100 * self.hidden * lived)
+        return Backprop(optax.chain(optax.clip_by_global_norm(1.0), self.adam()), chunk=chunk)
 
 
 @dataclasses.dataclass(frozen=True)
