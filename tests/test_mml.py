@@ -13,8 +13,10 @@ from scipy import stats
 
 from quickstudy.config import ConfigError
 from quickstudy.data import Transition
+from quickstudy.display import quiet
 from quickstudy.evaluate import Protocol, evaluate
 from quickstudy.learners.mml import MML, MetaModel, Statistics, constant, equivalence, likelihood, outcome, seen_in
+from quickstudy.load import load
 from quickstudy.objectives.trial import Trial
 from quickstudy.recipes import configure
 from quickstudy.rl.planning import backward_induction, greedy, value_iteration
@@ -155,6 +157,12 @@ def test_what_explores_in_training_is_left_out_of_the_test():
     plain = evaluate(dataclasses.replace(explores, epsilon=0.0), objective, held_out, protocol=Protocol(objective, 30))
     np.testing.assert_array_equal(result.values, plain.values)
     assert result.rulers["as it is"]["difference"]["mean"] != 0  # a ruler is tested as it is
+
+
+def test_nor_does_a_loaded_agent_explore(tmp_path):
+    trained = configure("maze-mml", {"meta_steps": 0}).build().train(tmp_path / "run", listener=quiet).learner
+    assert trained.epsilon > 0
+    assert load(tmp_path / "run").learner.epsilon == 0
 
 
 def test_statistics_of_a_life_are_those_of_its_steps():

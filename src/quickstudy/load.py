@@ -52,7 +52,8 @@ def experiment_of(folder: RunFolder, **values: Any) -> Experiment:
 
 
 def load(path: str | os.PathLike, *, like: Learner | None = None, step: int | None = None, **values: Any) -> Loaded:
-    """The learner of a run folder, or of what `Result.save` wrote, at its newest checkpoint or that of `step`.
+    """The learner of a run folder, or of what `Result.save` wrote, at its newest checkpoint or that of `step`: as it is
+    tested, without what only training needs.
 
     like: a learner of the same structure, where no recipe made it
     values: fields of the recipe that differ from training, as `ways=20` for a test on tasks of 20 classes
@@ -67,4 +68,7 @@ def load(path: str | os.PathLike, *, like: Learner | None = None, step: int | No
         raise CheckpointRefused(f"{folder.checkpoints} has no checkpoint{'' if step is None else f' of step {step}'}")
     chosen = steps[-1] if step is None else step
     template = like if like is not None else experiment.learner  # type: ignore[union-attr]
-    return Loaded(folder.load(chosen, {"learner": template})["learner"], chosen, experiment)
+    learner = folder.load(chosen, {"learner": template})["learner"]
+    if experiment is not None and experiment.protocol.tested is not None:
+        learner = experiment.protocol.tested(learner)
+    return Loaded(learner, chosen, experiment)
