@@ -298,3 +298,19 @@ def test_the_recipe_of_mdps_says_what_it_shifts_and_what_a_task_is():
     assert weights.shape == (50, 2) and weights.min() > -1e-4 and weights.sum(1).max() < 1 + 1e-4
     assert weights.std(0).min() > 0.1
     assert len(KernelsMPO(test_episodes=-1, hidden=0).errors()) == 2
+
+
+def test_corrections_start_anywhere_in_a_share_of_the_tasks_of_training():
+    learner = mpo(scatter=0.3, scattered=0.25)
+    starts = jax.vmap(lambda key: learner.init(key=key).correction)(jax.random.split(K, 2000))
+    apart = starts[(starts != 0).any(1)]
+    assert abs(len(apart) / len(starts) - 0.25) < 0.04
+    np.testing.assert_allclose([apart.mean(), apart.std()], [0, 0.3], atol=0.01)
+    with pytest.raises(ValueError, match="lie in"):
+        mpo(scattered=1.5)
+
+    trained = NavigationMPO(scatter=0.3).build()
+    assert trained.learner.scatter == 0.3 and trained.protocol.tested(trained.learner).scatter == 0
+    ablations = {"correction_steps": 0}, {"generates": "nothing"}
+    assert all(NavigationMPO(scatter=0.3, **changes).build().learner.scatter == 0 for changes in ablations)
+    assert trained.protocol.rulers["from scratch"].scatter == 0

@@ -11,7 +11,8 @@ Not the maximum a posteriori policy optimisation of Abdolmaleki et al. 2018, whi
 
 Outside, PPO credits the actions of the whole trial, through generation and inner steps; θ_0, U, the cell and the
 critic, the inner rate, λ and the inner discount are leaves. U is 0 at first, so that all tasks begin with one policy
-("bias-hyper-init" of Beck et al. 2022, Hypernetworks in Meta-Reinforcement Learning).
+("bias-hyper-init" of Beck et al. 2022, Hypernetworks in Meta-Reinforcement Learning). In a share of the tasks of
+training δ starts at random instead (`scatter`), for where guidance is always right nothing is learned of corrections.
 
 Its relatives are what is left when a part is taken away:
 
@@ -65,6 +66,9 @@ class MPO(Learner):
     foresight: γ, the discount of the trial's critic, by whose disappointment corrections are weighed; None: w = 1
     fast: the part of `start` that is generated and corrected, as in `Gradient`
     scale: the unit in which the critic says values
+    scatter: deviation of δ when a task begins, for training: guidance is then wrong by something else in every task, as
+        it is where tasks are unlike those of training, and corrections learn to mend it. 0 in tests
+    scattered: the share of tasks in which it is
     """
 
     cell: Cell
@@ -82,18 +86,25 @@ class MPO(Learner):
     adjoint: Adjoint = Unrolled()
     fast: Callable = eqx.field(static=True, default=everything)
     scale: float = eqx.field(static=True, default=1.0)
+    scatter: float = eqx.field(static=True, default=0.0)
+    scattered: float = eqx.field(static=True, default=1.0)
 
     def __check_init__(self):
         if self.steps < 0 or (self.steps == 1 and self.pull is not None):
             raise ValueError(f"steps must be 0 or, with a pull, at least 2, got {self.steps}")
+        if self.scatter < 0 or not 0 <= self.scattered <= 1:
+            raise ValueError(f"scatter={self.scatter} must not be negative, scattered={self.scattered} lie in [0, 1]")
         if self.episode < 2:
             raise ValueError(f"episode must be at least 2, got {self.episode}")
         if not self.adjoint.exact_path:
             raise Incompatible("a policy gradient has no minimiser; use Unrolled or FirstOrder")
 
     def init(self, *, key: Key[Array, ""]) -> MPOState:
-        del key
         correction = jnp.zeros(self._generic()[0].shape)
+        if self.scatter:
+            which, where = jax.random.split(key)
+            far = self.scatter * jax.random.bernoulli(which, self.scattered)
+            correction = far * jax.random.normal(where, correction.shape)
         hidden = self.cell.initial()
         return MPOState(
             hidden,

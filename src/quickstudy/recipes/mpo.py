@@ -20,6 +20,7 @@ distribution, and MAML-RL is better on the shifted family. On MDPs both hold, wi
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from quickstudy.recipes.mdp import KernelsTrial
@@ -123,13 +124,16 @@ class MPOMethod(RL2):
     correction_clip: float = 0.8  # of a correction's gradient: its norm at most
     normalise_within: bool = False  # bring an episode's advantages to deviation 1, so that corrections never shrink
     pull: float = 0.0  # its weight; 0: no pull
+    scatter: float = 0.0  # deviation of corrections when a task of training begins,
+    scattered: float = 0.5  # in this share of the tasks: guidance is then wrong, and corrections learn to mend it
 
     def errors(self) -> list[str]:
         wrong = super().errors()
         wrong += self.must("be at least 1", lambda x: x >= 1, "hidden")
         wrong += self.must("be above 0", lambda x: x > 0, "correction_rate", "correction_clip")
+        wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "scattered")
         wrong += self.must("lie in (0, 1)", lambda x: 0 < x < 1, "correction_discount", "correction_trace")
-        wrong += self.must("not be negative", lambda x: x >= 0, "pull", "correction_steps")
+        wrong += self.must("not be negative", lambda x: x >= 0, "pull", "correction_steps", "scatter")
         if self.correction_steps == 1 and self.pull:
             wrong.append("correction_steps must be 0 or at least 2: the pull has no gradient in the first one")
         if self.adjoint not in ("unrolled", "first-order"):
@@ -198,7 +202,13 @@ class MPOMethod(RL2):
             adjoint=FirstOrder() if self.adjoint == "first-order" else Unrolled(),
             fast=fast,
             scale=self.value_scale,
+            # Without guidance and corrections there is nothing to be made wrong, and nothing to mend it.
+            scatter=self.scatter if self.correction_steps and self.generates != "nothing" else 0.0,
+            scattered=self.scattered,
         )
+
+    def tested(self) -> "Callable[[Any], Any]":
+        return lambda learner: dataclasses.replace(learner, scatter=0.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -111,6 +111,10 @@ class RL2(Recipe):
         first, second = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1))
         return self.memory(spec, horizon, self.actor_critic(spec, self.size, second), first)
 
+    def tested(self) -> "Callable[[Any], Any] | None":
+        """What makes the learner that is tested of the one that is trained."""
+        return None
+
     def survey(self) -> "Trace | None":
         """What many tasks together show, for the report."""
         return None
@@ -173,6 +177,7 @@ class RL2(Recipe):
                 num_tasks=self.test_tasks,
                 validation_tasks=1000,
                 rulers=rulers or {},
+                tested=self.tested(),
                 optimum=optimum,
                 trace=trace,
                 survey=self.survey(),

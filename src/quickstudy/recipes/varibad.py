@@ -97,5 +97,5 @@ class GridVariBAD(GridRL2, VariBADRecipe):
 class NavigationVariBAD(NavigationTrial, VariBADRecipe):
     name = "navigation-varibad"
     description = "VariBAD on 2-D navigation: a belief over where the goal is, and a policy that acts on it"
-    expected = "not run"
+    expected = "return -9.3 over 5 episodes (RL² -5.6, optimum -2.5), after as many trials as RL²"
     source = ZINTGRAF
