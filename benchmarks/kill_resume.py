@@ -18,15 +18,17 @@ import time
 from pathlib import Path
 
 STEPS, LOG, SAVE = 4000, 20, 200
-RECIPE = dict(meta_steps=STEPS, log_every=LOG, save_every=SAVE, validate_every=-1, hidden=16)
+RECIPE = dict(meta_batch=26, devices=2, meta_steps=STEPS, log_every=LOG, save_every=SAVE, validate_every=-1, hidden=16)
 
 
 def work(out: str, resume: str) -> None:
     """The child: trains, or goes on from the newest whole checkpoint, and says where from and the digests."""
     import quickstudy
+    from quickstudy.devices import use_cores
     from quickstudy.display import quiet
     from quickstudy.runs import RunFolder
 
+    use_cores(RECIPE["devices"])
     start = (RunFolder(out).newest() or 0) if resume == "resume" else None
     print(json.dumps({"start": start}), flush=True)
     result = quickstudy.recipe("sinusoid-maml", **RECIPE).train(out, resume=start, listener=quiet)

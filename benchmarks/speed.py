@@ -232,7 +232,7 @@ def scaling() -> None:
     ):
         times = []
         for size in sizes:
-            experiment = quickstudy.recipe(name, meta_batch=size, log_every=steps)
+            experiment = quickstudy.recipe(name, meta_batch=size, log_every=steps, devices=1)
             times.append(clock(fused(experiment, experiment.recipe, steps), 5, 1)["wall_ms"] / steps)
         ratios = " ".join(f"{b / a:.2f}x" for a, b in itertools.pairwise(times))
         print(f"  {name:18s} tasks {sizes}: {', '.join(f'{t:.2f}' for t in times)}   {ratios}", flush=True)

@@ -19,6 +19,7 @@ import pytest  # noqa: E402
 CACHE = os.environ.setdefault("QUICKSTUDY_CACHE", str(Path(tempfile.gettempdir(), f"quickstudy-tests-{os.getuid()}")))
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.devices()  # JAX starts with the devices it has here, whichever test comes first
 
 
 @pytest.fixture(autouse=True)

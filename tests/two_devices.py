@@ -16,6 +16,7 @@ from quickstudy.meta_optimizers.evolution import Evolution
 from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.trial import Trial
 from quickstudy.rl import losses
+from quickstudy.runs import RunFolder
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.sinusoid import Sinusoids
 from quickstudy.train import _Loop, train
@@ -128,3 +129,34 @@ def test_a_shared_program_gives_back_whole_arrays_on_the_first_device():
     assert doubled.devices() == sums.devices() == {jax.local_devices()[0]}
     np.testing.assert_array_equal(doubled, 2 * np.arange(12.0).reshape(3, 4))
     np.testing.assert_array_equal(sums, [28, 40])
+
+
+def test_what_devices_cannot_share_is_refused():
+    class Counting(FewShot):
+        def init(self, learner, tasks, *, key):
+            return jnp.zeros(())
+
+    class OnHost(FewShot):
+        on_device = False
+
+    config = Training(**{**vars(CONFIG), "devices": 2})
+    with pytest.raises(Incompatible, match="leading axis of tasks"):
+        train(gradient(), Counting(), Backprop(optax.sgd(0.1)), Sinusoids(), config=config, listener=quiet)
+    with pytest.raises(ConfigError, match="lives on the host"):
+        train(gradient(), OnHost(), Backprop(optax.sgd(0.1)), Sinusoids(), config=config, listener=quiet)
+
+
+def test_a_run_from_before_there_were_devices_had_one(tmp_path):
+    start("backprop", tmp_path / "run", config=Training(**{**vars(CONFIG), "devices": 1}))
+    about = RunFolder(tmp_path / "run").read_json("run.json")
+    del about["config"]["devices"]
+    RunFolder(tmp_path / "run").write_json("run.json", about)
+    assert start("backprop", tmp_path / "run", resume=2).about["config"]["devices"] == 1
+
+
+def test_a_chunk_is_the_largest_that_divides_a_devices_tasks(key):
+    learner, objective = gradient(), FewShot()
+    batch, _ = objective.collect(learner, (), Sinusoids().sample(6, key=key), key=key)
+    whole, in_parts = (mean_gradient(objective, learner, batch, chunk=chunk)[2] for chunk in (None, 4))
+    for a, b in zip(*map(jax.tree.leaves, (whole, in_parts)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from quickstudy.core import Splits as Splits
     from quickstudy.core import TaskDistribution as TaskDistribution
     from quickstudy.core import meta_parameters as meta_parameters
+    from quickstudy.core import num_devices as num_devices
     from quickstudy.core import scan_replay as scan_replay
     from quickstudy.core import split_by_stream as split_by_stream
+    from quickstudy.core import sum_over_devices as sum_over_devices
     from quickstudy.core import unwrap as unwrap
     from quickstudy.data import Categorical as Categorical
     from quickstudy.data import Deterministic as Deterministic
@@ -68,7 +70,8 @@ _PUBLIC = {
     "config": ["ConfigError", "Training"],
     "core": [
         "Bounded", "Fixed", "HeldOut", "Incompatible", "Learner", "MetaOptimizer", "Objective", "Positive", "Splits",
-        "TaskDistribution", "meta_parameters", "scan_replay", "split_by_stream", "unwrap",
+        "TaskDistribution", "meta_parameters", "num_devices", "scan_replay", "split_by_stream", "sum_over_devices",
+        "unwrap",
     ],
     "data": ["Categorical", "Deterministic", "Episode", "Gaussian", "Labelled", "Output", "Policy", "Transition"],
     "evaluate": ["Evaluation", "Protocol", "evaluate"],

@@ -167,10 +167,12 @@ def _hello(output: Output, line: str) -> None:
         print(line, flush=True)
 
 
-SAFE = {"meta_steps", "log_every", "save_every", "validate_every", "max_diverged", "keep", "test_tasks"}
+SAFE = {"meta_steps", "log_every", "save_every", "validate_every", "max_diverged", "keep", "test_tasks", "devices"}
 
 
-def resume(folder: Path, output: Output, *, step: int | None, meta_steps: int | None) -> None:
+def resume(
+    folder: Path, output: Output, *, step: int | None, meta_steps: int | None, devices: int | None = None
+) -> None:
     from quickstudy.devices import use_cores
     from quickstudy.load import experiment_of
     from quickstudy.recipes.experiment import fingerprint
@@ -178,13 +180,15 @@ def resume(folder: Path, output: Output, *, step: int | None, meta_steps: int | 
 
     run = RunFolder(folder)
     about = run.read_json("run.json")
-    use_cores(about.get("config", {}).get("devices", 0))
+    use_cores(devices or about.get("config", {}).get("devices", 1))
     recipe = experiment_of(run).recipe
     at = step if step is not None else (run.newest() or 0)
     if at and at not in run.steps():
         raise CheckpointRefused(f"{run.checkpoints} has no checkpoint of step {at}; it has {run.steps()}")
     if meta_steps is not None:
         recipe = dataclasses.replace(recipe, meta_steps=meta_steps)
+    if devices is not None:
+        recipe = dataclasses.replace(recipe, devices=devices)
     saved = run.manifest(at).get("config") if at else None
     now = json.loads(json.dumps(dataclasses.asdict(recipe)))
     changed = {key: (old, now.get(key)) for key, old in (saved or {}).items() if now.get(key) != old}
@@ -194,11 +198,13 @@ def resume(folder: Path, output: Output, *, step: int | None, meta_steps: int | 
     if recipe.meta_steps < at:
         raise ConfigError([f"meta_steps={recipe.meta_steps} lies before step {at}, where the run goes on"])
     if changed:
-        _hello(output, f"changed: {said}; a schedule that follows meta_steps changes from here on")
+        _hello(
+            output, f"changed: {said}; what follows from that, as schedules or the tasks drawn, changes from here on"
+        )
         run.write_json("run.json", {**about, **recipe.about()})
     _hello(output, f"going on from step {at} of {recipe.meta_steps}")
     made, here = about.get("fingerprint", {}), fingerprint()
-    if other := ", ".join(f"{k} was {v}, is {here.get(k)}" for k, v in made.items() if here.get(k) != v):
+    if other := ", ".join(f"{k} was {v}, is {here[k]}" for k, v in made.items() if k in here and here[k] != v):
         _hello(output, f"numerically close, not identical, to the uninterrupted run: {other}")
     train(recipe, folder, output, Writers(), resume=at)
 
@@ -241,6 +247,7 @@ def _parse_resume(words: Sequence[str]) -> Callable[[], None]:
         folder: Annotated[Path, tyro.conf.Positional],
         step: int | None = None,
         meta_steps: int | None = None,
+        devices: int | None = None,
         output: Annotated[Output, tyro.conf.arg(name="")] = Output(),
     ) -> None:
         """Goes on from the newest checkpoint of a run, bit for bit as if it had never stopped.
@@ -249,8 +256,9 @@ def _parse_resume(words: Sequence[str]) -> Callable[[], None]:
             folder: The run folder.
             step: Go on from this checkpoint instead of the newest.
             meta_steps: Train up to this step instead; every other field stays as it was.
+            devices: Share the tasks by so many from here on, which draw others than before.
         """
-        resume(folder, output, step=step, meta_steps=meta_steps)
+        resume(folder, output, step=step, meta_steps=meta_steps, devices=devices)
 
     return _parsed("resume", options, words)
 

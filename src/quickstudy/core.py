@@ -126,7 +126,7 @@ def over_axes(f: Callable, axes: int = 1) -> Callable:
     return f
 
 
-DEVICES = "devices"  # name of the axis over which the tasks of a meta-step are split
+DEVICES = "quickstudy_devices"  # name of the axis over which the tasks of a meta-step are split
 
 
 def num_devices() -> int:
@@ -138,7 +138,10 @@ def num_devices() -> int:
 
 
 def sum_over_devices(tree: PyTree) -> PyTree:
-    """Sums over all devices that share the tasks; every reduction over tasks has to end with it."""
+    """Sums over all devices that share the tasks, of which each has `1 / num_devices()`. Every reduction over tasks
+    ends with it: in `collect` and `update`, where nothing is differentiated, and never in `loss`, which is of single
+    tasks.
+    """
     return tree if num_devices() == 1 else jax.lax.psum(tree, DEVICES)
 
 
@@ -186,7 +189,8 @@ class Objective(eqx.Module):
 
     @abc.abstractmethod
     def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
-        """What outlives a meta-step, `()` for most. Raises `Incompatible` for learners it cannot serve."""
+        """What outlives a meta-step, `()` for most; every array has a leading task axis. Raises `Incompatible` for
+        learners it cannot serve."""
 
     @abc.abstractmethod
     def collect(self, learner: Learner, memory: Memory, tasks: Tasks, *, key: Key[Array, ""]) -> tuple[Batch, Memory]:
@@ -234,8 +238,8 @@ class MetaOptimizer(eqx.Module):
         self, objective: Objective, learner: Learner, memory: Memory, batch: Batch, *, key: Key[Array, ""]
     ) -> tuple[Learner, Memory, Metrics]:
         """The improved learner. `batch` is what the candidates lived, on this device: what is taken over its tasks
-        ends with `sum_over_devices`. Metrics keep their task axis, and hold `loss` and `diverged`, the mask of tasks
-        that were not finite and contributed exactly zero."""
+        ends with `sum_over_devices`, and `key` is the same on all. Metrics keep their task axis, and hold `loss` and
+        `diverged`, the mask of tasks that were not finite and contributed exactly zero."""
 
 
 class TaskDistribution(eqx.Module):

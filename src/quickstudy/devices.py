@@ -1,12 +1,14 @@
 """The tasks of a meta-step, shared by several devices: each lives its part and differentiates it, and all sum.
 
 Every device holds the learner and moves it by the same mean over all tasks, so the copies stay equal bit for bit; a
-meta-optimizer or objective of a user's own that forgets `core.sum_over_devices` is found out because they do not.
+meta-optimizer of a user's own that forgets `core.sum_over_devices` is found out because they do not. (An objective that
+normalises over its own tasks alone is not: its gradients are summed all the same.)
 """
 
 import contextlib
 import os
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,8 @@ from jaxtyping import PyTree
 from quickstudy.config import ConfigError
 from quickstudy.core import DEVICES, Incompatible
 
+MOST_CORES = 8  # that share tasks unless more are asked for: measured on two, and each has a copy of the data
+
 WHOLE = PartitionSpec()  # each device has all of it
 
 
@@ -26,10 +30,20 @@ def tasks_along(axis: int) -> PartitionSpec:
 
 
 def use_cores(wanted: int) -> None:
-    """Before JAX starts: makes a CPU so many devices, or with 0 one of each core. Later nothing changes any more."""
+    """Before JAX starts: makes a CPU so many devices, or with 0 one of each core, unless JAX was told a number. Later
+    nothing changes any more."""
+    told = jax.config.read("jax_num_cpu_devices") > 0 or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if wanted == 0 and told:
+        return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", wanted or cores)
+        jax.config.update("jax_num_cpu_devices", wanted or min(cores, MOST_CORES))
+
+
+def available() -> list[Any]:
+    """This process's devices that are of the first one's kind."""
+    first, *others = jax.local_devices()
+    return [first, *(device for device in others if device.device_kind == first.device_kind)]
 
 
 def choose(wanted: int, tasks: int, minibatches: int) -> int:
@@ -37,7 +51,7 @@ def choose(wanted: int, tasks: int, minibatches: int) -> int:
 
     Raises ConfigError where they do not divide it, or where there are not as many.
     """
-    there = jax.local_device_count()
+    there = len(available())
     if wanted > there:
         mend = "; on a CPU set jax_num_cpu_devices before JAX starts" if jax.default_backend() == "cpu" else ""
         raise ConfigError([f"devices={wanted}, but JAX has {there}{mend}"])
@@ -54,13 +68,16 @@ class Shared:
     """
 
     def __init__(self, f: Callable, num: int, arguments: tuple, results: tuple, example: tuple):
-        self.devices = jax.local_devices()[:num]
+        self.devices = available()[:num]
+        options: dict[str, str | bool] = {}
         if num > 1:
             mesh = jax.sharding.Mesh(np.asarray(self.devices), (DEVICES,))
             f = jax.shard_map(f, mesh=mesh, in_specs=arguments, out_specs=results, check_vma=False)
             is_spec = lambda node: isinstance(node, PartitionSpec)
             self.shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), arguments, is_leaf=is_spec)
-        self.compiled = jax.jit(f, donate_argnums=0).lower(*self.spread(*example)).compile()
+            if self.devices[0].platform == "cpu":  # which else ends a process that was suspended while devices wait
+                options = {"xla_cpu_collective_call_terminate_timeout_seconds": str(2**30)}
+        self.compiled = jax.jit(f, donate_argnums=0).lower(*self.spread(*example)).compile(compiler_options=options)
 
     def spread(self, *arguments: PyTree) -> tuple:
         """The arguments where a call needs them, so that what stays the same is not copied for each."""
@@ -68,15 +85,16 @@ class Shared:
 
     def __call__(self, *arguments: PyTree) -> tuple:
         """On and from the first device. Raises Incompatible where the copies of what is whole differ."""
-        given_back, *results = self.compiled(*self.spread(*arguments))
+        results = self.compiled(*self.spread(*arguments))
         if len(self.devices) == 1:
-            return given_back, *results
-        if not all(map(_same, jax.tree.leaves(given_back))):
+            return results
+        if not all(map(_same, jax.tree.leaves(results))):
             raise Incompatible(
-                "the devices' copies of the learner differ: a meta-optimizer or an objective reduced over its own "
-                "tasks alone. End that with quickstudy.core.sum_over_devices, or train with devices=1"
+                "the devices' copies of the learner or of a metric differ: a meta-optimizer reduced over its own tasks "
+                "alone, or what it does is not deterministic. End what is taken over tasks with "
+                "quickstudy.sum_over_devices, or train with devices=1"
             )
-        return jax.device_put((given_back, *results), self.devices[0])
+        return jax.device_put(results, self.devices[0])
 
 
 def _same(array: jax.Array) -> bool:

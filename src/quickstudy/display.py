@@ -45,7 +45,9 @@ def describe(event: Mapping[str, Any]) -> str | None:
         learned = event["meta_parameters"]
         total = sum(_size(shape) for shape in learned.values())
         listed = "\n".join(f"  {name} {list(shape)}" for name, shape in learned.items())
-        return f"meta-parameters ({total:,} numbers in {len(learned)} arrays):\n{listed}"
+        there = event.get("devices_there", 1)
+        shared = f"\n{event['devices']} of {there} devices share the tasks" if there > 1 else ""
+        return f"meta-parameters ({total:,} numbers in {len(learned)} arrays):\n{listed}{shared}"
     if kind == "compile":
         which = f" stage {event['stage'] + 1} of {event['stages']}" if event["stages"] > 1 else ""
         return f"compiling{which} …"

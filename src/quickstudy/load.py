@@ -43,7 +43,8 @@ def experiment_of(folder: RunFolder, **values: Any) -> Experiment:
     about = folder.read_json("run.json")
     if not about.get("recipe"):
         raise ValueError(f"{folder.path} was not made by a recipe: give `like=`, a learner of the same structure")
-    of = lambda **values: configure(about["recipe"], {**about["config"], **values}).build()
+    config = {"devices": 1, **about["config"]}  # as it was before runs said how many
+    of = lambda **values: configure(about["recipe"], {**config, **values}).build()
     experiment = of(**values)
     held_out = lambda experiment: getattr(experiment.tasks, "parts", None)
     if values and held_out(experiment) != held_out(of()):

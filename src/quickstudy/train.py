@@ -38,7 +38,7 @@ from quickstudy.core import (
     num_devices,
     partition,
 )
-from quickstudy.devices import WHOLE, Shared, choose, tasks_along
+from quickstudy.devices import WHOLE, Shared, available, choose, tasks_along
 from quickstudy.display import Listener, Plain
 from quickstudy.evaluate import Evaluation, Protocol, evaluate
 from quickstudy.runs import METRICS, RunFolder, digest
@@ -134,6 +134,9 @@ def train(
     stages = _stages(curriculum, objective, config)
     if wrong := config.errors():
         raise ConfigError(wrong)
+    folder = RunFolder(out) if out is not None else None
+    if folder is not None and resume is not None and config.devices == 0:
+        config = dataclasses.replace(config, devices=folder.read_json("run.json").get("config", {}).get("devices", 1))
     splits = tasks.split()
     loop = _Loop(learner, meta_optimizer, splits.train, stages, config)
     config = loop.config
@@ -142,9 +145,10 @@ def train(
     listener = listener or Plain()
     use_compilation_cache()
 
-    folder = RunFolder(out) if out is not None else None
     with folder.locked() if folder is not None else contextlib.nullcontext(), _signals() as stop:
-        listener({"event": "start", "meta_parameters": meta_parameters(learner), "meta_steps": config.meta_steps})
+        devices = {"devices": config.devices, "devices_there": len(available())}
+        learned = meta_parameters(learner)
+        listener({"event": "start", "meta_parameters": learned, "meta_steps": config.meta_steps, **devices})
         progress, step = loop.begin(), 0
         if folder is not None:
             if resume:
@@ -196,8 +200,12 @@ class _Loop:
         config: Training,
     ):
         self.meta_optimizer, self.tasks, self.stages = meta_optimizer, tasks, stages
-        shares = all(stage.on_device for _, stage in stages)
-        devices = choose(config.devices, config.meta_batch, meta_optimizer.minibatches) if shares else 1
+        if all(stage.on_device for _, stage in stages):
+            devices = choose(config.devices, config.meta_batch, meta_optimizer.minibatches)
+        elif config.devices > 1:
+            raise ConfigError([f"devices={config.devices}, but the objective lives on the host; use devices=1"])
+        else:
+            devices = 1
         self.config = dataclasses.replace(config, devices=devices)
         # The loop gives its buffers away; the caller's learner stays its own.
         self.learner = jax.tree.map(lambda x: jnp.array(x) if eqx.is_array(x) else x, learner)
@@ -216,6 +224,12 @@ class _Loop:
             )
         # A memory may hold one buffer twice (an environment that keeps arrays of its task), and each is donated.
         apart = jax.tree.map(lambda x: x.copy() if isinstance(x, jax.Array) else x, memories[-1])
+        leading = slice(2 if self.meta_optimizer.population else 1)
+        tasks = (*filter(None, [self.meta_optimizer.population]), self.config.meta_batch)
+        if self.config.devices > 1 and any(x.shape[leading] != tasks for x in jax.tree.leaves(apart)):
+            raise Incompatible(
+                "devices share a memory by its leading axis of tasks, which this one lacks; use devices=1"
+            )
         return Progress(self.learner, self.meta_optimizer.init(self.learner), apart, key)
 
     def _memory(self, objective: Objective, key: Key[Array, ""]) -> PyTree:

@@ -64,10 +64,9 @@ def mean_gradient(objective: Objective, learner: Learner, batch: Batch, *, chunk
         return losses, metrics, mean(gradient), diverged
     if chunk is None or chunk >= num:
         fast = (*over(batch), jnp.zeros(num, bool))
-    elif num % chunk:
-        raise ValueError(f"chunk={chunk} must divide the {num} tasks of a minibatch")
     else:
-        fast = in_parts(chunk, lambda losses, gradient: jnp.ones((), bool))
+        size = next(size for size in range(chunk, 0, -1) if num % size == 0)
+        fast = in_parts(size, lambda losses, gradient: jnp.ones((), bool))
 
     losses, metrics, gradient, diverged = jax.lax.cond(_finite((fast[0], fast[2])), lambda: fast, isolate)
     return losses, metrics, mean(gradient), diverged
@@ -90,7 +89,7 @@ def _finite(tree: PyTree) -> Array:
 
 
 class Backprop(MetaOptimizer):
-    """`optimizer` moves the meta-parameters; `chunk` tasks at a time are differentiated (None: all)."""
+    """`optimizer` moves the meta-parameters; at most `chunk` tasks at a time are differentiated (None: all)."""
 
     optimizer: optax.GradientTransformation = eqx.field(static=True)
     epochs: int = eqx.field(static=True, default=1)

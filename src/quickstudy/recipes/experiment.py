@@ -60,7 +60,6 @@ def fingerprint() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
         "convolution": convolution.settings(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }

@@ -99,7 +99,7 @@ def _groups(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs that differ in nothing but the seed stand together."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        config = {k: v for k, v in run.about.get("config", {}).items() if k != "seed"}
+        config = {k: v for k, v in run.about.get("config", {}).items() if k not in ("seed", "devices")}
         groups.setdefault(str((run.recipe, sorted(config.items()))), []).append(run)
     return list(groups.values())
 
