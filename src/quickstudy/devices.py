@@ -32,8 +32,8 @@ def tasks_along(axis: int) -> PartitionSpec:
 def use_cores(wanted: int) -> None:
     """Before JAX starts: makes a CPU so many devices, or with 0 one of each core, unless JAX was told a number. Later
     nothing changes any more."""
-    told = jax.config.read("jax_num_cpu_devices") > 0 or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if wanted == 0 and told:
+    told = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if wanted == 0 and (told or getattr(jax.config, "jax_num_cpu_devices", 0) > 0):
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):
