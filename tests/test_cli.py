@@ -164,6 +164,13 @@ def test_a_run_can_be_made_longer_but_not_into_another(trained, capsys, tmp_path
     assert call(capsys, "resume", copy, "--meta-steps", 3)[0] == 2
 
 
+def test_devices_that_are_not_there_leave_the_run_as_it_is(trained, capsys):
+    before = (trained / "run.json").read_text()
+    code, _, err = call(capsys, "resume", trained, "--devices", 64)
+    assert code == 2 and "devices=64, but JAX has" in err
+    assert (trained / "run.json").read_text() == before
+
+
 def test_a_folder_in_use_exits_5(trained, capsys):
     from quickstudy.runs import RunFolder
 

@@ -173,7 +173,7 @@ SAFE = {"meta_steps", "log_every", "save_every", "validate_every", "max_diverged
 def resume(
     folder: Path, output: Output, *, step: int | None, meta_steps: int | None, devices: int | None = None
 ) -> None:
-    from quickstudy.devices import use_cores
+    from quickstudy.devices import choose, use_cores
     from quickstudy.load import experiment_of
     from quickstudy.recipes.experiment import fingerprint
     from quickstudy.runs import CheckpointRefused, RunFolder
@@ -181,13 +181,15 @@ def resume(
     run = RunFolder(folder)
     about = run.read_json("run.json")
     use_cores(devices or about.get("config", {}).get("devices", 1))
-    recipe = experiment_of(run).recipe
+    experiment = experiment_of(run)
+    recipe = experiment.recipe
     at = step if step is not None else (run.newest() or 0)
     if at and at not in run.steps():
         raise CheckpointRefused(f"{run.checkpoints} has no checkpoint of step {at}; it has {run.steps()}")
     if meta_steps is not None:
         recipe = dataclasses.replace(recipe, meta_steps=meta_steps)
-    if devices is not None:
+    if devices is not None:  # refused before it is written down
+        devices = choose(devices, recipe.meta_batch, experiment.meta_optimizer.minibatches)
         recipe = dataclasses.replace(recipe, devices=devices)
     saved = run.manifest(at).get("config") if at else None
     now = json.loads(json.dumps(dataclasses.asdict(recipe)))
