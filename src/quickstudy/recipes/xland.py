@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class XLandRL2(RL2):
-    meta_steps: int = 2000
+    meta_steps: int = 6000
     meta_batch: int = 256
     minibatches: int = 4
     epochs: int = 1
@@ -35,7 +35,7 @@ class XLandRL2(RL2):
 
     name = "xland-rl2"
     description = "RL² on XLand-MiniGrid: rulesets that are not told, 9×9 cells"
-    expected = "not run to a figure"
+    expected = "return 2.4 in trials of 512 steps, still rising, and no faster at their end than at first"
     source = "Nikulin et al. 2024, XLand-MiniGrid: Scalable Meta-Reinforcement Learning Environments in JAX"
 
     def errors(self) -> list[str]:
