@@ -145,6 +145,11 @@ def sum_over_devices(tree: PyTree) -> PyTree:
     return tree if num_devices() == 1 else jax.lax.psum(tree, DEVICES)
 
 
+def mean_over_devices(tree: PyTree) -> PyTree:
+    """`sum_over_devices` of what is a mean, or a sum that is to be divided by a device's number of tasks."""
+    return jax.tree.map(lambda x: x / num_devices(), sum_over_devices(tree))
+
+
 def along(learner: Any, state: State, experience: Experience) -> Outputs:
     """`apply` for every input of a stretch, the state frozen; `experience.axes` says how many axes lead."""
     return over_axes(lambda x: learner.apply(state, x), experience.axes)(experience.x)

@@ -309,8 +309,8 @@ class _Loop:
             of_tasks = {name: m for name, m in metrics.items() if m.ndim > 1}
             return arrays, of_tasks, {name: m for name, m in metrics.items() if name not in of_tasks}
 
-        of_tasks = tasks_along(0 if self.meta_optimizer.population is None else 1)
-        lives = lambda path, _: of_tasks if path[0].name == "objective" else WHOLE
+        memory = tasks_along(0 if self.meta_optimizer.population is None else 1)
+        lives = lambda path, _: memory if path[0].name == "objective" else WHOLE
         lived = jax.tree_util.tree_map_with_path(lives, arrays)
         arguments, results = (lived, WHOLE, WHOLE, WHOLE), (lived, tasks_along(1), WHOLE)
         began = time.perf_counter()

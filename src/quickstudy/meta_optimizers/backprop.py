@@ -19,9 +19,8 @@ from quickstudy.core import (
     Metrics,
     Objective,
     combine,
-    num_devices,
+    mean_over_devices,
     partition,
-    sum_over_devices,
 )
 
 
@@ -57,7 +56,7 @@ def mean_gradient(objective: Objective, learner: Learner, batch: Batch, *, chunk
         losses, metrics, diverged = jax.tree.map(lambda x: x.reshape(num, *x.shape[2:]), out)
         return losses, metrics, gradient, diverged
 
-    mean = lambda gradient: jax.tree.map(lambda g: g / (num * num_devices()), sum_over_devices(gradient))
+    mean = lambda gradient: jax.tree.map(lambda g: g / num, mean_over_devices(gradient))
     isolate = lambda: in_parts(1, lambda losses, gradient: _finite(losses) & _finite(gradient))
     if chunk == 1:
         losses, metrics, gradient, diverged = isolate()

@@ -23,9 +23,8 @@ from quickstudy.core import (
     Metrics,
     Objective,
     combine,
-    num_devices,
+    mean_over_devices,
     partition,
-    sum_over_devices,
 )
 
 
@@ -46,7 +45,7 @@ def outcome(
     scores = jax.vmap(objective.score)(batch)
     # A task that any candidate broke tells nothing of the difference between candidates.
     diverged = ~jnp.isfinite(scores).all(0)
-    mean = sum_over_devices(jnp.where(diverged, 0.0, scores).mean(1)) / num_devices()
+    mean = mean_over_devices(jnp.where(diverged, 0.0, scores).mean(1))
     return mean, scores, diverged
 
 
