@@ -13,6 +13,7 @@ import argparse
 import itertools
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -37,13 +38,24 @@ def clock(step, rounds: int = ROUNDS, warmup: int = WARMUP) -> dict[str, float]:
     return {"wall_ms": 1e3 * statistics.median(wall), "cpu_ms": 1e3 * statistics.median(cpu)}
 
 
+def report(who: str, step, rounds: int = ROUNDS, warmup: int = WARMUP, each: int = 1) -> None:
+    """The cost of one of `each` meta-steps that a call takes, and the process's peak of memory, as a line of JSON."""
+    cost = {name: ms / each for name, ms in clock(step, rounds, warmup).items()}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"who": who, **cost, "peak_mb": round(peak)}))
+
+
 def fused(experiment, config, steps: int):
-    """`steps` meta-steps of the real loop as one call, and what one of them costs."""
+    """`steps` meta-steps of the real loop as one call."""
+    e = experiment
+    return looped(e.learner, e.objective, e.meta_optimizer, e.tasks, config, steps)
+
+
+def looped(learner, objective, meta_optimizer, tasks, config, steps: int):
+    """The same of parts; config.log_every has to be `steps`."""
     from quickstudy.train import _Loop
 
-    loop = _Loop(
-        experiment.learner, experiment.meta_optimizer, experiment.tasks, [(10**9, experiment.objective)], config
-    )
+    loop = _Loop(learner, meta_optimizer, tasks, [(10**9, objective)], config)
     state = [loop.begin(), 0]
     program = loop.program(0, state[0])
 
@@ -55,13 +67,10 @@ def fused(experiment, config, steps: int):
 
 
 def ours_sinusoid() -> None:
-    import dataclasses
-
     import quickstudy
 
     experiment = quickstudy.recipe("sinusoid-maml", shots=10, queries=10, log_every=500)
-    cost = clock(fused(experiment, dataclasses.replace(experiment.recipe), 500), 10, 2)
-    print(json.dumps({"who": "quickstudy", **{k: v / 500 for k, v in cost.items()}}))
+    report("quickstudy", fused(experiment, experiment.recipe, 500), 10, 2, 500)
 
 
 def peer_sinusoid(which: str) -> None:
@@ -105,15 +114,15 @@ def peer_sinusoid(which: str) -> None:
         optimizer.step()
 
     step = {"torch.func vmap": functional, "higher": with_higher}[which]
-    print(json.dumps({"who": which, **clock(step)}))
+    report(which, step)
 
 
 def sinusoid(torch_python: str) -> None:
-    rows = [_sub(sys.executable, "ours")]
+    rows = [child(sys.executable, "ours")]
     for peer in ("torch.func vmap", "higher"):
-        row = _sub(torch_python, peer)
+        row = child(torch_python, peer)
         rows += [row] if row else []
-    again = _sub(sys.executable, "ours")  # the machine may have changed meanwhile: the slower of the two counts
+    again = child(sys.executable, "ours")  # the machine may have changed meanwhile: the slower of the two counts
     rows[0] = max(rows[0], again, key=lambda r: r["wall_ms"])
     print(
         f"\nsinusoid MAML, 10-shot, MLP 40-40, 25 tasks, one inner step: ms a meta-step (load {os.getloadavg()[0]:.1f})"
@@ -123,7 +132,7 @@ def sinusoid(torch_python: str) -> None:
         print(f"  {row['who']:18s} wall {wall:8.3f}  cpu {cpu:8.3f}  {wall / rows[0]['wall_ms']:6.1f}x")
 
 
-def _sub(python: str, what: str) -> dict:
+def child(python: str, what: str) -> dict:
     done = subprocess.run([python, __file__, "--child", what], capture_output=True, text=True, check=False)
     if done.returncode:
         print(f"  {what}: not measured ({done.stderr.strip().splitlines()[-1] if done.stderr else 'failed'})")

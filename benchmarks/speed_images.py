@@ -12,87 +12,56 @@ torch.func's vmap, and higher where it is installed). Run on a quiet machine. Im
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 
-from speed import clock
+from speed import looped, report
 
 TASKS, WAYS, QUERIES = 32, 5, 15
 
 
-def report(who: str, step, rounds: int) -> None:
-    cost = clock(step, rounds, 1)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"who": who, **cost, "peak_mb": round(peak)}))
+def noise(ways: int, queries: int):
+    """Tasks from images that are none, drawn anew for every step."""
+    import numpy as np
+
+    import quickstudy as qs
+
+    images = np.random.default_rng(0).normal(size=(200 * (1 + queries), 28, 28, 1)).astype(np.float32)
+    tasks = qs.from_arrays(images, np.repeat(np.arange(200), 1 + queries), ways=ways, shots=1, queries=queries)
+    return tasks.split().train
 
 
-def ours(pool: bool, steps: int) -> None:
+def ours(what: str, pool: bool, steps: int) -> None:
+    """Steps of the real loop, which draws its tasks, on as many of the cores as share them."""
     import equinox as eqx
     import jax
-    import jax.numpy as jnp
     import optax
 
     import quickstudy as qs
+    from quickstudy.devices import use_cores
     from quickstudy.meta_optimizers.backprop import tasks_at_once
     from quickstudy.nn.images import Conv4
     from quickstudy.nn.measures import accuracy, cross_entropy
     from quickstudy.nn.models import Chain, Predictor
 
-    keys = jax.random.split(jax.random.key(0), 4)
-    embed = Conv4((28, 28, 1), key=keys[0], pool=pool, normalise="transductive")
-    start = Predictor(Chain([embed, eqx.nn.Linear(embed.features, WAYS, key=keys[1])]))
-    learner = qs.Gradient(start, qs.Supervised(cross_entropy), qs.SGD(0.4), steps=steps)
+    use_cores(0)
+    of_embedding, of_head = jax.random.split(jax.random.key(0))
+    embed = Conv4((28, 28, 1), key=of_embedding, pool=pool, normalise="transductive")
+    if what in ("maml", "fomaml"):
+        head = eqx.nn.Linear(embed.features, WAYS, key=of_head)
+        adjoint = qs.Unrolled() if what == "maml" else qs.FirstOrder()
+        start = Predictor(Chain([embed, head]))
+        learner = qs.Gradient(start, qs.Supervised(cross_entropy), qs.SGD(0.4), steps=steps, adjoint=adjoint)
+        tasks, num = noise(WAYS, QUERIES), TASKS
+    else:
+        learner = qs.Prototypical(embed, embed.features, 20)
+        if what == "matching":
+            learner = qs.Matching(embed, embed.features, capacity=20, classes=20)
+        tasks, num = noise(20, 5), 1
     objective = qs.FewShot(cross_entropy, accuracy, "accuracy", lower_is_better=False)
-    optimizer = qs.Backprop(optax.adam(1e-3), chunk=tasks_at_once(TASKS, 2**27))
-    labels = lambda each: jnp.tile(jnp.repeat(jnp.arange(WAYS), each), (TASKS, 1))
-    images = lambda key, each: jax.random.normal(key, (TASKS, WAYS * each, 28, 28, 1))
-    part = lambda key, each: qs.Labelled(images(key, each), labels(each))
-    tasks = qs.Episode(part(keys[2], 1), part(keys[3], QUERIES))
-
-    @eqx.filter_jit
-    def step(learner, memory):
-        batch, _ = objective.collect(learner, (), tasks, key=keys[0])
-        return optimizer.update(objective, learner, memory, batch, key=keys[1])[:2]
-
-    state = [learner, optimizer.init(learner)]
-
-    def call():
-        state[:] = jax.block_until_ready(step(*state))
-
-    report("quickstudy", call, 7)
-
-
-def ours_proto() -> None:
-    import equinox as eqx
-    import jax
-    import jax.numpy as jnp
-    import optax
-
-    import quickstudy as qs
-    from quickstudy.nn.images import Conv4
-    from quickstudy.nn.measures import accuracy, cross_entropy
-
-    keys = jax.random.split(jax.random.key(0), 3)
-    embed = Conv4((28, 28, 1), key=keys[0], pool=True, normalise="transductive")
-    learner = qs.Prototypical(embed, embed.features, 20)
-    objective, optimizer = qs.FewShot(cross_entropy, accuracy, "accuracy", False), qs.Backprop(optax.adam(1e-3))
-    part = lambda key, each: qs.Labelled(
-        jax.random.normal(key, (1, 20 * each, 28, 28, 1)), jnp.repeat(jnp.arange(20), each)[None]
-    )
-    tasks = qs.Episode(part(keys[1], 1), part(keys[2], 5))
-
-    @eqx.filter_jit
-    def step(learner, memory):
-        batch, _ = objective.collect(learner, (), tasks, key=keys[0])
-        return optimizer.update(objective, learner, memory, batch, key=keys[1])[:2]
-
-    state = [learner, optimizer.init(learner)]
-
-    def call():
-        state[:] = jax.block_until_ready(step(*state))
-
-    report("quickstudy", call, 20)
+    optimizer = qs.Backprop(optax.adam(1e-3), chunk=tasks_at_once(num, 2**27))
+    config = qs.Training(meta_batch=num, log_every=1)
+    report("quickstudy", looped(learner, objective, optimizer, tasks, config, 1), 20 if num == 1 else 9, 2)
 
 
 def torch_network(pool: bool, outputs: int | None):
@@ -161,7 +130,7 @@ def peer(which: str, pool: bool, steps: int) -> None:
                 (F.cross_entropy(fast(q), yq) / TASKS).backward()
         optimizer.step()
 
-    report(which, {"torch loop": loop, "torch.func vmap": together, "higher": with_higher}[which], 5)
+    report(which, {"torch loop": loop, "torch.func vmap": together, "higher": with_higher}[which], 5, 2)
 
 
 def peer_proto() -> None:
@@ -178,7 +147,7 @@ def peer_proto() -> None:
         F.cross_entropy(-(torch.cdist(embedded[20:], embedded[:20]) ** 2), y).backward()
         optimizer.step()
 
-    report("torch", step, 20)
+    report("torch", step, 20, 2)
 
 
 def child(python: str, *words: str) -> dict:
@@ -195,7 +164,7 @@ def table(title: str, rows: list[dict]) -> None:
     for row in rows:
         wall, cpu = row["wall_ms"], row["cpu_ms"]
         ratios = f"{wall / rows[0]['wall_ms']:5.2f}x wall {cpu / rows[0]['cpu_ms']:5.2f}x cpu"
-        print(f"  {row['who']:16s} wall {wall:8.1f} ms  cpu {cpu:8.1f} ms  peak {row['peak_mb']:6,d} MB  {ratios}")
+        print(f"  {row['who']:32s} wall {wall:8.2f} ms  cpu {cpu:8.2f} ms  peak {row['peak_mb']:6,d} MB  {ratios}")
 
 
 def main() -> None:
@@ -207,21 +176,20 @@ def main() -> None:
     options = parser.parse_args()
     if options.what == "child":
         who, *rest = options.words
-        if who == "proto":
-            return ours_proto() if rest == ["quickstudy"] else peer_proto()
-        pool, steps = rest[0] == "pool", int(rest[1])
-        return ours(pool, steps) if who == "quickstudy" else peer(who, pool, steps)
+        if who == "quickstudy":
+            what, kind, steps = rest
+            return ours(what, kind == "pool", int(steps))
+        return peer_proto() if rest == [] else peer(who, rest[0] == "pool", int(rest[1]))
     if options.what == "maml":
         for kind in ("strided", "pool"):
-            rows = [child(sys.executable, "quickstudy", kind, str(options.steps))]
+            rows = [child(sys.executable, "quickstudy", "maml", kind, str(options.steps))]
             rows += [
                 child(options.torch, p, kind, str(options.steps)) for p in ("torch loop", "torch.func vmap", "higher")
             ]
             table(f"MAML, conv-4 64, {kind}, {options.steps} inner step(s), {TASKS} tasks: ms a meta-step", rows)
     elif options.what == "proto":
-        table(
-            "one 20-way episode", [child(sys.executable, "proto", "quickstudy"), child(options.torch, "proto", "torch")]
-        )
+        rows = [child(sys.executable, "quickstudy", "proto", "pool", "0"), child(options.torch, "torch")]
+        table("one 20-way episode", rows)
     else:
         from quickstudy.nn.convolution import measure
 

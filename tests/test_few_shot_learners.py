@@ -20,7 +20,7 @@ from quickstudy.learners.updates import SGD, Optax
 from quickstudy.nn.gradients import log_and_sign
 from quickstudy.nn.images import Conv4, Modulated
 from quickstudy.nn.measures import accuracy, cross_entropy
-from quickstudy.nn.models import MLP, Chain, Predictor, context
+from quickstudy.nn.models import MLP, Chain, Predictor, Refined, context
 
 K = jax.random.split(jax.random.key(3), 8)
 X = jax.random.normal(K[0], (6, 4))
@@ -44,6 +44,15 @@ METRIC = {
     "prototypical": lambda: Prototypical(embed(), 3, 3),
     "matching": lambda: Matching(embed(), 3, capacity=6, classes=3),
 }
+
+
+def test_a_refined_embedding_begins_as_what_it_is_given():
+    learner = Prototypical(Refined(4, 8, scale=3.0, key=K[2]), 4, 3)
+    plain = Prototypical(lambda x: x, 4, 3)
+    said = predict(learner, learned_from(learner))
+    np.testing.assert_allclose(said, 9 * predict(plain, learned_from(plain)), rtol=1e-4)
+    slope = jax.grad(lambda up: (eqx.tree_at(lambda net: net.up, learner.embed, up)(X[0]) ** 2).sum())(learner.embed.up)
+    assert jnp.abs(slope).max() > 0  # and can leave it
 
 
 @pytest.mark.parametrize("name", METRIC)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import small_data
+from quickstudy.core import over_axes
 from quickstudy.recipes import get
 from quickstudy.tasks.classes import Classes, check, distinct, from_arrays, moved, pool_of, turn
 from quickstudy.tasks.clinc150 import clinc150
@@ -220,6 +221,21 @@ def test_clinc150_holds_out_whole_domains(tmp_path):
     (tmp_path / "clinc150_domains.json").unlink()
     with pytest.raises(DataError, match=r"there is no clinc150_domains.json in .*--data"):
         clinc150(dims=64, data=tmp_path)
+
+
+def test_clinc150_maml_begins_as_the_nearest_centroid(tmp_path):
+    small_data.clinc150(tmp_path)
+    recipe = get("clinc150-maml")(ways=3, queries=3, dims=64, inner_steps=1, data=str(tmp_path))
+    experiment, key = recipe.build(), jax.random.key(0)
+    episodes = experiment.tasks.split().test.tasks(8)
+    maml, centroid = experiment.learner, experiment.protocol.rulers["nearest centroid"]
+
+    def chosen(learner, episode):
+        state = learner.adapt(learner.init(key=key), episode.support, key=key)
+        return over_axes(lambda x: learner.apply(state, x).prediction)(episode.query.x).argmax(-1)
+
+    ours, theirs = (jax.vmap(lambda episode: chosen(learner, episode))(episodes) for learner in (maml, centroid))
+    assert (ours == theirs).all()
 
 
 @pytest.mark.skipif(not (DATA / "clinc150.json.gz").exists(), reason="no clinc150.json.gz in QUICKSTUDY_DATA")

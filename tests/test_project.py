@@ -193,9 +193,9 @@ LEARNED = {
     | both("embed.net.layers[1]")
     | mlp("values.net.layers[1]", 2)
     | {"keys", "sharpness.log"},
-    "clinc150-proto": mlp("embed", 2),
-    "clinc150-matching": mlp("embed", 2) | {"sharpness.log"},
-    "clinc150-maml": mlp("start.net.layers[0]", 2) | both("start.net.layers[1]"),
+    "clinc150-proto": both("embed.down") | {"embed.up"},
+    "clinc150-matching": both("embed.down") | {"embed.up", "sharpness.log"},
+    "clinc150-maml": both("start.net.layers[0].down", "start.net.layers[1]") | {"start.net.layers[0].up"},
 }
 
 

@@ -179,8 +179,8 @@ def resume(
     from quickstudy.runs import CheckpointRefused, RunFolder
 
     run = RunFolder(folder)
-    about = run.read_json("run.json")
-    use_cores(devices or about.get("config", {}).get("devices", 1))
+    about = run.about()
+    use_cores(devices or about["config"]["devices"])
     experiment = experiment_of(run)
     recipe = experiment.recipe
     at = step if step is not None else (run.newest() or 0)

@@ -40,11 +40,10 @@ def recipe(name: str, **values: Any) -> Experiment:
 
 def experiment_of(folder: RunFolder, **values: Any) -> Experiment:
     """The experiment that a run folder holds, with these values of its recipe's fields in place of its own."""
-    about = folder.read_json("run.json")
+    about = folder.about()
     if not about.get("recipe"):
         raise ValueError(f"{folder.path} was not made by a recipe: give `like=`, a learner of the same structure")
-    config = {"devices": 1, **about["config"]}  # as it was before runs said how many
-    of = lambda **values: configure(about["recipe"], {**config, **values}).build()
+    of = lambda **values: configure(about["recipe"], {**about["config"], **values}).build()
     experiment = of(**values)
     held_out = lambda experiment: getattr(experiment.tasks, "parts", None)
     if values and held_out(experiment) != held_out(of()):

@@ -199,6 +199,11 @@ class RunFolder:
         except ValueError as error:
             raise CheckpointRefused(f"{path} is not readable as JSON ({error}); the run folder is damaged") from None
 
+    def about(self) -> dict[str, Any]:
+        """What run.json says; runs from before it told how many devices share the tasks had one."""
+        about = self.read_json("run.json")
+        return {**about, "config": {"devices": 1, **about.get("config", {})}}
+
     def write_evaluation(self, summary: dict[str, Any], arrays: dict[str, np.ndarray], name: str) -> None:
         """The outcome of a test: name.json for people, name.safetensors with the scores of every task."""
         packed = {name: np.ascontiguousarray(array) for name, array in arrays.items()}

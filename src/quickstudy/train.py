@@ -136,7 +136,7 @@ def train(
         raise ConfigError(wrong)
     folder = RunFolder(out) if out is not None else None
     if folder is not None and resume is not None and config.devices == 0:
-        config = dataclasses.replace(config, devices=folder.read_json("run.json").get("config", {}).get("devices", 1))
+        config = dataclasses.replace(config, devices=folder.about()["config"]["devices"])
     splits = tasks.split()
     loop = _Loop(learner, meta_optimizer, splits.train, stages, config)
     config = loop.config

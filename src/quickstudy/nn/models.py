@@ -30,6 +30,24 @@ class MLP(eqx.Module):
         return self.layers[-1](x)
 
 
+class Refined(eqx.Module):
+    """What is given and what a hidden layer adds to it: s (x + U relu(W x + b)). U begins at 0, so that before training
+    two inputs are as alike as they are given."""
+
+    down: eqx.nn.Linear
+    up: Float[Array, "features hidden"]  # U
+    scale: float = eqx.field(static=True)  # s, by which a distance counts in a softmax
+    features: int = eqx.field(static=True)
+
+    def __init__(self, features: int, hidden: int, *, scale: float, key: Key[Array, ""]):
+        self.down = eqx.nn.Linear(features, hidden, key=key)
+        self.up = jnp.zeros((features, hidden))
+        self.scale, self.features = scale, features
+
+    def __call__(self, x: Float[Array, "features"]) -> Float[Array, "features"]:
+        return self.scale * (x + self.up @ jax.nn.relu(self.down(x)))
+
+
 class Modulated(eqx.Module):
     """Dense layers, each hidden feature scaled and shifted: σ(scale ⊙ W x + shift), the FiLM of Perez et al. 2018. With
     only scales and shifts fast, a task moves two numbers a feature and not a row of weights."""

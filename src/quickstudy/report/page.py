@@ -31,7 +31,7 @@ class Run:
     @staticmethod
     def read(path: str | os.PathLike) -> "Run":
         folder = RunFolder(path)
-        about = folder.read_json("run.json")
+        about = folder.about()
         tested = (folder.path / "evaluation.json").exists()
         arrays = folder.path / "evaluation.safetensors"
         return Run(
