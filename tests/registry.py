@@ -26,9 +26,10 @@ from quickstudy.learners.logistic_regression import LogisticRegression
 from quickstudy.learners.lpg import LPG
 from quickstudy.learners.mann import LRUAMemory
 from quickstudy.learners.matching import FullContext, Matching
+from quickstudy.learners.meta_models import Amortised, Mixture
 from quickstudy.learners.meta_networks import MetaNetworks
 from quickstudy.learners.mktn import MKTN, Control, Proximal, Regression, Ridge
-from quickstudy.learners.mml import MML, MetaModel
+from quickstudy.learners.mml import MML
 from quickstudy.learners.mpo import MPO, no_generation_yet
 from quickstudy.learners.ppo import ppo
 from quickstudy.learners.prototypical import Prototypical
@@ -345,6 +346,7 @@ REGISTRY: dict[str, Row] = {
         walks,
     ),
     "r-max": Row(lambda: RMax(2, 2, visits=2, discount=0.8), visits, learned=False),
-    "mml": Row(lambda: MML(MetaModel(2, 2, 3, key=K, hidden=8, latent=3, steps=1), 2), visits),
+    "mml": Row(lambda: MML(Amortised(2, 2, 3, key=K, hidden=8, latent=3, steps=1), 2), visits),
+    "mml_mixture": Row(lambda: MML(Mixture(2, 2, 3, kinds=2, key=K), 2, replan=True), visits),
     "sinusoid-posterior": Row(lambda: SinusoidPosterior(20, 0.3), labelled, learned=False),
 }

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from quickstudy.config import ConfigError
 from quickstudy.data import Transition
 from quickstudy.display import quiet
 from quickstudy.evaluate import Protocol, evaluate
-from quickstudy.learners.mml import MML, MetaModel, Statistics, constant, equivalence, likelihood, outcome, seen_in
+from quickstudy.learners.meta_models import Amortised, Mixture, Prior, as_tables, constant, outcome, seen_in
+from quickstudy.learners.mml import MML, equivalence, likelihood
 from quickstudy.load import load
 from quickstudy.objectives.trial import Trial
 from quickstudy.recipes import configure
@@ -100,9 +101,10 @@ def test_the_tables_of_a_maze_are_what_happens_in_it():
 
 
 def test_with_a_constant_prior_the_belief_is_the_conjugate_posterior():
-    state = after(MML(conjugate(), EPISODE), lived(LIFE))
+    agent = MML(conjugate(), EPISODE)
+    state = after(agent, lived(LIFE))
     # Three visits of (0, 1): rewards 2, 4, 3; next states 2, 2, 1.
-    belief = state.belief
+    belief = agent.model(state.seen)
     np.testing.assert_allclose(belief.concentration[0, 1], [1, 2, 3], rtol=1e-5)
     np.testing.assert_allclose([belief.reward[0, 1], belief.variance[0, 1]], [10 / 4, 1 / 4], rtol=1e-5)
     np.testing.assert_allclose(belief.concentration[1, 0], 1, rtol=1e-5)
@@ -115,7 +117,7 @@ def test_with_a_constant_prior_the_belief_is_the_conjugate_posterior():
 
 
 def test_a_narrower_draw_is_nearer_to_the_mean_model():
-    belief = conjugate()(Statistics.none(*PAIRS, STATES))
+    belief = conjugate()(conjugate().nothing())
     mean, half, whole = (belief.draw(spread, key=K[0]) for spread in (0.0, 0.5, 1.0))
     for m, h, w in zip(mean, half, whole, strict=True):
         np.testing.assert_allclose(h - m, 0.5 * (w - m), atol=1e-6)
@@ -126,8 +128,9 @@ def test_a_narrower_draw_is_nearer_to_the_mean_model():
 
 
 def test_a_bonus_is_of_the_uncertain():
-    state = after(MML(conjugate(), EPISODE, spread=0.0, bonus=5.0), lived(LIFE[:3]))  # an episode has ended: a new plan
-    belief = state.belief
+    agent = MML(conjugate(), EPISODE, spread=0.0, bonus=5.0)
+    state = after(agent, lived(LIFE[:3]))  # an episode has ended: a new plan
+    belief = agent.model(state.seen)
 
     def lost(bonus):
         reward = belief.reward + bonus * jnp.sqrt(belief.variance)
@@ -169,9 +172,11 @@ def test_statistics_of_a_life_are_those_of_its_steps():
     agent = MML(conjugate(), EPISODE, spread=0.0)
     t = lived(LIFE)
     seen = after(agent, jax.tree.map(lambda x: x[:3], t)).seen
-    gathered = seen_in(t, jnp.arange(4) < 3, agent.model.size)
-    np.testing.assert_allclose(gathered.moves, seen.moves)
-    np.testing.assert_allclose(gathered.rewards, seen.rewards)
+    moves, rewards = np.zeros((*PAIRS, STATES)), np.zeros(PAIRS)
+    moves[0, 1, 2], moves[2, 0, 0], rewards[0, 1], rewards[2, 0] = 2, 1, 6, -1
+    for found in (seen, seen_in(agent.model, jax.tree.map(lambda x: x[:3], t))):
+        np.testing.assert_allclose(found.moves, moves)
+        np.testing.assert_allclose(found.rewards, rewards)
 
 
 def test_the_loss_terms_by_hand():
@@ -212,7 +217,7 @@ def test_what_the_values_are_of_is_held_constant():
 def test_trained_on_random_mdps_it_comes_near_to_the_conjugate_posterior():
     """In what it says of held-out tasks, from a prior that is three times too strong and expects 0 of a reward."""
     objective = trial(TASKS, 6 * EPISODE, ((1.0, likelihood),))
-    start = MetaModel(*PAIRS, STATES, key=K[0], hidden=4, latent=1)
+    start = Amortised(*PAIRS, STATES, key=K[0], hidden=4, latent=1)
     wrong = constant(jnp.full((*PAIRS, STATES), 3.0), jnp.zeros(PAIRS), jnp.ones(PAIRS)).own.bias
     learner = MML(eqx.tree_at(lambda m: m.own.bias, start, wrong), EPISODE, spread=0.0)
     ideal = MML(conjugate(), EPISODE, spread=0.0)
@@ -226,25 +231,100 @@ def test_trained_on_random_mdps_it_comes_near_to_the_conjugate_posterior():
         moves, memory = optimizer.update(judge(learner, train)[1], memory)
         learner = eqx.apply_updates(learner, moves)
     assert before > 0.05 and -0.005 < excess(learner) < 0.3 * before
-    fresh = begin(learner).belief
+    fresh = learner.model(learner.model.nothing())
     np.testing.assert_allclose(fresh.reward.mean(), 1, atol=0.2)
     np.testing.assert_allclose(fresh.concentration.sum(-1).mean(), STATES, rtol=0.4)
 
 
 def test_refining_lowers_the_surprise_at_what_was_seen():
-    model = MetaModel(*PAIRS, STATES, key=K[0], hidden=8, latent=4, steps=1, rate=0.05)
-    seen = seen_in(lived(LIFE), jnp.ones(4, bool), model.size)
+    model = Amortised(*PAIRS, STATES, key=K[0], hidden=8, latent=4, steps=1, rate=0.05)
+    seen = seen_in(model, lived(LIFE))
     z = model.kind(seen)
     prior = model.prior(z)
     by_hand = 0.0
     for s, a, r, then, *_ in LIFE:
-        p = jax.nn.softmax(prior.logits[s, a])
+        p = prior.concentration[s, a] / prior.concentration[s, a].sum()
         by_hand += -np.log(p[then]) + 0.5 * (r - float(prior.reward[s, a])) ** 2 - 0.5 * r**2
     np.testing.assert_allclose(model.surprise(z, seen), by_hand / 4, rtol=1e-4)
     refined = z - 0.05 * jax.grad(model.surprise)(z, seen)
     assert model.surprise(refined, seen) < model.surprise(z, seen)
-    strength = model.prior(refined).strength[1, 0] * jax.nn.softmax(model.prior(refined).logits[1, 0])
-    np.testing.assert_allclose(model(seen).concentration[1, 0], strength, rtol=1e-5)  # never tried: the prior
+    never_tried = model.prior(refined).concentration[1, 0]
+    np.testing.assert_allclose(model(seen).concentration[1, 0], never_tried, rtol=1e-5)
+
+
+def mixture(kinds=2):
+    """Kinds with priors at random, of unequal frequency."""
+    model = Mixture(*PAIRS, STATES, kinds=kinds, key=K[5], unlike=1.0)
+    return eqx.tree_at(lambda m: m.frequency, model, jnp.log(1.0 + jnp.arange(kinds)))
+
+
+def marginal(model, kind, moments):
+    """log p of a life in tasks of one kind, by the closed forms of the Dirichlet-multinomial and the normal."""
+    prior, total = Prior.of((model.shared + model.own)[:, :, kind]), 0.0
+    alpha = np.asarray(prior.concentration, float)
+    for s, a in {moment[:2] for moment in moments}:
+        here = [moment for moment in moments if moment[:2] == (s, a)]
+        led = np.bincount([moment[3] for moment in here], minlength=STATES)
+        ordered = special.gammaln(alpha[s, a] + led).sum() - special.gammaln(alpha[s, a]).sum()
+        total += ordered + special.gammaln(alpha[s, a].sum()) - special.gammaln(alpha[s, a].sum() + len(here))
+        paid, spread = [moment[2] for moment in here], 1 / float(prior.certainty[s, a])
+        mean, covariance = np.full(len(here), float(prior.reward[s, a])), np.eye(len(here)) + spread
+        total += stats.multivariate_normal.logpdf(paid, mean, covariance)
+    return total
+
+
+def test_of_one_kind_a_mixture_is_the_conjugate_posterior():
+    flat = as_tables(jnp.ones((*PAIRS, 1, STATES)), jnp.ones((*PAIRS, 1)), jnp.ones((*PAIRS, 1)))
+    model = eqx.tree_at(lambda m: m.own, mixture(1), flat)
+    told, known = (jax.jit(lambda t, m=m: m(seen_in(m, t)))(lived(LIFE)) for m in (model, conjugate()))
+    for name in ("transition", "transition_deviation", "reward", "variance"):
+        np.testing.assert_allclose(getattr(told, name), getattr(known, name), rtol=1e-4, atol=1e-6)
+
+
+def test_which_kind_a_task_is_follows_by_bayes_rule():
+    model = mixture()
+    joint = np.array([np.log(1 + kind) + marginal(model, kind, LIFE) for kind in range(2)])
+    evidence = jax.jit(lambda t: model(seen_in(model, t)).log_weights)
+    np.testing.assert_allclose(evidence(lived(LIFE)), joint - special.logsumexp(joint), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(evidence(lived(LIFE[::-1])), evidence(lived(LIFE)), rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_mixture_foretells_of_each_step_adds_up_to_the_marginal_likelihood():
+    model = mixture()
+    agent = MML(model, EPISODE, spread=0.0)
+    steps = jax.tree.map(lambda x: x[:, None], lived(LIFE))
+    said = jax.jit(lambda: agent.replay(agent.init(key=K[0]), steps, key=jax.random.split(K[1], 4)))()
+
+    class Lived:
+        transition, log_prob, counts = steps, jnp.zeros((4, 1)), jnp.ones((4, 1), bool)
+
+    joint = [np.log((1 + kind) / 3) + marginal(model, kind, LIFE) for kind in range(2)]
+    np.testing.assert_allclose(4 * likelihood(said, Lived), -special.logsumexp(joint), rtol=1e-5)
+
+
+def test_a_draw_of_a_kind_agrees_with_itself():
+    """Whatever is drawn is what one kind expects, in all pairs at once; and half a draw is half way to it."""
+    belief = mixture()(seen_in(mixture(), lived(LIFE[:2])))
+    each, keys = belief.each, jax.random.split(K[3], 200)
+    reward, transition = jax.vmap(lambda key: belief.draw(1.0, key=key))(keys)
+    of_kind = jnp.abs(transition[:, :, :, None] - each.transition).max((1, 2, 4)) < 1e-6
+    assert of_kind.any(1).all()
+    np.testing.assert_allclose(of_kind.mean(0), jnp.exp(belief.log_weights), atol=0.1)
+    np.testing.assert_allclose(reward, jnp.moveaxis(each.reward, -1, 0)[of_kind.argmax(1)], rtol=1e-5)
+    weights = jnp.exp(belief.log_weights)
+    np.testing.assert_allclose(belief.transition, jnp.einsum("k,sako->sao", weights, each.transition), rtol=1e-5)
+    np.testing.assert_allclose(belief.draw(0.5, key=keys[0])[0], (reward[0] + belief.reward) / 2, rtol=1e-5)
+
+
+def test_a_plan_that_is_made_anew_keeps_its_draw_until_the_episode_ends():
+    agent = MML(mixture(), EPISODE, replan=True)
+    state = begin(agent)
+    one = eqx.filter_jit(lambda state, t, key: agent.adapt(state, t, key=key))
+    for i, moment in enumerate(LIFE):
+        luck, state = state.luck, one(state, lived([moment]), jax.random.fold_in(K[2], i))
+        assert (state.luck == luck).all() == (not moment[-1])
+        reward, transition = agent.model(state.seen).draw(1.0, key=jax.random.wrap_key_data(state.luck))
+        assert state.policy.tolist() == greedy(agent.values(reward, transition)).tolist()
 
 
 def test_kernel_mdps_mix_what_they_share():

@@ -154,7 +154,7 @@ LEARNED = {
     "kernels-mpo": lstm("cell.cell") | {"cell.cell.bias_n", "generator"} | mlp("start.net", 2) | both("critic"),
     "kernels-mml": MML,
     "mdp-mml": MML,
-    "maze-mml": MML,
+    "maze-mml": {"model.shared", "model.own", "model.frequency", "model.noise.log"},
     "corners": NAVIGATION,
     "corners-maml": moved(NAVIGATION, "inner_loss.", "inner_loss.policy."),
     "cartpole-meta-gradient": {

@@ -22,8 +22,6 @@ LARSON = "Larson et al. 2019, An Evaluation Dataset for Intent Classification an
 
 @dataclasses.dataclass(frozen=True)
 class Clinc150(FewShotRecipe):
-    meta_steps: int = 300
-    learning_rate: float = 1e-4
     dims: int = 2048  # hashed features of a sentence
     hidden: int = 32  # width of what the embedding adds to them
     scale: float = 4.0  # of the embedding: features have length 1, too short for the softmax of a distance
@@ -63,6 +61,8 @@ class Clinc150(FewShotRecipe):
 
 @dataclasses.dataclass(frozen=True)
 class Clinc150Proto(ProtoMethod, Clinc150):
+    meta_steps: int = 300
+    learning_rate: float = 1e-4
     training_ways: int = 20
 
     name = "clinc150-proto"
@@ -73,6 +73,9 @@ class Clinc150Proto(ProtoMethod, Clinc150):
 
 @dataclasses.dataclass(frozen=True)
 class Clinc150Matching(MatchingMethod, Clinc150):
+    meta_steps: int = 300
+    learning_rate: float = 1e-4
+
     name = "clinc150-matching"
     description = "Matching Networks on intents of unseen domains"
     expected = "the 71 % of the nearest centroid of its features (no paper has this)"
@@ -81,6 +84,8 @@ class Clinc150Matching(MatchingMethod, Clinc150):
 
 @dataclasses.dataclass(frozen=True)
 class Clinc150MAML(GradientMethod, Clinc150):
+    meta_steps: int = 300
+    learning_rate: float = 1e-4
     queries: int = 5
     inner_steps: int = 3
 

@@ -130,7 +130,7 @@ class OmniglotIMAML(OmniglotGradient):
 
     name = "omniglot-imaml"
     description = "implicit MAML on Omniglot"
-    expected = "accuracy 99.16 ± 0.35 % in the paper by gradient descent inside, 99.50 Hessian-free; transductive"
+    expected = "transductive 95.0 % after 4,000 meta-steps here; 99.16 ± 0.35 % in the paper, 99.50 Hessian-free"
     source = "Rajeswaran, Finn, Kakade, Levine 2019, Meta-Learning with Implicit Gradients, NeurIPS"
 
     def choices(self, start: Any) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from quickstudy.core import Learner, over_axes
 from quickstudy.data import Categorical, Episode, Transition
 from quickstudy.evaluate import Protocol, Trace, with_steps
+from quickstudy.learners.meta_models import seen_in
 from quickstudy.learners.mktn import MKTN
-from quickstudy.learners.mml import MML, seen_in
+from quickstudy.learners.mml import MML
 from quickstudy.learners.varibad import Belief, VariBAD
 from quickstudy.objectives.few_shot import Judged, adapted
 from quickstudy.objectives.trial import Lived
@@ -135,7 +136,8 @@ def models(tables: Callable[[PyTree], tuple], episodes: tuple[int, ...] = (0, 1,
         t = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), lived.transition)
         ended = (t.terminated | t.truncated).astype(int)
         before = ended.cumsum() - ended
-        beliefs = [learner.model(seen_in(t, before < n, learner.model.size)) for n in episodes]
+        lived_in = lambda n: jax.tree.map(lambda x: x[: (before < n).sum()], t)
+        beliefs = [learner.model(seen_in(learner.model, lived_in(n))) for n in episodes]
         real = np.asarray(tables(task)[1]).reshape(-1)
         predicted = np.stack([np.asarray(belief.transition).reshape(-1) for belief in beliefs])
         deviation = np.stack([np.asarray(belief.transition_deviation).reshape(-1) for belief in beliefs])

@@ -1,0 +1,328 @@
+"""What MML plans in: from what a task showed of itself to a distribution over models of it.
+
+Both meta-models end in the same conjugate formulas, for each state and action:
+
+    p(·|s, a) ~ Dirichlet(α + ω w)                   w: how often (s, a) led where;  n = Σ w
+    r(s, a) ~ N((κ μ + ω R)/(κ + ω n), σ²/(κ + ω n)) R: the sum of its rewards, which scatter by σ about r(s, a)
+
+and differ in where the prior α, μ, κ comes from:
+
+    Amortised    one prior, of what kind the task looks: α, μ, κ = g_ψ(z),  z = e_ψ(w, R)
+    Mixture      K kinds of task, each with a prior of its own; which one it is follows by Bayes' rule,
+                 p(k | seen) ∝ π_k Π_t p_k(s', r | s, a, seen before)
+
+A belief that is independent from pair to pair cannot know that a maze has one goal: draws from it have several, or
+none. Kinds can, and a draw of a kind agrees with itself.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+
+from quickstudy.core import Positive, over_axes, unwrap
+from quickstudy.data import Transition
+from quickstudy.nn.models import MLP
+
+
+class Statistics(eqx.Module):
+    """What a task showed of itself. Outcomes are the states and, where episodes end by themselves, the end."""
+
+    moves: Float[Array, "*pairs outcomes"]  # how often (s, a) led there
+    rewards: Float[Array, "*pairs"]  # their sum
+
+    @staticmethod
+    def none(states: int, actions: int, outcomes: int) -> "Statistics":
+        return Statistics(jnp.zeros((states, actions, outcomes)), jnp.zeros((states, actions)))
+
+    @property
+    def visits(self) -> Float[Array, "*pairs"]:
+        return self.moves.sum(-1)
+
+    def add(self, t: Transition) -> "Statistics":
+        """With one more transition."""
+        s, a = t.observation.argmax(), t.action
+        return Statistics(
+            self.moves.at[s, a].add(outcome(t, self.moves.shape[-1])), self.rewards.at[s, a].add(t.reward)
+        )
+
+
+def outcome(t: Transition, outcomes: int) -> Float[Array, "outcomes"]:
+    """What one transition led to, one-hot: the next state, or the end where that is one more outcome."""
+    if outcomes == t.next_observation.size:
+        return t.next_observation
+    return jnp.append(jnp.where(t.terminated, 0.0, t.next_observation), t.terminated.astype(float))
+
+
+def seen_in(model: Any, t: Transition) -> PyTree:
+    """What the meta-model keeps of a life [time]."""
+    return jax.lax.scan(lambda seen, t: (model.after(seen, t), None), model.nothing(), t)[0]
+
+
+class Prior(eqx.Module):
+    """What is expected of each (s, a) before it is tried."""
+
+    concentration: Float[Array, "*pairs outcomes"]  # α
+    reward: Float[Array, "*pairs"]  # μ
+    certainty: Float[Array, "*pairs"]  # κ, in visits
+
+    @staticmethod
+    def of(tables: Float[Array, "*pairs numbers"]) -> "Prior":
+        """From logits, log Σα, μ and log κ side by side: outcomes + 3 numbers."""
+        strength, reward, certainty = jnp.moveaxis(tables[..., -3:], -1, 0)
+        return Prior(jnp.exp(strength)[..., None] * jax.nn.softmax(tables[..., :-3]), reward, jnp.exp(certainty))
+
+
+class Belief(eqx.Module):
+    """A distribution over models, independent from pair to pair: of the whole task, or the rows of one state."""
+
+    concentration: Float[Array, "*pairs outcomes"]  # of the Dirichlet
+    reward: Float[Array, "*pairs"]  # mean of the mean reward
+    variance: Float[Array, "*pairs"]  # of the mean reward
+    noise: Float[Array, ""]  # σ: deviation of a reward from its mean
+
+    @property
+    def transition(self) -> Float[Array, "*pairs outcomes"]:
+        return self.concentration / self.concentration.sum(-1, keepdims=True)
+
+    @property
+    def transition_deviation(self) -> Float[Array, "*pairs outcomes"]:
+        """How uncertain each probability is, as a standard deviation."""
+        p = self.transition
+        return jnp.sqrt(p * (1 - p) / (1 + self.concentration.sum(-1, keepdims=True)))
+
+    def draw(self, spread: float, *, key: Key[Array, ""]) -> tuple[Array, Array]:
+        """(rewards, transitions) of one model, its distance from the mean model scaled by `spread`."""
+        if spread == 0:
+            return self.reward, self.transition
+        move, pay = jax.random.split(key)
+        transition = jax.random.dirichlet(move, self.concentration)
+        reward = spread * jnp.sqrt(self.variance) * jax.random.normal(pay, self.reward.shape)
+        return self.reward + reward, self.transition + spread * (transition - self.transition)
+
+    def of(self, x: Float[Array, "states"]) -> "Belief":
+        """The rows of one state."""
+        row = lambda table: jnp.tensordot(x, table, 1)  # a product: its derivative is one too
+        return Belief(row(self.concentration), row(self.reward), row(self.variance), self.noise)
+
+    def log_prob(self, action: Array, to: Array, reward: Array) -> Float[Array, ""]:
+        """Of what one step led to and paid, said by the rows of its state; action and outcome are one-hot."""
+        deviation = jnp.sqrt(self.noise**2 + action @ self.variance)
+        return jnp.log(action @ self.transition @ to) + jax.scipy.stats.norm.logpdf(
+            reward, action @ self.reward, deviation
+        )
+
+
+def posterior(prior: Prior, seen: Statistics, trust: Array | float, noise: Array) -> Belief:
+    """By the conjugate formulas, with a visit counting `trust`."""
+    certainty = prior.certainty + trust * seen.visits
+    reward = (prior.certainty * prior.reward + trust * seen.rewards) / certainty
+    return Belief(prior.concentration + trust * seen.moves, reward, noise**2 / certainty, noise)
+
+
+class Amortised(eqx.Module):
+    """From statistics to a belief. The encoder sees the statistics of all pairs as they are, so that it can tell one
+    known table from another, beside the sum of a network of each pair's own, the same for all pairs, which tells what
+    they have in common. The generator is linear in z: a part for each pair and a part that is the same for all.
+
+    steps: gradient steps that refine z, with a learned rate
+    """
+
+    pair: MLP
+    encode: MLP
+    shared: eqx.nn.Linear
+    own: eqx.nn.Linear
+    trust: Positive  # ω
+    noise: Positive  # σ
+    rate: Positive | None  # η
+    size: tuple[int, int, int] = eqx.field(static=True)  # states, actions, outcomes
+    steps: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        states: int,
+        actions: int,
+        outcomes: int,
+        *,
+        key: Key[Array, ""],
+        hidden: int = 64,
+        latent: int = 32,
+        steps: int = 0,
+        rate: float = 0.1,
+    ):
+        keys = jax.random.split(key, 4)
+        pooled, each = hidden // 4, outcomes + 3
+        self.pair = MLP((outcomes + 2, pooled, pooled), key=keys[0], activation=jnp.tanh)
+        everything = states * actions * (outcomes + 1)
+        self.encode = MLP((everything + pooled, hidden, latent), key=keys[1], activation=jnp.tanh)
+        # A generator near 0: the model starts from one prior for all tasks, α = 1/outcomes, μ = 0 and κ = 1.
+        small = lambda layer: jax.tree.map(lambda w: 0.1 * w, layer)
+        none = lambda layer: eqx.tree_at(lambda l: l.bias, layer, jnp.zeros_like(layer.bias))
+        self.shared = none(small(eqx.nn.Linear(latent, each, key=keys[2])))
+        self.own = none(small(eqx.nn.Linear(latent, states * actions * each, key=keys[3])))
+        self.trust, self.noise = Positive(1.0), Positive(1.0)
+        self.rate = Positive(rate) if steps else None
+        self.size, self.steps = (states, actions, outcomes), steps
+
+    def nothing(self) -> Statistics:
+        return Statistics.none(*self.size)
+
+    def after(self, seen: Statistics, t: Transition) -> Statistics:
+        return seen.add(t)
+
+    def __call__(self, seen: Statistics) -> Belief:
+        z = self.kind(seen)
+        for _ in range(self.steps):
+            z = z - unwrap(self.rate) * jax.grad(self.surprise)(z, seen)
+        return posterior(self.prior(z), seen, unwrap(self.trust), unwrap(self.noise))
+
+    def kind(self, seen: Statistics) -> Float[Array, "latent"]:
+        """z, before it is refined."""
+        statistics = jnp.concatenate([seen.moves, seen.rewards[..., None]], -1)
+        of_pairs = over_axes(self.pair, 2)(jnp.concatenate([statistics, seen.visits[..., None]], -1))
+        tried = (seen.visits > 0)[..., None]  # of the others there is nothing to say
+        return self.encode(jnp.concatenate([statistics.reshape(-1), (of_pairs * tried).sum((0, 1))]))
+
+    def prior(self, z: Float[Array, "latent"]) -> Prior:
+        states, actions, outcomes = self.size
+        return Prior.of(self.own(z).reshape(states, actions, outcomes + 3) + self.shared(z))
+
+    def surprise(self, z: Float[Array, "latent"], seen: Statistics) -> Float[Array, ""]:
+        """Mean −log p of what was seen under the means of the prior of z, without what does not depend on z."""
+        prior = self.prior(z)
+        likely = prior.concentration / prior.concentration.sum(-1, keepdims=True)
+        moves = (seen.moves * jnp.log(jnp.maximum(likely, 1e-30))).sum()
+        rewards = (seen.rewards - 0.5 * seen.visits * prior.reward) * prior.reward  # of −½ Σ (r − μ)²
+        return -(moves + rewards.sum() / unwrap(self.noise) ** 2) / jnp.maximum(seen.visits.sum(), 1)
+
+
+def constant(
+    concentration: Float[Array, "states actions outcomes"],
+    reward: Float[Array, "states actions"],
+    certainty: Float[Array, "states actions"],
+    noise: float = 1.0,
+) -> Amortised:
+    """The meta-model that has this prior α, μ, κ in every task, and this σ, and learns by the conjugate formulas alone.
+    A flat prior is a model from scratch in each task; a very certain one is one model for all of them, or the true one.
+    """
+    states, actions, outcomes = concentration.shape
+    model = Amortised(states, actions, outcomes, key=jax.random.key(0), hidden=4, latent=1)
+    zero = jax.tree.map(lambda x: jnp.zeros_like(x) if eqx.is_inexact_array(x) else x, model)  # ω = exp(0)
+    tables = as_tables(concentration, reward, certainty)
+    return eqx.tree_at(lambda m: (m.own.bias, m.noise), zero, (tables.reshape(-1), Positive(noise)))
+
+
+def as_tables(concentration: Array, reward: Array, certainty: Array) -> Float[Array, "*pairs numbers"]:
+    """A prior α, μ, κ as `Prior.of` takes it."""
+    strength = concentration.sum(-1, keepdims=True)
+    likely = jnp.log(jnp.maximum(concentration / strength, 1e-9))  # a Dirichlet has no zeros
+    return jnp.concatenate([likely, jnp.log(strength), reward[..., None], jnp.log(certainty)[..., None]], -1)
+
+
+class Weighed(eqx.Module):
+    statistics: Statistics
+    evidence: Float[Array, "kinds"]  # log p of all that was seen, in a task of each kind
+
+
+class MixtureBelief(eqx.Module):
+    """Kinds of task and how probable each is: of the whole task, or the rows of one state."""
+
+    log_weights: Float[Array, "kinds"]
+    prior: Prior  # [*pairs, kinds, ...]
+    seen: Statistics  # [*pairs, ...]
+    noise: Float[Array, ""]
+
+    @property
+    def each(self) -> Belief:
+        """What would be believed in a task of each kind: [*pairs, kinds, ...]."""
+        seen = Statistics(self.seen.moves[..., None, :], self.seen.rewards[..., None])
+        return posterior(self.prior, seen, 1.0, self.noise)
+
+    @property
+    def transition(self) -> Float[Array, "*pairs outcomes"]:
+        # Σ_k w_k (α_k + moves) / Σ(α_k + moves), without an array of all tasks, kinds and outcomes.
+        strength = self.prior.concentration.sum(-1) + self.seen.visits[..., None]
+        share = jnp.exp(self.log_weights) / strength
+        expected = jnp.einsum("...k,...ko->...o", share, self.prior.concentration)
+        return expected + share.sum(-1, keepdims=True) * self.seen.moves
+
+    @property
+    def reward(self) -> Float[Array, "*pairs"]:
+        return self.each.reward @ jnp.exp(self.log_weights)
+
+    @property
+    def variance(self) -> Float[Array, "*pairs"]:
+        each = self.each
+        square = (each.variance + each.reward**2) @ jnp.exp(self.log_weights)
+        return jnp.maximum(square - self.reward**2, 0.0)
+
+    @property
+    def transition_deviation(self) -> Float[Array, "*pairs outcomes"]:
+        each = self.each
+        square = each.transition**2 + each.transition_deviation**2
+        square = jnp.einsum("k,...ko->...o", jnp.exp(self.log_weights), square)
+        return jnp.sqrt(jnp.maximum(square - self.transition**2, 0.0))
+
+    def draw(self, spread: float, *, key: Key[Array, ""]) -> tuple[Array, Array]:
+        """(rewards, transitions) in the mean of one kind, its distance from the mean of all scaled by `spread`."""
+        mean = self.reward, self.transition
+        if spread == 0:
+            return mean
+        kind = jax.random.categorical(key, self.log_weights)
+        prior = Prior(
+            self.prior.concentration[..., kind, :], self.prior.reward[..., kind], self.prior.certainty[..., kind]
+        )
+        drawn = posterior(prior, self.seen, 1.0, self.noise)
+        towards = lambda drawn, mean: mean + spread * (drawn - mean)
+        return towards(drawn.reward, mean[0]), towards(drawn.transition, mean[1])
+
+    def of(self, x: Float[Array, "states"]) -> "MixtureBelief":
+        """The rows of one state."""
+        prior, seen = jax.tree.map(lambda table: jnp.tensordot(x, table, 1), (self.prior, self.seen))
+        return MixtureBelief(self.log_weights, prior, seen, self.noise)
+
+    def log_probs(self, action: Array, to: Array, reward: Array) -> Float[Array, "kinds"]:
+        """Of what one step led to and paid, in a task of each kind; see `Belief.log_prob`."""
+        each = self.each
+        deviation = jnp.sqrt(self.noise**2 + action @ each.variance)
+        paid = jax.scipy.stats.norm.logpdf(reward, action @ each.reward, deviation)
+        return jnp.log(jnp.einsum("a,ako,o->k", action, each.transition, to)) + paid
+
+    def log_prob(self, action: Array, to: Array, reward: Array) -> Float[Array, ""]:
+        return jax.nn.logsumexp(self.log_weights + self.log_probs(action, to, reward))
+
+
+class Mixture(eqx.Module):
+    """`kinds` priors: what they have in common and what each has of its own, at first little and at random.
+
+    What it says of one step after another adds up to the marginal likelihood of the trial, so training it to foretell
+    is fitting the prior by maximum likelihood (empirical Bayes), and its beliefs are the exact posterior under it.
+    """
+
+    shared: Float[Array, "states actions 1 numbers"]  # as `Prior.of` takes them
+    own: Float[Array, "states actions kinds numbers"]
+    frequency: Float[Array, "kinds"]  # logits of π
+    noise: Positive  # σ
+    size: tuple[int, int, int] = eqx.field(static=True)
+
+    def __init__(
+        self, states: int, actions: int, outcomes: int, *, kinds: int, key: Key[Array, ""], unlike: float = 0.3
+    ):
+        self.size = states, actions, outcomes
+        self.shared = jnp.zeros((states, actions, 1, outcomes + 3))
+        self.own = unlike * jax.random.normal(key, (states, actions, kinds, outcomes + 3))
+        self.frequency, self.noise = jnp.zeros(kinds), Positive(1.0)
+
+    def nothing(self) -> Weighed:
+        return Weighed(Statistics.none(*self.size), jnp.zeros(len(self.frequency)))
+
+    def after(self, seen: Weighed, t: Transition) -> Weighed:
+        rows, action = self(seen).of(t.observation), jax.nn.one_hot(t.action, self.size[1])
+        told = rows.log_probs(action, outcome(t, self.size[2]), t.reward)
+        return Weighed(seen.statistics.add(t), seen.evidence + told)
+
+    def __call__(self, seen: Weighed) -> MixtureBelief:
+        log_weights = jax.nn.log_softmax(self.frequency + seen.evidence)
+        return MixtureBelief(log_weights, Prior.of(self.shared + self.own), seen.statistics, unwrap(self.noise))
