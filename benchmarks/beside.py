@@ -10,12 +10,13 @@ after, and the slower of the two counts. Run on a quiet machine.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import speed
-from speed_images import child, table
+from speed_images import child, slower, table
 
 OURS = {
     "maml_sine": [],
@@ -32,14 +33,14 @@ def ours(task: str) -> dict:
 
 
 def theirs(script: Path, python: str) -> dict:
-    command = [python, "-W", "ignore", script.name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=script.parent, timeout=1200)
+    command = [os.path.abspath(python), "-W", "ignore", script.name]
     try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=script.parent, timeout=1200)
         told = json.loads(done.stdout.splitlines()[-1])
         ms, cpu = told["ms_per_meta_iteration"], told["cpu_ms"]
         return {"who": told["peer"], "wall_ms": ms, "cpu_ms": cpu, "peak_mb": told["peak_rss_mb"]}
-    except (IndexError, KeyError, ValueError):
-        print(f"  {script.stem}: not measured ({(done.stderr.strip().splitlines() or ['said nothing'])[-1]})")
+    except (OSError, subprocess.SubprocessError, IndexError, KeyError, TypeError, ValueError) as error:
+        print(f"  {script.stem}: not measured ({type(error).__name__}: {error})")
         return {}
 
 
@@ -51,13 +52,12 @@ def main() -> None:
     options = parser.parse_args()
     named = {name: python for name, _, python in (words.rpartition("=") for words in options.python)}
     for task in options.tasks:
-        first = ours(task)
-        rows = []
+        first, rows = ours(task), []
         for script in sorted(options.scripts.glob(f"[a-z]*_{task}.py")):
             best = max((name for name in named if script.stem.startswith(name)), key=len, default=None)
             if best is not None:
                 rows.append(theirs(script, named[best]))
-        table(task, [max(first, ours(task), key=lambda row: row["wall_ms"]), *rows])
+        table(task, [slower(first, ours(task)), *rows])
 
 
 if __name__ == "__main__":

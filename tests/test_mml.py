@@ -12,6 +12,7 @@ import pytest
 from scipy import special, stats
 
 from quickstudy.config import ConfigError
+from quickstudy.core import Positive
 from quickstudy.data import Transition
 from quickstudy.display import quiet
 from quickstudy.evaluate import Protocol, evaluate
@@ -252,10 +253,14 @@ def test_refining_lowers_the_surprise_at_what_was_seen():
     np.testing.assert_allclose(model(seen).concentration[1, 0], never_tried, rtol=1e-5)
 
 
+NOISE = 0.7
+
+
 def mixture(kinds=2):
     """Kinds with priors at random, of unequal frequency."""
     model = Mixture(*PAIRS, STATES, kinds=kinds, key=K[5], unlike=1.0)
-    return eqx.tree_at(lambda m: m.frequency, model, jnp.log(1.0 + jnp.arange(kinds)))
+    unlike = jnp.log(1.0 + jnp.arange(kinds)), Positive(NOISE)
+    return eqx.tree_at(lambda m: (m.frequency, m.noise), model, unlike)
 
 
 def marginal(model, kind, moments):
@@ -269,13 +274,13 @@ def marginal(model, kind, moments):
         total += ordered + special.gammaln(alpha[s, a].sum()) - special.gammaln(alpha[s, a].sum() + len(here))
         paid, spread = [moment[2] for moment in here], 1 / float(prior.certainty[s, a])
         mean, covariance = np.full(len(here), float(prior.reward[s, a])), np.eye(len(here)) + spread
-        total += stats.multivariate_normal.logpdf(paid, mean, covariance)
+        total += stats.multivariate_normal.logpdf(paid, mean, NOISE**2 * covariance)
     return total
 
 
 def test_of_one_kind_a_mixture_is_the_conjugate_posterior():
     flat = as_tables(jnp.ones((*PAIRS, 1, STATES)), jnp.ones((*PAIRS, 1)), jnp.ones((*PAIRS, 1)))
-    model = eqx.tree_at(lambda m: m.own, mixture(1), flat)
+    model = eqx.tree_at(lambda m: (m.own, m.noise), mixture(1), (flat, Positive(1.0)))
     told, known = (jax.jit(lambda t, m=m: m(seen_in(m, t)))(lived(LIFE)) for m in (model, conjugate()))
     for name in ("transition", "transition_deviation", "reward", "variance"):
         np.testing.assert_allclose(getattr(told, name), getattr(known, name), rtol=1e-4, atol=1e-6)
@@ -311,9 +316,55 @@ def test_a_draw_of_a_kind_agrees_with_itself():
     assert of_kind.any(1).all()
     np.testing.assert_allclose(of_kind.mean(0), jnp.exp(belief.log_weights), atol=0.1)
     np.testing.assert_allclose(reward, jnp.moveaxis(each.reward, -1, 0)[of_kind.argmax(1)], rtol=1e-5)
-    weights = jnp.exp(belief.log_weights)
-    np.testing.assert_allclose(belief.transition, jnp.einsum("k,sako->sao", weights, each.transition), rtol=1e-5)
-    np.testing.assert_allclose(belief.draw(0.5, key=keys[0])[0], (reward[0] + belief.reward) / 2, rtol=1e-5)
+    half = belief.draw(0.5, key=keys[0])
+    np.testing.assert_allclose(half[0], (reward[0] + belief.reward) / 2, rtol=1e-5)
+    np.testing.assert_allclose(half[1], (transition[0] + belief.transition) / 2, rtol=1e-5)
+
+
+def test_the_moments_of_a_mixture_are_those_of_its_kinds():
+    """By drawing a kind, and then from what that kind believes."""
+    belief = mixture()(seen_in(mixture(), lived(LIFE[:2])))
+    weights, num = np.exp(belief.log_weights), 40_000
+    kind = np.random.default_rng(0).choice(2, num, p=weights / weights.sum())
+    each, keys = belief.each, jax.random.split(K[4], num)
+    p = jax.vmap(lambda key, k: jax.random.dirichlet(key, each.concentration[1, 0, k]))(keys, jnp.asarray(kind))
+    r = each.reward[1, 0, kind] + jnp.sqrt(each.variance[1, 0, kind]) * jax.random.normal(K[6], (num,))
+    np.testing.assert_allclose(p.mean(0), belief.transition[1, 0], atol=0.01)
+    np.testing.assert_allclose(p.std(0), belief.transition_deviation[1, 0], rtol=0.03)
+    np.testing.assert_allclose([r.mean(), r.var()], [belief.reward[1, 0], belief.variance[1, 0]], rtol=0.05, atol=0.02)
+
+
+def test_what_a_kind_excludes_rules_it_out_and_leaves_the_gradient_finite():
+    impossible = mixture().own.at[0, 1, 0, 2].add(-200.0)
+    model = eqx.tree_at(lambda m: m.own, mixture(), impossible)  # of kind 0 the first step of the life is not
+    weights = lambda model: model(seen_in(model, lived(LIFE))).log_weights
+    assert jnp.exp(jax.jit(weights)(model))[1] > 0.999
+    slopes = jax.jit(jax.grad(lambda model: weights(model)[1]))(model)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+
+
+def test_trained_a_mixture_tells_two_kinds_of_task_apart():
+    """Two MDPs in turns: with two kinds it foretells held-out trials better than one kind can, and knows which is which
+    after an episode."""
+    two = draw(TASKS, 2, K[6])
+    of = lambda which: jax.tree.map(lambda x: x[which], two)
+    objective = trial(TASKS, 3 * EPISODE, ((1.0, likelihood),))
+    live = lambda learner, which, key: objective.collect(learner, (), of(which), key=key)[0]
+    which, told = jnp.arange(64) % 2, {}
+    for kinds in (1, 2):
+        learner = MML(Mixture(*PAIRS, STATES, kinds=kinds, key=K[0]), EPISODE, spread=0.0, epsilon=1.0)
+        judge = jax.jit(jax.value_and_grad(lambda learner, batch: objective.loss(learner, batch)[0].mean()))
+        train, test = (jax.jit(live)(learner, which, key) for key in (K[1], K[2]))
+        optimizer = optax.adam(0.1)
+        memory = optimizer.init(learner)
+        for _ in range(60):
+            moves, memory = optimizer.update(judge(learner, train)[1], memory)
+            learner = eqx.apply_updates(learner, moves)
+        told[kinds] = float(judge(learner, test)[0])
+    assert told[2] < told[1] - 0.1
+    first = jax.tree.map(lambda x: x[:, :EPISODE, 0], test.transition)
+    likely = jax.vmap(lambda t: learner.model(seen_in(learner.model, t)).log_weights.argmax())(first)
+    assert max((likely == which).mean(), (likely != which).mean()) > 0.9
 
 
 def test_a_plan_that_is_made_anew_keeps_its_draw_until_the_episode_ends():
@@ -344,3 +395,5 @@ def test_a_configuration_that_makes_no_sense_is_refused():
         configure("kernels-mml", {"spread": 2.0, "episodes": 7})
     with pytest.raises(ConfigError, match="horizon"):
         configure("maze-mml", {"horizon": 55})
+    with pytest.raises(ConfigError, match="refinements must be 0 with kinds=32"):
+        configure("maze-mml", {"refinements": 2})

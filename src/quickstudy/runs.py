@@ -202,7 +202,9 @@ class RunFolder:
     def about(self) -> dict[str, Any]:
         """What run.json says; runs from before it told how many devices share the tasks had one."""
         about = self.read_json("run.json")
-        return {**about, "config": {"devices": 1, **about.get("config", {})}}
+        if "config" not in about:
+            raise CheckpointRefused(f"{self.path / 'run.json'} has no configuration; the run folder is damaged")
+        return {**about, "config": {"devices": 1, **about["config"]}}
 
     def write_evaluation(self, summary: dict[str, Any], arrays: dict[str, np.ndarray], name: str) -> None:
         """The outcome of a test: name.json for people, name.safetensors with the scores of every task."""

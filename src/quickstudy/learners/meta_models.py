@@ -1,18 +1,19 @@
 """What MML plans in: from what a task showed of itself to a distribution over models of it.
 
-Both meta-models end in the same conjugate formulas, for each state and action:
+Both meta-models have priors, from which the conjugate formulas go on, for each state and action:
 
     p(·|s, a) ~ Dirichlet(α + ω w)                   w: how often (s, a) led where;  n = Σ w
     r(s, a) ~ N((κ μ + ω R)/(κ + ω n), σ²/(κ + ω n)) R: the sum of its rewards, which scatter by σ about r(s, a)
 
-and differ in where the prior α, μ, κ comes from:
+and differ in where α, μ, κ come from:
 
-    Amortised    one prior, of what kind the task looks: α, μ, κ = g_ψ(z),  z = e_ψ(w, R)
-    Mixture      K kinds of task, each with a prior of its own; which one it is follows by Bayes' rule,
+    Amortised    one prior, of what the task looks like: α, μ, κ = g_ψ(z),  z = e_ψ(w, R)
+    Mixture      K kinds of task, each with a prior of its own and ω = 1; which one it is follows by Bayes' rule,
                  p(k | seen) ∝ π_k Π_t p_k(s', r | s, a, seen before)
 
 A belief that is independent from pair to pair cannot know that a maze has one goal: draws from it have several, or
-none. Kinds can, and a draw of a kind agrees with itself.
+none. A draw of a kind, with what that kind expects of every pair, agrees with itself; what is uncertain within a kind
+is not drawn.
 """
 
 from typing import Any
@@ -25,6 +26,8 @@ from jaxtyping import Array, Float, Key, PyTree
 from quickstudy.core import Positive, over_axes, unwrap
 from quickstudy.data import Transition
 from quickstudy.nn.models import MLP
+
+LEAST = 1e-30  # of a probability, so that its logarithm and the slope of that are finite
 
 
 class Statistics(eqx.Module):
@@ -110,9 +113,8 @@ class Belief(eqx.Module):
     def log_prob(self, action: Array, to: Array, reward: Array) -> Float[Array, ""]:
         """Of what one step led to and paid, said by the rows of its state; action and outcome are one-hot."""
         deviation = jnp.sqrt(self.noise**2 + action @ self.variance)
-        return jnp.log(action @ self.transition @ to) + jax.scipy.stats.norm.logpdf(
-            reward, action @ self.reward, deviation
-        )
+        paid = jax.scipy.stats.norm.logpdf(reward, action @ self.reward, deviation)
+        return jnp.log(jnp.maximum(action @ self.transition @ to, LEAST)) + paid
 
 
 def posterior(prior: Prior, seen: Statistics, trust: Array | float, noise: Array) -> Belief:
@@ -186,14 +188,16 @@ class Amortised(eqx.Module):
         return self.encode(jnp.concatenate([statistics.reshape(-1), (of_pairs * tried).sum((0, 1))]))
 
     def prior(self, z: Float[Array, "latent"]) -> Prior:
+        return Prior.of(self._tables(z))
+
+    def _tables(self, z: Float[Array, "latent"]) -> Float[Array, "states actions numbers"]:
         states, actions, outcomes = self.size
-        return Prior.of(self.own(z).reshape(states, actions, outcomes + 3) + self.shared(z))
+        return self.own(z).reshape(states, actions, outcomes + 3) + self.shared(z)
 
     def surprise(self, z: Float[Array, "latent"], seen: Statistics) -> Float[Array, ""]:
         """Mean −log p of what was seen under the means of the prior of z, without what does not depend on z."""
-        prior = self.prior(z)
-        likely = prior.concentration / prior.concentration.sum(-1, keepdims=True)
-        moves = (seen.moves * jnp.log(jnp.maximum(likely, 1e-30))).sum()
+        tables = self._tables(z)
+        prior, moves = Prior.of(tables), (seen.moves * jax.nn.log_softmax(tables[..., :-3])).sum()
         rewards = (seen.rewards - 0.5 * seen.visits * prior.reward) * prior.reward  # of −½ Σ (r − μ)²
         return -(moves + rewards.sum() / unwrap(self.noise) ** 2) / jnp.maximum(seen.visits.sum(), 1)
 
@@ -223,7 +227,7 @@ def as_tables(concentration: Array, reward: Array, certainty: Array) -> Float[Ar
 
 class Weighed(eqx.Module):
     statistics: Statistics
-    evidence: Float[Array, "kinds"]  # log p of all that was seen, in a task of each kind
+    evidence: Float[Array, "kinds"]  # log p of all that was seen, in a task of each kind, less what all have in common
 
 
 class MixtureBelief(eqx.Module):
@@ -255,15 +259,15 @@ class MixtureBelief(eqx.Module):
     @property
     def variance(self) -> Float[Array, "*pairs"]:
         each = self.each
-        square = (each.variance + each.reward**2) @ jnp.exp(self.log_weights)
-        return jnp.maximum(square - self.reward**2, 0.0)
+        apart = each.reward - self.reward[..., None]
+        return (each.variance + apart**2) @ jnp.exp(self.log_weights)
 
     @property
     def transition_deviation(self) -> Float[Array, "*pairs outcomes"]:
         each = self.each
-        square = each.transition**2 + each.transition_deviation**2
-        square = jnp.einsum("k,...ko->...o", jnp.exp(self.log_weights), square)
-        return jnp.sqrt(jnp.maximum(square - self.transition**2, 0.0))
+        apart = each.transition - self.transition[..., None, :]
+        square = each.transition_deviation**2 + apart**2
+        return jnp.sqrt(jnp.einsum("k,...ko->...o", jnp.exp(self.log_weights), square))
 
     def draw(self, spread: float, *, key: Key[Array, ""]) -> tuple[Array, Array]:
         """(rewards, transitions) in the mean of one kind, its distance from the mean of all scaled by `spread`."""
@@ -288,7 +292,7 @@ class MixtureBelief(eqx.Module):
         each = self.each
         deviation = jnp.sqrt(self.noise**2 + action @ each.variance)
         paid = jax.scipy.stats.norm.logpdf(reward, action @ each.reward, deviation)
-        return jnp.log(jnp.einsum("a,ako,o->k", action, each.transition, to)) + paid
+        return jnp.log(jnp.maximum(jnp.einsum("a,ako,o->k", action, each.transition, to), LEAST)) + paid
 
     def log_prob(self, action: Array, to: Array, reward: Array) -> Float[Array, ""]:
         return jax.nn.logsumexp(self.log_weights + self.log_probs(action, to, reward))
@@ -297,8 +301,8 @@ class MixtureBelief(eqx.Module):
 class Mixture(eqx.Module):
     """`kinds` priors: what they have in common and what each has of its own, at first little and at random.
 
-    What it says of one step after another adds up to the marginal likelihood of the trial, so training it to foretell
-    is fitting the prior by maximum likelihood (empirical Bayes), and its beliefs are the exact posterior under it.
+    What it says of one step after another adds up to the marginal likelihood of the trial, so the loss `likelihood`
+    fits the priors by maximum likelihood (empirical Bayes); its beliefs are the exact posterior under them.
     """
 
     shared: Float[Array, "states actions 1 numbers"]  # as `Prior.of` takes them
@@ -320,8 +324,9 @@ class Mixture(eqx.Module):
 
     def after(self, seen: Weighed, t: Transition) -> Weighed:
         rows, action = self(seen).of(t.observation), jax.nn.one_hot(t.action, self.size[1])
-        told = rows.log_probs(action, outcome(t, self.size[2]), t.reward)
-        return Weighed(seen.statistics.add(t), seen.evidence + told)
+        evidence = seen.evidence + rows.log_probs(action, outcome(t, self.size[2]), t.reward)
+        # Only differences count, and in a long trial those of large numbers would be lost.
+        return Weighed(seen.statistics.add(t), evidence - jax.nn.logsumexp(evidence))
 
     def __call__(self, seen: Weighed) -> MixtureBelief:
         log_weights = jax.nn.log_softmax(self.frequency + seen.evidence)

@@ -9,10 +9,10 @@ and r̂ the means of the belief:
     likelihood    −log p(s', r | s, a, seen)
     equivalence   |p̂ V̄ + r̂ − (r + γ V̄(s'))|²        V̄: the value of the plan in the mean model, held constant
 
-With a constant prior the belief is the conjugate posterior, so acting by it is posterior sampling (Strens 2000; Osband,
-Russo, Van Roy 2013) under a prior that is learned and depends on the task. The value-equivalent loss is that of
-Farahmand, Barreto, Nikovski 2017 and Grimm, Barreto, Singh, Silver 2020. docs/learners/mml.md says where the name comes
-from.
+With a constant prior and ω = 1 the belief is the conjugate posterior, so acting by it is posterior sampling (Strens
+2000; Osband, Russo, Van Roy 2013) under a prior that is learned and depends on the task. The value-equivalent loss is
+that of Farahmand, Barreto, Nikovski 2017 and Grimm, Barreto, Singh, Silver 2020. docs/learners/mml.md says where the
+name comes from.
 """
 
 from typing import Any
@@ -50,7 +50,8 @@ class MML(Learner):
     An observation is a state, one-hot.
     episode: steps after which an episode is cut
     discount: γ in [0, 1], within the episode
-    spread: 1 draws from the belief, 0 plans in its mean, and between them draws are nearer to it
+    spread: 1 draws from the belief (of a mixture: a kind, and plans in its mean), 0 plans in the mean of all, and
+        between them draws are nearer to it
     bonus: what is added to each mean reward, in standard deviations of it; a number, or a leaf that evolution may learn
     epsilon: probability of any action instead of the planned one
     replan: plan anew at every step, by the same draw of luck until the episode ends, so that the model changes only as

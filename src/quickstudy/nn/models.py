@@ -36,7 +36,7 @@ class Refined(eqx.Module):
 
     down: eqx.nn.Linear
     up: Float[Array, "features hidden"]  # U
-    scale: float = eqx.field(static=True)  # s, by which a distance counts in a softmax
+    scale: float = eqx.field(static=True)  # s
     features: int = eqx.field(static=True)
 
     def __init__(self, features: int, hidden: int, *, scale: float, key: Key[Array, ""]):

@@ -24,7 +24,7 @@ LARSON = "Larson et al. 2019, An Evaluation Dataset for Intent Classification an
 class Clinc150(FewShotRecipe):
     dims: int = 2048  # hashed features of a sentence
     hidden: int = 32  # width of what the embedding adds to them
-    scale: float = 4.0  # of the embedding: features have length 1, too short for the softmax of a distance
+    scale: float = 4.0  # of the embedding: features have length 1, too short for a softmax (matching takes the cosine)
 
     def errors(self) -> list[str]:
         wrong = super().errors() + self.must("be at least 1", lambda x: x >= 1, "dims", "hidden")
@@ -100,5 +100,5 @@ class Clinc150MAML(GradientMethod, Clinc150):
 
         from quickstudy.nn.models import head
 
-        # A head of zeros prefers no class, and its first step makes it the nearest centroid of the features.
+        # A head of zeros prefers no class, and its first step makes it that of the most similar example, of one shot.
         return {"start": eqx.tree_at(head, start, jax.tree.map(jax.numpy.zeros_like, head(start)))}

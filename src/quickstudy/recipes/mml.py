@@ -41,8 +41,8 @@ class MMLRecipe(Recipe):
     final_rate: float = 0.01  # of the learning rate, reached linearly at the end
     clip_norm: float = 1.0
     hidden: int = 64
-    kinds: int = 0  # of task, each with a prior of its own; 0: one prior, made from what the task looks like
-    latent: int = 32  # numbers that say what the task looks like
+    kinds: int = 0  # of task, each with a prior of its own; 0: one prior, made by a network of what the task looks like
+    latent: int = 32  # numbers that tell what it looks like
     refinements: int = 0  # gradient steps that refine them
     refining_rate: float = 0.1
     spread: float = 1.0  # 1: plans in a draw; 0: in the mean model
@@ -57,6 +57,8 @@ class MMLRecipe(Recipe):
         wrong += self.must("be at least 1", lambda x: x >= 1, "latent")
         wrong += self.must("be above 0", lambda x: x > 0, "learning_rate", "clip_norm", "refining_rate")
         wrong += self.must("not be negative", lambda x: x >= 0, "kinds", "refinements", "equivalence", "bonus")
+        if self.kinds and self.refinements:
+            wrong.append(f"refinements must be 0 with kinds={self.kinds}, got {self.refinements}: only z is refined")
         return wrong + self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "spread", "epsilon", "final_rate")
 
     def compose(
@@ -205,8 +207,9 @@ class MazeMML(MMLRecipe):
     meta_batch: int = 32
     meta_steps: int = 1000
     learning_rate: float = 0.012  # a table of 26 outcomes has far to go from a uniform one
-    # Kinds that agree with themselves have one goal each, and a plan made anew drops a goal as soon as it is refuted.
-    # Where no goal is met for long, nothing but chance brings it back.
+    # A maze has one goal, and kinds know it: a step that pays makes every other cell's chance smaller. The mean of all
+    # kinds earns a little more than a draw of one. A plan made anew drops a goal as soon as it is refuted. Where no
+    # goal is met for long, nothing but chance brings it back.
     kinds: int = 32
     spread: float = 0.0
     replan: bool = True
