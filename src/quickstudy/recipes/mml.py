@@ -222,7 +222,7 @@ class MazeMML(MMLRecipe):
 
     name = "maze-mml"
     description = "meta-model learning in mazes of one layout, where goal and wind differ"
-    expected = "about 10.8 goals in 100 steps, where one model for all mazes has 4.5 and Dyna-Q 3.4"
+    expected = "11.0 goals in 100 steps; the family's mean as a prior 10.1, one model for all mazes 4.5, Dyna-Q 3.4"
     source = OSBAND
 
     def errors(self) -> list[str]:

@@ -15,8 +15,8 @@ not share is larger, over trials of 40 episodes (`--other test_residual=outside 
 total reward of the trial on 1,000 held-out MDPs, paired; the two claims are the same (RL² is `kernels-rl2`).
 
 The first runs of navigation failed both; docs/learners/mpo.md has all figures, and why the defaults have changed since.
-With today's both hold but for one comparison each: in navigation the recurrent hypernetwork is better in distribution,
-and MAML-RL level on the shifted family. On MDPs both hold, with MAML-RL level on the shifted family.
+With today's both hold on MDPs, and in navigation but for one comparison each: the recurrent hypernetwork is better in
+distribution, and MAML-RL level on the shifted family.
 """
 
 import dataclasses
