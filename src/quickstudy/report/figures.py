@@ -61,6 +61,12 @@ def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure,
     return figure, axes
 
 
+def _of_ruler(number: int) -> dict[str, Any]:
+    """How the line of a ruler looks: other dashes where the colours have been used up."""
+    again, colour = divmod(number, len(RULERS))
+    return {"color": RULERS[colour], "ls": ("--", "-.", ":")[again % 3], "lw": 1.6}
+
+
 def adaptation_curve(runs: Sequence[Mapping[str, Any]]) -> Figure:
     """Performance after each adaptation: ours with 95 % bands, rulers dashed, the optimum dotted.
 
@@ -79,18 +85,21 @@ def adaptation_curve(runs: Sequence[Mapping[str, Any]]) -> Figure:
             for name, ruler in run["rulers"].items():
                 if name in drawn:
                     continue
-                colour = RULERS[len(drawn) % len(RULERS)]
+                look = _of_ruler(len(drawn))
                 drawn.add(name)
                 if ruler["curve"]:
                     x = [p["adaptations"] for p in ruler["curve"]]
-                    ax.plot(x, [p["mean"] for p in ruler["curve"]], "--", color=colour, lw=1.6, label=name)
+                    ax.plot(x, [p["mean"] for p in ruler["curve"]], label=name, **look)
                 elif len(runs[0]["curve"]) < 7 and name == "optimum" and run["per_episode"]:
                     ax.axhline(ruler["score"], color=INK, ls=":", lw=1.4, label=name)
         ax.set_xlabel(f"adaptations to the new task ({runs[0]['unit']})")
         ax.set_ylabel(f"{runs[0]['metric']} on held-out tasks")
         if len(runs[0]["curve"]) < 7:
             ax.set_xticks([p["adaptations"] for p in runs[0]["curve"]])
-        ax.legend(loc="best", fontsize=10)
+        if len(runs) + len(drawn) > 5:  # which would hide the lines
+            figure.legend(loc="outside right center", fontsize=10)
+        else:
+            ax.legend(loc="best", fontsize=10)
     return figure
 
 
@@ -158,13 +167,11 @@ def _regret(axes: Sequence[Axes], agents: Mapping[str, Mapping[str, Any]]) -> No
     for i, (name, measured) in enumerate(agents.items()):
         ours = i == 0
         x = np.arange(1, 1 + len(measured["regret"])) / len(measured["regret"])
-        colour = OURS[0] if ours else RULERS[(i - 1) % len(RULERS)]
+        look = {"color": OURS[0], "marker": "o", "lw": 2.4} if ours else _of_ruler(i - 1)
         mean = [point["mean"] for point in measured["regret"]]
-        ax.plot(
-            x, mean, "o-" if ours else "--", color=colour, lw=2.4 if ours else 1.6, ms=4, label=name, zorder=5 - ours
-        )
+        ax.plot(x, mean, ms=4, label=name, zorder=5 - ours, **look)
         if ours:
-            ax.fill_between(x, *np.transpose([p["ci"] for p in measured["regret"]]), color=colour, alpha=0.18, lw=0)
+            ax.fill_between(x, *np.transpose([p["ci"] for p in measured["regret"]]), color=OURS[0], alpha=0.18, lw=0)
     ax.set(xlabel="share of the trial", ylabel="regret so far", ylim=(0, None))
     ax.legend(fontsize=9)
 
