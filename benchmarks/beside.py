@@ -15,8 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import speed
-from speed_images import child, slower, table
+from speed import ours_or_peer, slower
+from speed_images import child, table
 
 OURS = {
     "maml_sine": [],
@@ -29,7 +29,7 @@ OURS = {
 
 
 def ours(task: str) -> dict:
-    return child(sys.executable, *words) if (words := OURS[task]) else speed.child(sys.executable, "ours")
+    return child(sys.executable, *words) if (words := OURS[task]) else ours_or_peer(sys.executable, "ours")
 
 
 def theirs(script: Path, python: str) -> dict:

@@ -45,6 +45,26 @@ def report(who: str, step, rounds: int = ROUNDS, warmup: int = WARMUP, each: int
     print(json.dumps({"who": who, **cost, "peak_mb": round(peak)}))
 
 
+def child(python: str, script: str, *words: str) -> dict:
+    """What a process of its own says of what it measured; nothing where it failed."""
+    done = subprocess.run([python, script, *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"  {words}: not measured ({done.stderr.strip().splitlines()[-1] if done.stderr else 'failed'})")
+        return {}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def slower(first: dict, again: dict) -> dict:
+    """Ours, measured before the peers and after them: the machine may have changed meanwhile."""
+    if not (first and again):
+        raise SystemExit("ours could not be measured")
+    return max(first, again, key=lambda row: row["wall_ms"])
+
+
+def ours_or_peer(python: str, what: str) -> dict:
+    return child(python, __file__, "--child", what)
+
+
 def fused(experiment, config, steps: int):
     """`steps` meta-steps of the real loop as one call."""
     e = experiment
@@ -118,26 +138,15 @@ def peer_sinusoid(which: str) -> None:
 
 
 def sinusoid(torch_python: str) -> None:
-    rows = [child(sys.executable, "ours")]
-    for peer in ("torch.func vmap", "higher"):
-        row = child(torch_python, peer)
-        rows += [row] if row else []
-    again = child(sys.executable, "ours")  # the machine may have changed meanwhile: the slower of the two counts
-    rows[0] = max(rows[0], again, key=lambda r: r["wall_ms"])
+    first = ours_or_peer(sys.executable, "ours")
+    peers = [row for peer in ("torch.func vmap", "higher") if (row := ours_or_peer(torch_python, peer))]
+    rows = [slower(first, ours_or_peer(sys.executable, "ours")), *peers]
     print(
         f"\nsinusoid MAML, 10-shot, MLP 40-40, 25 tasks, one inner step: ms a meta-step (load {os.getloadavg()[0]:.1f})"
     )
     for row in rows:
         wall, cpu = row["wall_ms"], row["cpu_ms"]
         print(f"  {row['who']:18s} wall {wall:8.3f}  cpu {cpu:8.3f}  {wall / rows[0]['wall_ms']:6.1f}x")
-
-
-def child(python: str, what: str) -> dict:
-    done = subprocess.run([python, __file__, "--child", what], capture_output=True, text=True, check=False)
-    if done.returncode:
-        print(f"  {what}: not measured ({done.stderr.strip().splitlines()[-1] if done.stderr else 'failed'})")
-        return {}
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def against_peak(what: str, seconds: float, cpu_ms: float, steps: int, flops: float) -> None:

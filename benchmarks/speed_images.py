@@ -10,12 +10,11 @@ torch.func's vmap, and higher where it is installed). Run on a quiet machine. Im
 """
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 
-from speed import looped, report
+import speed
+from speed import looped, report, slower
 
 TASKS, WAYS, QUERIES = 32, 5, 15
 
@@ -151,18 +150,7 @@ def peer_proto() -> None:
 
 
 def child(python: str, *words: str) -> dict:
-    done = subprocess.run([python, __file__, "child", *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        print(f"  {words}: not measured ({done.stderr.strip().splitlines()[-1] if done.stderr else 'failed'})")
-        return {}
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def slower(first: dict, again: dict) -> dict:
-    """Ours, measured before the peers and after them: the machine may have changed meanwhile."""
-    if not (first and again):
-        raise SystemExit("ours could not be measured")
-    return max(first, again, key=lambda row: row["wall_ms"])
+    return speed.child(python, __file__, "child", *words)
 
 
 def table(title: str, rows: list[dict]) -> None:

@@ -110,11 +110,11 @@ class Belief(eqx.Module):
         row = lambda table: jnp.tensordot(x, table, 1)  # a product: its derivative is one too
         return Belief(row(self.concentration), row(self.reward), row(self.variance), self.noise)
 
-    def log_prob(self, action: Array, to: Array, reward: Array) -> Float[Array, ""]:
-        """Of what one step led to and paid, said by the rows of its state; action and outcome are one-hot."""
+    def log_prob(self, action: Array, to: Array, reward: Array) -> Float[Array, "*kinds"]:
+        """Of what one step led to and paid, said by the rows of its state: [actions, ...]. Both indices are one-hot."""
         deviation = jnp.sqrt(self.noise**2 + action @ self.variance)
         paid = jax.scipy.stats.norm.logpdf(reward, action @ self.reward, deviation)
-        return jnp.log(jnp.maximum(action @ self.transition @ to, LEAST)) + paid
+        return jnp.log(jnp.maximum(jnp.tensordot(action, self.transition, 1) @ to, LEAST)) + paid
 
 
 def posterior(prior: Prior, seen: Statistics, trust: Array | float, noise: Array) -> Belief:
@@ -287,15 +287,9 @@ class MixtureBelief(eqx.Module):
         prior, seen = jax.tree.map(lambda table: jnp.tensordot(x, table, 1), (self.prior, self.seen))
         return MixtureBelief(self.log_weights, prior, seen, self.noise)
 
-    def log_probs(self, action: Array, to: Array, reward: Array) -> Float[Array, "kinds"]:
-        """Of what one step led to and paid, in a task of each kind; see `Belief.log_prob`."""
-        each = self.each
-        deviation = jnp.sqrt(self.noise**2 + action @ each.variance)
-        paid = jax.scipy.stats.norm.logpdf(reward, action @ each.reward, deviation)
-        return jnp.log(jnp.maximum(jnp.einsum("a,ako,o->k", action, each.transition, to), LEAST)) + paid
-
     def log_prob(self, action: Array, to: Array, reward: Array) -> Float[Array, ""]:
-        return jax.nn.logsumexp(self.log_weights + self.log_probs(action, to, reward))
+        """Of what one step led to and paid; see `Belief.log_prob`."""
+        return jax.nn.logsumexp(self.log_weights + self.each.log_prob(action, to, reward))
 
 
 class Mixture(eqx.Module):
@@ -324,7 +318,7 @@ class Mixture(eqx.Module):
 
     def after(self, seen: Weighed, t: Transition) -> Weighed:
         rows, action = self(seen).of(t.observation), jax.nn.one_hot(t.action, self.size[1])
-        evidence = seen.evidence + rows.log_probs(action, outcome(t, self.size[2]), t.reward)
+        evidence = seen.evidence + rows.each.log_prob(action, outcome(t, self.size[2]), t.reward)
         # Only differences count, and in a long trial those of large numbers would be lost.
         return Weighed(seen.statistics.add(t), evidence - jax.nn.logsumexp(evidence))
 
