@@ -16,7 +16,7 @@ from quickstudy.learners.mpo import no_generation_yet
 from quickstudy.learners.updates import SGD
 from quickstudy.nn.models import MLP, GaussianPolicy, input_bias
 from quickstudy.objectives.trial import Trial
-from quickstudy.recipes.mpo import KernelsMPO, NavigationMPO
+from quickstudy.recipes.mpo import KernelsMPO, MazeMPO, NavigationMPO
 from quickstudy.rl import losses
 from quickstudy.tasks.mdps import KernelMDPs
 from quickstudy.tasks.navigation import Navigation
@@ -314,3 +314,13 @@ def test_corrections_start_anywhere_in_a_share_of_the_tasks_of_training():
     ablations = {"correction_steps": 0}, {"generates": "nothing"}
     assert all(NavigationMPO(scatter=0.3, **changes).build().learner.scatter == 0 for changes in ablations)
     assert trained.protocol.rulers["from scratch"].scatter == 0
+
+
+def test_the_recipe_of_mazes_shifts_the_walls_and_says_where_the_goal_is():
+    inside, shifted = MazeMPO().build(), MazeMPO(layout=1, horizon=400).build()
+    assert shifted.protocol.objective.horizon == 400
+    mazes, others = (of.tasks.split().test.tasks(100) for of in (inside, shifted))
+    assert (mazes.wall == mazes.wall[0]).all() and (mazes.wall[0] != others.wall[0]).any()
+    where = MazeMPO().parameter(mazes)
+    assert where.shape == (100, 2)
+    assert (where @ jnp.array([5, 1]) == mazes.goal).all()

@@ -152,6 +152,7 @@ LEARNED = {
     | mlp("start.net", 2)
     | both("critic"),
     "kernels-mpo": lstm("cell.cell") | {"cell.cell.bias_n", "generator"} | mlp("start.net", 2) | both("critic"),
+    "maze-mpo": lstm("cell.cell") | {"cell.cell.bias_n", "generator"} | mlp("start.net", 2) | both("critic"),
     "kernels-mml": MML,
     "mdp-mml": MML,
     "maze-mml": {"model.shared", "model.own", "model.frequency", "model.noise.log"},

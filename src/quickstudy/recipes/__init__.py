@@ -13,8 +13,8 @@ from quickstudy.config import ConfigError
 from quickstudy.recipes.base import Recipe
 
 _MODULES = (
-    "sinusoid", "mktn", "navigation", "corners", "mpo", "bandit", "mdp", "maze", "gymnax", "grid", "varibad",
-    "structured_bandit", "two_step", "classic", "meta_gradient", "learned_loss", "mml", "xland",
+    "sinusoid", "mktn", "one_maze", "navigation", "corners", "mpo", "bandit", "mdp", "maze", "gymnax", "grid",
+    "varibad", "structured_bandit", "two_step", "classic", "meta_gradient", "learned_loss", "mml", "xland",
     "omniglot", "omniglot_memory", "omniglot_meta_networks", "clinc150",
 )  # fmt: skip
 
