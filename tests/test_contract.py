@@ -9,7 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from quickstudy.core import Incompatible, along, combine, meta_parameters, partition, scan_replay
+from quickstudy.axes import along, scan_replay
+from quickstudy.core import Incompatible
+from quickstudy.leaves import combine, meta_parameters, partition
 from quickstudy.meta_optimizers.backprop import Backprop
 from quickstudy.runs import RunFolder
 from registry import REGISTRY

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.core import Bounded, over_axes
+from quickstudy.axes import over_axes
+from quickstudy.core import Bounded
 from quickstudy.data import Transition
 from quickstudy.evaluate import Protocol, evaluate
 from quickstudy.learners import bandits

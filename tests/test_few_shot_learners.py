@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from quickstudy.core import Incompatible, Positive, over_axes
+from quickstudy.axes import over_axes
+from quickstudy.core import Incompatible, Positive
 from quickstudy.data import Labelled
 from quickstudy.learners.from_scratch import FromScratch
 from quickstudy.learners.gradient import Gradient

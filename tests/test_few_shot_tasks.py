@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import small_data
-from quickstudy.core import over_axes
+from quickstudy.axes import over_axes
 from quickstudy.data import Labelled
 from quickstudy.recipes import get
 from quickstudy.tasks.classes import Classes, check, distinct, from_arrays, moved, pool_of, turn

@@ -9,12 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from quickstudy.core import Fixed, Incompatible, Positive, combine, meta_parameters, partition
+from quickstudy.core import Fixed, Incompatible, Positive
 from quickstudy.data import Episode
 from quickstudy.learners.adjoints import FirstOrder, Implicit, Unrolled
 from quickstudy.learners.gradient import Gradient, minibatches
 from quickstudy.learners.inner_losses import PolicyAndValue, PolicyGradient, Supervised
 from quickstudy.learners.updates import SGD, Optax, per_weight
+from quickstudy.leaves import combine, meta_parameters, partition
 from quickstudy.meta_optimizers.backprop import mean_gradient
 from quickstudy.nn.models import MLP, Contextual, Predictor, context, head
 from quickstudy.objectives.few_shot import FewShot

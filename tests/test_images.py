@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.core import Incompatible, over_axes
+from quickstudy.axes import over_axes
+from quickstudy.core import Incompatible
 from quickstudy.nn import convolution, images
 from quickstudy.nn.convolution import WAYS, choose, convolve, convolve_quads
 from quickstudy.nn.statistics import settle, unsettled, with_statistics

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.core import meta_parameters, over_axes, scan_replay
+from quickstudy.axes import over_axes, scan_replay
 from quickstudy.data import Labelled
 from quickstudy.evaluate import Protocol, evaluate
 from quickstudy.learners.attention import Attention
 from quickstudy.learners.mann import EMPTY, LRUAMemory, Memory, access, empty, least_used
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.learners.recurrent import LabelFeedback, Prediction, Recurrent
+from quickstudy.leaves import meta_parameters
 from quickstudy.nn.cells import LSTM
 from quickstudy.nn.images import Conv4
 from quickstudy.nn.measures import accuracy, cross_entropy

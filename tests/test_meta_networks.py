@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.core import along, combine, partition
+from quickstudy.axes import along
 from quickstudy.data import Episode, Labelled
 from quickstudy.evaluate import with_steps
 from quickstudy.learners.gradient import Gradient
@@ -14,6 +14,7 @@ from quickstudy.learners.inner_losses import Supervised
 from quickstudy.learners.meta_networks import SMALLEST, MetaNetworks, augmented
 from quickstudy.learners.task_memory import OfInputs, OfPairs, TaskMemory, empty_memory
 from quickstudy.learners.updates import SGD
+from quickstudy.leaves import combine, partition
 from quickstudy.nn.attention import attend
 from quickstudy.nn.gradients import log_and_sign
 from quickstudy.nn.measures import cross_entropy

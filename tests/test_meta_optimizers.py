@@ -8,13 +8,14 @@ import optax
 import pytest
 
 from quickstudy.config import Training
-from quickstudy.core import Bounded, Fixed, Incompatible, combine, partition
+from quickstudy.core import Bounded, Fixed, Incompatible
 from quickstudy.data import Episode, Labelled
 from quickstudy.display import quiet
 from quickstudy.learners import bandits
 from quickstudy.learners.adjoints import FirstOrder
 from quickstudy.learners.q_learning import QLearning
 from quickstudy.learners.updates import SGD
+from quickstudy.leaves import combine, partition
 from quickstudy.meta_optimizers.backprop import Backprop, mean_gradient
 from quickstudy.meta_optimizers.evolution import Evolution
 from quickstudy.meta_optimizers.evosax import Evosax

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from quickstudy.config import ConfigError
-from quickstudy.core import meta_parameters
 from quickstudy.data import Output, Transition
 from quickstudy.evaluate import Protocol
 from quickstudy.learners.mktn import MKTN, Control, Proximal, Regression, Ridge
 from quickstudy.learners.q_learning import QLearning
+from quickstudy.leaves import meta_parameters
 from quickstudy.meta_optimizers.backprop import mean_gradient
 from quickstudy.nn.models import MLP
 from quickstudy.objectives.few_shot import FewShot

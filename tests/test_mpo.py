@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.core import Incompatible, Positive, combine, meta_parameters, partition, scan_replay
+from quickstudy.axes import scan_replay
+from quickstudy.core import Incompatible, Positive
 from quickstudy.data import Categorical, Gaussian
 from quickstudy.learners.adjoints import FirstOrder, Implicit
 from quickstudy.learners.gradient import Gradient
 from quickstudy.learners.mpo import no_generation_yet
 from quickstudy.learners.updates import SGD
+from quickstudy.leaves import combine, meta_parameters, partition
 from quickstudy.nn.models import MLP, GaussianPolicy, input_bias
 from quickstudy.objectives.trial import Trial
 from quickstudy.recipes.mpo import KernelsMPO, MazeMPO, NavigationMPO

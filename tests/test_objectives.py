@@ -10,13 +10,14 @@ import optax
 import pytest
 
 from quickstudy.config import Training
-from quickstudy.core import Incompatible, Objective, combine, partition
+from quickstudy.core import Incompatible, Objective
 from quickstudy.data import Transition
 from quickstudy.display import quiet
 from quickstudy.learners.gradient import Gradient
 from quickstudy.learners.inner_losses import PolicyGradient
 from quickstudy.learners.recurrent import ActorCritic, LabelFeedback, OutcomeFeedback, Prediction, Recurrent
 from quickstudy.learners.updates import SGD
+from quickstudy.leaves import combine, partition
 from quickstudy.meta_optimizers.backprop import Backprop
 from quickstudy.nn.cells import GRU
 from quickstudy.objectives.few_shot import FewShot

@@ -21,14 +21,14 @@ import small_data
 import test_contract
 from quickstudy.cli import main
 from quickstudy.config import ConfigError
-from quickstudy.core import meta_parameters
+from quickstudy.leaves import meta_parameters
 from quickstudy.recipes import all_recipes, get
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "quickstudy"
 LAYERS = [
     {"_version", "config"},
-    {"core", "display", "stats"},
+    {"axes", "core", "leaves", "display", "stats"},
     {"data"},
     {"rl", "nn"},
     {"tasks"},

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from quickstudy.config import ConfigError, Training
-from quickstudy.core import Incompatible, TaskDistribution, split_by_stream
+from quickstudy.core import Incompatible, TaskDistribution
 from quickstudy.display import quiet
 from quickstudy.learners import bandits
 from quickstudy.learners.updates import SGD
@@ -25,6 +25,7 @@ from quickstudy.rl import losses
 from quickstudy.runs import METRICS, CheckpointRefused, FolderInUse, RunFolder
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.sinusoid import Sinusoids
+from quickstudy.tasks.splits import split_by_stream
 from quickstudy.train import Interrupted, TrainingFailed, train
 from registry import K, gradient, recurrent
 

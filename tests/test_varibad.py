@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.core import combine, partition
 from quickstudy.data import Gaussian, Output
 from quickstudy.evaluate import Protocol
 from quickstudy.learners.recurrent import ActorCritic, Heads, OutcomeFeedback, Recurrent
 from quickstudy.learners.varibad import Belief, Decoder, Latent, VariBAD, divergence, reconstruction
+from quickstudy.leaves import combine, partition
 from quickstudy.nn.cells import GRU
 from quickstudy.nn.models import MLP, Chain
 from quickstudy.objectives.trial import Lived, Trial

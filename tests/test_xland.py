@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.core import scan_replay
+from quickstudy.axes import scan_replay
 from quickstudy.data import Transition
 from quickstudy.learners.recurrent import ActorCritic, OutcomeFeedback, Recurrent
 from quickstudy.nn.cells import GRU

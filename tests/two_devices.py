@@ -7,10 +7,12 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from quickstudy.axes import DEVICES
 from quickstudy.config import ConfigError, Training
-from quickstudy.core import DEVICES, Incompatible, combine, partition
+from quickstudy.core import Incompatible
 from quickstudy.devices import Shared, choose, tasks_along
 from quickstudy.display import quiet
+from quickstudy.leaves import combine, partition
 from quickstudy.meta_optimizers.backprop import Backprop, mean_gradient
 from quickstudy.meta_optimizers.evolution import Evolution
 from quickstudy.objectives.few_shot import FewShot

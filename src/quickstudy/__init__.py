@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 from quickstudy._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from quickstudy.axes import num_devices as num_devices
+    from quickstudy.axes import scan_replay as scan_replay
+    from quickstudy.axes import sum_over_devices as sum_over_devices
     from quickstudy.config import ConfigError as ConfigError
     from quickstudy.config import Training as Training
     from quickstudy.core import Bounded as Bounded
@@ -23,11 +26,6 @@ if TYPE_CHECKING:
     from quickstudy.core import Positive as Positive
     from quickstudy.core import Splits as Splits
     from quickstudy.core import TaskDistribution as TaskDistribution
-    from quickstudy.core import meta_parameters as meta_parameters
-    from quickstudy.core import num_devices as num_devices
-    from quickstudy.core import scan_replay as scan_replay
-    from quickstudy.core import split_by_stream as split_by_stream
-    from quickstudy.core import sum_over_devices as sum_over_devices
     from quickstudy.core import unwrap as unwrap
     from quickstudy.data import Categorical as Categorical
     from quickstudy.data import Deterministic as Deterministic
@@ -53,6 +51,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.updates import SGD as SGD
     from quickstudy.learners.updates import Optax as Optax
     from quickstudy.learners.updates import per_weight as per_weight
+    from quickstudy.leaves import meta_parameters as meta_parameters
     from quickstudy.load import load as load
     from quickstudy.load import recipe as recipe
     from quickstudy.meta_optimizers.backprop import Backprop as Backprop
@@ -63,15 +62,16 @@ if TYPE_CHECKING:
     from quickstudy.objectives.trial import Trial as Trial
     from quickstudy.report.page import report as report
     from quickstudy.tasks.classes import from_arrays as from_arrays
+    from quickstudy.tasks.splits import split_by_stream as split_by_stream
     from quickstudy.train import Result as Result
     from quickstudy.train import train as train
 
 _PUBLIC = {
     "config": ["ConfigError", "Training"],
+    "axes": ["num_devices", "scan_replay", "sum_over_devices"],
     "core": [
         "Bounded", "Fixed", "HeldOut", "Incompatible", "Learner", "MetaOptimizer", "Objective", "Positive", "Splits",
-        "TaskDistribution", "meta_parameters", "num_devices", "scan_replay", "split_by_stream", "sum_over_devices",
-        "unwrap",
+        "TaskDistribution", "unwrap",
     ],
     "data": ["Categorical", "Deterministic", "Episode", "Gaussian", "Labelled", "Output", "Policy", "Transition"],
     "evaluate": ["Evaluation", "Protocol", "evaluate"],
@@ -82,6 +82,7 @@ _PUBLIC = {
     "learners.prototypical": ["Prototypical"],
     "learners.recurrent": ["Recurrent"],
     "learners.updates": ["SGD", "Optax", "per_weight"],
+    "leaves": ["meta_parameters"],
     "load": ["load", "recipe"],
     "meta_optimizers.backprop": ["Backprop"],
     "meta_optimizers.evolution": ["Evolution"],
@@ -91,6 +92,7 @@ _PUBLIC = {
     "objectives.trial": ["Trial"],
     "report.page": ["report"],
     "tasks.classes": ["from_arrays"],
+    "tasks.splits": ["split_by_stream"],
     "train": ["Result", "train"],
 }  # fmt: skip
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -10,7 +10,6 @@ Every `key` is a typed JAX key, keyword-only, split before use and never used tw
 """
 
 import abc
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -114,61 +113,6 @@ class Learner(eqx.Module):
 
         Must equal `scan_replay`, which most learners use as it is.
         """
-
-
-EXAMPLES = "examples"  # name of the axis over which `over_axes` goes: transductive statistics are means over it
-
-
-def over_axes(f: Callable, axes: int = 1) -> Callable:
-    """`f`, written for one example, for arrays with this many leading axes."""
-    for _ in range(axes):
-        f = jax.vmap(f, axis_name=EXAMPLES)
-    return f
-
-
-DEVICES = "quickstudy_devices"  # name of the axis over which the tasks of a meta-step are split
-
-
-def num_devices() -> int:
-    """How many devices share the tasks of a meta-step, in the program that is being traced."""
-    try:
-        return jax.lax.axis_size(DEVICES)
-    except NameError:  # nothing is split
-        return 1
-
-
-def sum_over_devices(tree: PyTree) -> PyTree:
-    """Sums over all devices that share the tasks, of which each has `1 / num_devices()`. Every reduction over tasks
-    ends with it: in `collect` and `update`, where nothing is differentiated, and never in `loss`, which is of single
-    tasks.
-    """
-    return tree if num_devices() == 1 else jax.lax.psum(tree, DEVICES)
-
-
-def mean_over_devices(tree: PyTree) -> PyTree:
-    """`sum_over_devices` of what is a mean, or a sum that is to be divided by a device's number of tasks."""
-    return jax.tree.map(lambda x: x / num_devices(), sum_over_devices(tree))
-
-
-def along(learner: Any, state: State, experience: Experience) -> Outputs:
-    """`apply` for every input of a stretch, the state frozen; `experience.axes` says how many axes lead."""
-    return over_axes(lambda x: learner.apply(state, x), experience.axes)(experience.x)
-
-
-def scan_replay(learner: Any, state: State, experience: Experience, *, key: Key[Array, "stretches"]) -> Outputs:
-    """Replay by doing it again: apply along a stretch, adapt on it, and on to the next.
-
-    The last stretch is applied outside the scan: nobody asks what would be learned from it.
-    """
-
-    def stretch(state, lived):
-        experience, key = lived
-        return learner.adapt(state, experience, key=key), along(learner, state, experience)
-
-    before = jax.tree.map(lambda x: x[:-1], experience)
-    final = jax.tree.map(lambda x: x[-1], experience)
-    state, outputs = jax.lax.scan(stretch, state, (before, key[:-1]))
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), outputs, along(learner, state, final))
 
 
 class Objective(eqx.Module):
@@ -283,43 +227,3 @@ class Splits(NamedTuple):
     train: TaskDistribution
     validation: HeldOut
     test: HeldOut
-
-
-TRAIN_STREAM, VALIDATION_STREAM, TEST_STREAM = 0, 1, 2
-
-
-def split_by_stream(distribution: TaskDistribution, note: str = "") -> Splits:
-    """Splits for continuous families, where drawing by another key is drawing another task."""
-    return Splits(
-        distribution, HeldOut(distribution, VALIDATION_STREAM, note), HeldOut(distribution, TEST_STREAM, note)
-    )
-
-
-def partition(learner: PyTree) -> tuple[PyTree, PyTree]:
-    """(meta-parameters, all the rest), each with None where the other has a leaf."""
-    return eqx.partition(learner, eqx.is_inexact_array, is_leaf=lambda node: isinstance(node, Fixed))
-
-
-def combine(meta_parameters: PyTree, rest: PyTree) -> PyTree:
-    """The inverse of `partition`."""
-    return eqx.combine(meta_parameters, rest, is_leaf=lambda node: isinstance(node, Fixed))
-
-
-def meta_parameters(learner: PyTree) -> dict[str, tuple[int, ...]]:
-    """Path and shape of everything that is learned: what `train` prints and recipes' tests pin."""
-    leaves = jax.tree_util.tree_leaves_with_path(partition(learner)[0])
-    return {jax.tree_util.keystr(path).lstrip("."): leaf.shape for path, leaf in leaves}
-
-
-def starts_from_leaves(learner: Learner) -> bool:
-    """Whether the state before experience depends on the meta-parameters, as a learned initialisation does."""
-    learned, rest = partition(learner)
-
-    def probe(learned):
-        state = combine(learned, rest).init(key=jax.random.key(0))
-        leaves = jax.tree.leaves(eqx.filter(state, eqx.is_inexact_array))
-        return sum((leaf * jnp.cos(jnp.arange(leaf.size).reshape(leaf.shape))).sum() for leaf in leaves) * 1.0
-
-    with jax.ensure_compile_time_eval():  # only shapes matter, and these are known wherever this is asked
-        anything = jax.tree.map(lambda w: jnp.full(w.shape, 0.1, w.dtype), learned)
-        return any(bool((g != 0).any()) for g in jax.tree.leaves(jax.grad(probe)(anything)))

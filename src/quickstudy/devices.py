@@ -1,7 +1,7 @@
 """The tasks of a meta-step, shared by several devices: each lives its part and differentiates it, and all sum.
 
 Every device holds the learner and moves it by the same mean over all tasks, so the copies stay equal bit for bit; a
-meta-optimizer of a user's own that forgets `core.sum_over_devices` is found out because they do not. (An objective that
+meta-optimizer of a user's own that forgets `sum_over_devices` is found out because they do not. (An objective that
 normalises over its own tasks alone is not: its gradients are summed all the same.)
 """
 
@@ -16,8 +16,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from quickstudy.axes import DEVICES
 from quickstudy.config import ConfigError
-from quickstudy.core import DEVICES, Incompatible
+from quickstudy.core import Incompatible
 
 MOST_CORES = 8  # that share tasks unless more are asked for: measured on two, and each has a copy of the data
 

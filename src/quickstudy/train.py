@@ -23,25 +23,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
+from quickstudy.axes import DEVICES, num_devices
 from quickstudy.config import ConfigError, Training
-from quickstudy.core import (
-    DEVICES,
-    TRAIN_STREAM,
-    HeldOut,
-    Incompatible,
-    Learner,
-    MetaOptimizer,
-    Objective,
-    TaskDistribution,
-    combine,
-    meta_parameters,
-    num_devices,
-    partition,
-)
+from quickstudy.core import HeldOut, Incompatible, Learner, MetaOptimizer, Objective, TaskDistribution
 from quickstudy.devices import WHOLE, Shared, available, choose, tasks_along
 from quickstudy.display import Listener, Plain
 from quickstudy.evaluate import Evaluation, Protocol, evaluate
+from quickstudy.leaves import combine, meta_parameters, partition
 from quickstudy.runs import METRICS, RunFolder, digest
+from quickstudy.tasks.splits import TRAIN_STREAM
 
 # Folded into the seed's key, so that a learner initialised from the same seed shares nothing with the run.
 RUN_STREAM, MEMORY_STREAM = 2**31, 2**31

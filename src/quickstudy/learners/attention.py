@@ -23,7 +23,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from quickstudy.core import Learner, over_axes, scan_replay
+from quickstudy.axes import over_axes, scan_replay
+from quickstudy.core import Learner
 from quickstudy.data import Output
 from quickstudy.learners.recurrent import Feedback, Heads, one_stream
 from quickstudy.learners.ring import Ring

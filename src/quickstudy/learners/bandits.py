@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from quickstudy.core import Learner, scan_replay
+from quickstudy.axes import scan_replay
+from quickstudy.core import Learner
 from quickstudy.data import Deterministic, Output, Transition
 from quickstudy.learners.gittins import indices
 

@@ -12,12 +12,14 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Key, PyTree
 
-from quickstudy.core import Learner, combine, partition, scan_replay
+from quickstudy.axes import scan_replay
+from quickstudy.core import Learner
 from quickstudy.data import Output
 from quickstudy.learners.adjoints import Adjoint, FirstOrder
 from quickstudy.learners.gradient import GradientState, descend
 from quickstudy.learners.inner_losses import InnerLoss
 from quickstudy.learners.updates import Update
+from quickstudy.leaves import combine, partition
 from quickstudy.nn.statistics import unsettled, with_statistics
 
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from quickstudy.core import Learner, scan_replay
+from quickstudy.axes import scan_replay
+from quickstudy.core import Learner
 from quickstudy.data import Deterministic, Output, Transition
 from quickstudy.learners.tabular import one_by_one
 from quickstudy.rl.exploration import explore, shortest

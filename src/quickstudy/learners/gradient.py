@@ -20,11 +20,13 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Int, Key, PyTree
 
-from quickstudy.core import Incompatible, Learner, combine, partition, scan_replay
+from quickstudy.axes import scan_replay
+from quickstudy.core import Incompatible, Learner
 from quickstudy.data import Output
 from quickstudy.learners.adjoints import Adjoint, Unrolled
 from quickstudy.learners.inner_losses import InnerLoss
 from quickstudy.learners.updates import Update
+from quickstudy.leaves import combine, partition
 from quickstudy.nn.models import everything
 from quickstudy.nn.statistics import settle, unsettled, with_statistics
 

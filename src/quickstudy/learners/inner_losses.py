@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from quickstudy.core import Incompatible, over_axes, unwrap
+from quickstudy.axes import over_axes
+from quickstudy.core import Incompatible, unwrap
 from quickstudy.data import Labelled, Output, Transition
 from quickstudy.nn.measures import squared_error
 from quickstudy.rl import losses, returns

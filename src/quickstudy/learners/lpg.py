@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from quickstudy.core import Incompatible, Learner, over_axes, scan_replay, unwrap
+from quickstudy.axes import over_axes, scan_replay
+from quickstudy.core import Incompatible, Learner, unwrap
 from quickstudy.data import Categorical, Output, Transition
 from quickstudy.learners.on_policy import Learning
 from quickstudy.learners.starts import begin, network

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
-from quickstudy.core import Learner, Positive, over_axes, scan_replay
+from quickstudy.axes import over_axes, scan_replay
+from quickstudy.core import Learner, Positive
 from quickstudy.data import Labelled, Output
 from quickstudy.learners.ring import Ring
 from quickstudy.nn.attention import attend, masked_softmax

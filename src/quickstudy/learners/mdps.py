@@ -23,7 +23,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from quickstudy.core import Learner, scan_replay
+from quickstudy.axes import scan_replay
+from quickstudy.core import Learner
 from quickstudy.data import Categorical, Output, Transition
 from quickstudy.learners.tabular import one_by_one
 from quickstudy.rl.planning import backward_induction, greedy, induct, only_when

@@ -23,7 +23,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from quickstudy.core import Positive, over_axes, unwrap
+from quickstudy.axes import over_axes
+from quickstudy.core import Positive, unwrap
 from quickstudy.data import Transition
 from quickstudy.nn.models import MLP
 

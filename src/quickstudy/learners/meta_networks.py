@@ -27,7 +27,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
-from quickstudy.core import Learner, Positive, over_axes, scan_replay
+from quickstudy.axes import over_axes, scan_replay
+from quickstudy.core import Learner, Positive
 from quickstudy.data import Labelled, Output
 from quickstudy.learners.ring import Ring
 from quickstudy.nn.attention import attend

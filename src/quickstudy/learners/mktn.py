@@ -27,7 +27,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from quickstudy.core import Learner, over_axes, unwrap
+from quickstudy.axes import over_axes
+from quickstudy.core import Learner, unwrap
 from quickstudy.data import Categorical, Labelled, Output, Transition
 
 

@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from quickstudy.core import Learner, over_axes, scan_replay, unwrap
+from quickstudy.axes import over_axes, scan_replay
+from quickstudy.core import Learner, unwrap
 from quickstudy.data import Output, Transition
 from quickstudy.learners.meta_models import Amortised, Belief, Mixture, MixtureBelief, outcome
 from quickstudy.learners.tabular import epsilon_greedy, one_by_one

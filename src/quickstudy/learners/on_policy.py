@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
-from quickstudy.core import Incompatible, Learner, over_axes, scan_replay, unwrap
+from quickstudy.axes import over_axes, scan_replay
+from quickstudy.core import Incompatible, Learner, unwrap
 from quickstudy.data import Output, Transition
 from quickstudy.learners.starts import begin, network
 from quickstudy.learners.updates import Update

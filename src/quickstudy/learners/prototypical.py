@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from quickstudy.core import Learner, over_axes, scan_replay
+from quickstudy.axes import over_axes, scan_replay
+from quickstudy.core import Learner
 from quickstudy.data import Labelled, Output
 from quickstudy.nn.statistics import settle, unsettled, with_statistics
 

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from quickstudy.core import Learner, scan_replay, unwrap
+from quickstudy.axes import scan_replay
+from quickstudy.core import Learner, unwrap
 from quickstudy.data import Output, Transition
 from quickstudy.learners.tabular import epsilon_greedy, one_by_one, table
 

@@ -13,7 +13,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from quickstudy.core import Learner, scan_replay, unwrap
+from quickstudy.axes import scan_replay
+from quickstudy.core import Learner, unwrap
 from quickstudy.data import Output, Transition
 from quickstudy.learners.tabular import epsilon_greedy, one_by_one
 from quickstudy.rl.planning import only_when, value_iteration

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from quickstudy.core import Incompatible, Learner, over_axes
+from quickstudy.axes import over_axes
+from quickstudy.core import Incompatible, Learner
 from quickstudy.data import Categorical, Gaussian, Labelled, Output, Transition
 from quickstudy.nn.cells import Cell
 from quickstudy.nn.models import MLP

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 from jaxtyping import Array, Key, PyTree
 
-from quickstudy.core import combine, partition
+from quickstudy.leaves import combine, partition
 
 
 class Drawn(eqx.Module):

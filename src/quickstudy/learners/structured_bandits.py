@@ -10,7 +10,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, PyTree
 
-from quickstudy.core import Learner, scan_replay
+from quickstudy.axes import scan_replay
+from quickstudy.core import Learner
 from quickstudy.data import Deterministic, Output, Transition
 from quickstudy.learners.tabular import one_by_one
 from quickstudy.tasks.structured_bandits import TARGET, UNIT

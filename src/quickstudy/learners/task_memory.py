@@ -25,7 +25,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from quickstudy.core import Learner, Positive, over_axes, scan_replay
+from quickstudy.axes import over_axes, scan_replay
+from quickstudy.core import Learner, Positive
 from quickstudy.data import Labelled, Output
 from quickstudy.learners.gradient import Gradient, GradientState
 from quickstudy.nn.attention import attend

@@ -12,7 +12,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from quickstudy.core import Learner, scan_replay
+from quickstudy.axes import scan_replay
+from quickstudy.core import Learner
 from quickstudy.data import Categorical, Deterministic, Output, Transition
 from quickstudy.learners.tabular import one_by_one
 from quickstudy.tasks.two_step import COMMON, PAYS, SWITCHES, value

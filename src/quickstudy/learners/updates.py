@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from quickstudy.core import meta_parameters, unwrap
+from quickstudy.core import unwrap
+from quickstudy.leaves import meta_parameters
 
 
 class Update(eqx.Module):

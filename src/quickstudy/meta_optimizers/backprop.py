@@ -10,18 +10,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key, PyTree
 
-from quickstudy.core import (
-    Batch,
-    Incompatible,
-    Learner,
-    Memory,
-    MetaOptimizer,
-    Metrics,
-    Objective,
-    combine,
-    mean_over_devices,
-    partition,
-)
+from quickstudy.axes import mean_over_devices
+from quickstudy.core import Batch, Incompatible, Learner, Memory, MetaOptimizer, Metrics, Objective
+from quickstudy.leaves import combine, partition
 
 
 def mean_gradient(objective: Objective, learner: Learner, batch: Batch, *, chunk: int | None = None):

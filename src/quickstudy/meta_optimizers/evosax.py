@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key, PyTree
 
-from quickstudy.core import Batch, Incompatible, Learner, MetaOptimizer, Metrics, Objective, combine, partition
+from quickstudy.core import Batch, Incompatible, Learner, MetaOptimizer, Metrics, Objective
+from quickstudy.leaves import combine, partition
 from quickstudy.meta_optimizers.evolution import outcome, scales
 
 

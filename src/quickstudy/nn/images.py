@@ -23,7 +23,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
-from quickstudy.core import EXAMPLES, Incompatible, over_axes
+from quickstudy.axes import EXAMPLES, over_axes
+from quickstudy.core import Incompatible
 from quickstudy.data import Output
 from quickstudy.nn.convolution import convolve, convolve_quads
 from quickstudy.nn.statistics import Settling
@@ -40,7 +41,7 @@ def _over_examples(x: Array) -> Array:
     except NameError:
         raise Incompatible(
             "normalise='transductive' takes statistics over the images that are seen together, and here is one alone: "
-            "go over examples with quickstudy.core.over_axes, or use normalise='layer'"
+            "go over examples with quickstudy.axes.over_axes, or use normalise='layer'"
         ) from None
 
 

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from quickstudy.core import Learner, Memory, Metrics, Objective, Tasks, over_axes
+from quickstudy.axes import over_axes
+from quickstudy.core import Learner, Memory, Metrics, Objective, Tasks
 from quickstudy.data import Episode, Labelled, Stretches
 from quickstudy.nn.measures import squared_error
 

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 from numpy.typing import NDArray
 
-from quickstudy.core import Learner, over_axes
+from quickstudy.axes import over_axes
+from quickstudy.core import Learner
 from quickstudy.data import Categorical, Episode, Transition
 from quickstudy.evaluate import Protocol, Trace, with_steps
 from quickstudy.learners.meta_models import seen_in

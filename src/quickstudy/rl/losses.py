@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from quickstudy.core import over_axes
+from quickstudy.axes import over_axes
 from quickstudy.data import Output
 
 LossTerm = Callable[[Output, Any], Float[Array, ""]]

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from quickstudy.core import Splits, split_by_stream
+from quickstudy.core import Splits
 from quickstudy.tasks.environment import EnvironmentTasks, Spec, Stepped
+from quickstudy.tasks.splits import split_by_stream
 
 
 class BanditEnvironment(eqx.Module):

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from quickstudy.core import Splits, split_by_stream
+from quickstudy.core import Splits
 from quickstudy.tasks.environment import EnvironmentTasks, Spec, Stepped, auto_reset
 from quickstudy.tasks.navigation import REACH, NavigationState
+from quickstudy.tasks.splits import split_by_stream
 
 CORNERS = ((0.5, 0.5), (0.5, -0.5), (-0.5, 0.5), (-0.5, -0.5))
 RADIUS = 0.25

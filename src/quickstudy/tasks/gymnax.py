@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
-from quickstudy.core import Splits, split_by_stream
+from quickstudy.core import Splits
 from quickstudy.tasks.environment import EnvironmentTasks, Spec
+from quickstudy.tasks.splits import split_by_stream
 
 
 class GymnaxTasks(EnvironmentTasks):

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from quickstudy.core import Splits, split_by_stream
+from quickstudy.core import Splits
 from quickstudy.tasks.environment import EnvironmentTasks, Spec, Stepped, auto_reset
+from quickstudy.tasks.splits import split_by_stream
 
 MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1), (0, 0))
 

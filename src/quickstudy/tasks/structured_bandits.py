@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from quickstudy.core import Splits, split_by_stream
+from quickstudy.core import Splits
 from quickstudy.tasks.bandits import BanditEnvironment
 from quickstudy.tasks.environment import EnvironmentTasks, Spec, Stepped
+from quickstudy.tasks.splits import split_by_stream
 
 TARGET, OTHER, UNIT = 5.0, 1.1, 0.1
 

@@ -25,8 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key, PyTree, UInt8
 
-from quickstudy.core import TEST_STREAM, VALIDATION_STREAM, HeldOut, Splits
+from quickstudy.core import HeldOut, Splits
 from quickstudy.tasks.environment import EnvironmentTasks, Spec, Stepped, auto_reset
+from quickstudy.tasks.splits import TEST_STREAM, VALIDATION_STREAM
 
 BENCHMARKS = {"trivial": (0.0, 0, 3), "small": (0.7, 2, 2)}  # probability, distracting rules and objects, as above
 ROOM = "XLand-MiniGrid-R1-9x9"
