@@ -73,9 +73,9 @@ def fused(experiment, config, steps: int):
 
 def looped(learner, objective, meta_optimizer, tasks, config, steps: int):
     """The same of parts; config.log_every has to be `steps`."""
-    from quickstudy.train import _Loop
+    from quickstudy.loop import Loop
 
-    loop = _Loop(learner, meta_optimizer, tasks, [(10**9, objective)], config)
+    loop = Loop(learner, meta_optimizer, tasks, [(10**9, objective)], config)
     state = [loop.begin(), 0]
     program = loop.program(0, state[0])
 

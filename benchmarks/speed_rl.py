@@ -71,7 +71,7 @@ def ours_xland(folder: Path, peer: Path) -> None:
     import numpy as np
 
     import quickstudy
-    from quickstudy.train import _Loop
+    from quickstudy.loop import Loop
 
     n = XLAND
     windows = n["horizon"] // n["window"]
@@ -82,7 +82,7 @@ def ours_xland(folder: Path, peer: Path) -> None:
     rulesets = experiment.tasks.split().train.rulesets
     np.savez(folder / "rulesets.npz", goals=rulesets.goal, rules=rulesets.rules, init_tiles=rulesets.init_tiles)
     parts = experiment.learner, experiment.meta_optimizer, experiment.tasks.split().train
-    loop = _Loop(*parts, [(10**9, experiment.objective)], experiment.recipe)
+    loop = Loop(*parts, [(10**9, experiment.objective)], experiment.recipe)
     began = clocks()
     progress = loop.begin()
     program = loop.program(0, progress)

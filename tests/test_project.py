@@ -34,6 +34,7 @@ LAYERS = [
     {"tasks"},
     {"learners", "objectives", "meta_optimizers"},
     {"runs", "evaluate", "devices"},
+    {"loop"},
     {"train", "report"},
     {"recipes", "load"},
     {"cli"},

@@ -13,6 +13,7 @@ from quickstudy.core import Incompatible
 from quickstudy.devices import Shared, choose, tasks_along
 from quickstudy.display import quiet
 from quickstudy.leaves import combine, partition
+from quickstudy.loop import Loop
 from quickstudy.meta_optimizers.backprop import Backprop, mean_gradient
 from quickstudy.meta_optimizers.evolution import Evolution
 from quickstudy.objectives.few_shot import FewShot
@@ -21,7 +22,7 @@ from quickstudy.rl import losses
 from quickstudy.runs import RunFolder
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.sinusoid import Sinusoids
-from quickstudy.train import _Loop, train
+from quickstudy.train import train
 from registry import gradient, recurrent
 
 CONFIG = Training(meta_steps=6, meta_batch=4, log_every=2, save_every=2, validate_every=-1)
@@ -92,7 +93,7 @@ def test_interrupted_is_never_interrupted(tmp_path, kind):
 
 def test_each_device_draws_tasks_of_its_own():
     tasks = Sinusoids()
-    loop = _Loop(gradient(), Backprop(optax.sgd(0.0)), tasks, [(6, FewShot())], CONFIG)
+    loop = Loop(gradient(), Backprop(optax.sgd(0.0)), tasks, [(6, FewShot())], CONFIG)
     drawn, living, improving = shared(
         lambda key: tuple(k.reshape(-1) if i else k for i, k in enumerate(loop._sample(tasks, key, jnp.uint32(0)))),
         (P(),), (P(DEVICES), P(DEVICES), P()),
