@@ -26,8 +26,9 @@ from quickstudy.learners.logistic_regression import LogisticRegression
 from quickstudy.learners.lpg import LPG
 from quickstudy.learners.mann import LRUAMemory
 from quickstudy.learners.matching import FullContext, Matching
-from quickstudy.learners.meta_models import Amortised, Mixture
+from quickstudy.learners.meta_models import Amortised
 from quickstudy.learners.meta_networks import MetaNetworks
+from quickstudy.learners.mixture import Mixture
 from quickstudy.learners.mktn import MKTN, Control, Proximal, Regression, Ridge
 from quickstudy.learners.mml import MML
 from quickstudy.learners.mpo import MPO, no_generation_yet

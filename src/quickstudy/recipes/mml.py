@@ -87,7 +87,8 @@ class MMLRecipe(Recipe):
         import optax
 
         from quickstudy.evaluate import Protocol
-        from quickstudy.learners.meta_models import Amortised, Mixture, constant
+        from quickstudy.learners.meta_models import Amortised, constant
+        from quickstudy.learners.mixture import Mixture
         from quickstudy.learners.mml import MML, equivalence, likelihood
         from quickstudy.meta_optimizers.backprop import Backprop
         from quickstudy.objectives.trial import Trial
