@@ -68,6 +68,18 @@ def test_reinforce_takes_the_step_worked_out_by_hand():
     np.testing.assert_allclose(after, weight + rate * step / (time * width), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("make", [reinforce, ppo])
+def test_where_nothing_is_earned_the_discount_has_a_gradient_and_it_is_zero(make):
+    t = eqx.tree_at(lambda t: t.reward, stretch(), jnp.zeros_like(stretch().reward))
+    start = WithValue(CategoricalPolicy(Linear(0.3 * jax.random.normal(K[0], (3, 2)))), Linear(jnp.zeros((1, 2))))
+
+    def moved(discount):
+        learner = make(start, SGD(0.5), discount=discount)
+        return sum(leaf.sum() for leaf in jax.tree.leaves(learner.adapt(learner.init(key=K[1]), t, key=K[2]).weights))
+
+    assert jax.grad(moved)(0.9) == 0
+
+
 def test_ppo_starts_with_the_step_of_the_actor_critic():
     """Where the policy has not moved yet the clipped surrogate has the policy gradient."""
     t, options = stretch(), {"discount": 0.9, "trace": 0.8, "value": 0.3, "entropy": 0.05}
@@ -277,11 +289,11 @@ def test_meta_gradients_reach_the_discount_over_one_lifetime():
 def test_evolution_improves_what_back_propagation_refuses():
     tasks = TabularMDPs(2, 2, 3)
     learner = DQN(Linear(jnp.zeros((2, 2))), Scaled(Positive(0.1)), 2, capacity=20, warm_up=2, batch=2)
-    trial = Trial(tasks.environment, horizon=6, baseline="none", normalise=False)
+    trial = Trial(tasks.environment, horizon=60, baseline="none", normalise=False)
     with pytest.raises(Incompatible, match="Evolution"):
         Backprop(optax.sgd(0.1)).init(learner)
     config = Training(2, 2, log_every=2, validate_every=-1)
-    result = train(learner, trial, Evolution(optax.adam(0.1), population=4), tasks, config=config)
+    result = train(learner, trial, Evolution(optax.adam(0.1), population=4, sigma=1.0), tasks, config=config)
     assert result.learner.update.rate.log != learner.update.rate.log
 
 

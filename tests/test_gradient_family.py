@@ -196,7 +196,9 @@ def test_inner_adam_is_optax_adam():
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: Gradient(policy(), PolicyGradient(), SGD(0.1), Implicit(1.0)), "no|none|has none"),
+        (lambda: Gradient(policy(), PolicyGradient(), SGD(0.1), Implicit(1.0)), "PolicyGradient has none"),
+        (lambda: Gradient(policy(), PolicyGradient(credit="dice"), SGD(0.1), FirstOrder()), "credit='none'"),
+        (lambda: Gradient(policy(), PolicyGradient(Bounded(0.9)), SGD(0.1), FirstOrder()), "takes inner gradients for"),
         (lambda: gradient(SGD(Positive(0.1)), adjoint=Implicit(1.0)), "learned rate"),
         (lambda: gradient(start=Fixed(predictor())), "nothing would adapt"),
         (lambda: gradient(batch=2, adjoint=Implicit(1.0)), "another loss for every step"),

@@ -79,7 +79,24 @@ def test_evolution_is_the_estimate_worked_out_by_hand():
         np.testing.assert_allclose(np.asarray(new) - np.asarray(w), expected, rtol=1e-3, atol=1e-5)
 
 
-def test_evolution_improves_what_back_propagation_cannot():
+def test_equal_scores_are_no_reason_to_move():
+    learner = gradient(SGD(0.01))
+    evolution = Evolution(optax.sgd(1.0), population=8)
+    shaped = lambda *score: np.asarray(evolution._shape(jnp.array(score)))
+    np.testing.assert_allclose(shaped(*[3.0] * 8), 0, atol=1e-6)
+    np.testing.assert_allclose(
+        shaped(0.0, 5, 0, 9, 0, 0, 0, 5), np.array([2, 5.5, 2, 7, 2, 2, 2, 5.5]) / 7 - 0.5, rtol=1e-5
+    )
+    batch = jax.tree.map(
+        lambda x: jnp.broadcast_to(x[:1], x.shape),
+        lived_by_population(evolution, learner, Sinusoids(5, 10).sample(3, key=K))[1],
+    )
+    improved, _, _ = evolution.update(FewShot(), learner, evolution.init(learner), batch, key=K)
+    for old, new in zip(*map(jax.tree.leaves, (partition(learner)[0], partition(improved)[0])), strict=True):
+        np.testing.assert_allclose(old, new, atol=1e-6)
+
+
+def test_evolution_improves_adaptation_without_a_gradient():
     learner, tasks = gradient(SGD(0.01)), Sinusoids(5, 10)
     objective, evolution = FewShot(), Evolution(optax.adam(3e-2), population=32)
     result = train(learner, objective, evolution, tasks, config=Training(150, 16), listener=quiet)

@@ -66,6 +66,33 @@ def test_linear_baseline_fits_what_is_linear_in_its_features():
     np.testing.assert_allclose(returns.linear_baseline(observation, target, ridge=1e-9), target, atol=1e-2)
 
 
+@pytest.mark.parametrize("still", [0.0, 8.0, 10.0, 1e3])
+def test_a_coordinate_that_never_moves_is_no_trouble_to_the_baseline(still):
+    observation = jax.random.normal(K, (50, 16, 4)).at[..., 1].set(still).at[..., 2].set(-still)
+    target = 2 * observation[..., 0] + 5
+    np.testing.assert_allclose(returns.linear_baseline(observation, target), target, atol=1e-2)
+    alike = jnp.where(jax.random.bernoulli(K, 0.5, (100, 20, 1)), 10.0, -10.0) * jnp.ones(3)
+    np.testing.assert_allclose(returns.linear_baseline(alike, alike[..., 0]), alike[..., 0], atol=1e-2)
+
+
+def test_a_baseline_held_back_is_the_mean():
+    one_hot, target = jnp.eye(10)[:, None], jax.random.normal(K, (10, 1))
+    free, held = (returns.linear_baseline(one_hot, target, ridge=ridge) for ridge in (1e-5, 1e5))
+    np.testing.assert_allclose(free, target, atol=1e-2)  # as many features as steps: nothing is left
+    np.testing.assert_allclose(held, jnp.full((10, 1), target.mean()), atol=1e-3)
+
+
+def test_the_linear_baseline_looks_past_the_end_of_a_stretch():
+    """Rewards of 1 for ever in one long episode: stretch after stretch is worth the same, but for the last."""
+    environment = TabularMDPs(2, 2, episode=60).environment
+    trial = Trial(environment, horizon=60, adapt_every=20, width=3, baseline="linear", discount=0.5, normalise=False)
+    ones = jnp.ones((3, 20, 3))
+    never = jnp.zeros((3, 20, 3), bool)
+    observation = jax.random.normal(K, (3, 20, 3, 2))
+    t = Transition(observation, never.astype(int), ones, never, never, never, observation)
+    np.testing.assert_allclose(trial._values(t, None)[:2], 2.0, atol=1e-2)
+
+
 def test_dice_weights_differentiate_to_the_score_function():
     advantage, ended = jnp.array([1.0, -2.0, 3.0, 0.5]), jnp.array([0, 1, 0, 0], bool)
     surrogate = lambda l: (losses.dice_weights(l, ended) * advantage).sum()
@@ -192,7 +219,15 @@ def test_a_window_is_refused_where_the_start_is_learned():
 
 
 @pytest.mark.parametrize(
-    "wrong", [dict(window=4), dict(adapt_every=4), dict(burn_in=6), dict(report_every=4), dict(baseline="linear")]
+    "wrong",
+    [
+        dict(window=4),
+        dict(adapt_every=4),
+        dict(burn_in=6),
+        dict(report_every=4),
+        dict(baseline="linear"),
+        dict(per_episode=True, window=2),
+    ],
 )
 def test_horizons_that_do_not_fit_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

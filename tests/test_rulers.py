@@ -58,8 +58,11 @@ def test_thompson_draws_from_the_posterior_when_it_adapts_and_never_in_apply():
     draw = lambda k: learner.index(jnp.array([8.0, 2]), jnp.array([2.0, 8]), k)
     drawn = jax.vmap(draw)(jax.random.split(K, 20_000))
     np.testing.assert_allclose(drawn.mean(0), [9 / 12, 3 / 12], atol=0.01)
-    state = learner.init(key=K)
-    assert learner.apply(state, None).policy.mode() == learner.apply(state, None).policy.mode()
+    # The same experience and another key is another draw, and `apply` has no key to draw with.
+    pull = Transition(jnp.zeros((1, 1)), jnp.zeros(1, int), jnp.ones(1), *jnp.zeros((3, 1), bool), jnp.zeros((1, 1)))
+    states = jax.vmap(lambda k: learner.adapt(learner.init(key=K), pull, key=k))(jax.random.split(K, 50))
+    chosen = jax.vmap(lambda s: learner.apply(s, jnp.zeros(1)).policy.mode())(states)
+    assert 0 < int(chosen.sum()) < 25
 
 
 def test_rulers_stand_where_the_table_says():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.core import Bounded
+from quickstudy.core import Bounded, Incompatible
 from quickstudy.data import Transition
 from quickstudy.learners.dyna_q import DynaQ
 from quickstudy.learners.q_learning import SARSA, QLearning
@@ -42,6 +42,13 @@ def test_q_learning_by_hand():
     q = learner.adapt(learner.init(key=K[0]), stream(rows), key=K[1]).q
     # 1 + ½(2 + 0.9·1 − 1) = 1.95;  1 + ½(0 + 0 − 1) = 0.5;  1.95 + ½(0 + 0.9·1 − 1.95) = 1.425
     np.testing.assert_allclose(q, [[1, 1.425], [0.5, 1], [1, 1]], rtol=1e-6)
+
+
+def test_tables_are_of_one_stream():
+    together = jax.tree.map(lambda x: jnp.stack([x, x], 1), stream(walk(4)))
+    for learner in (QLearning(STATES, ACTIONS), SARSA(STATES, ACTIONS), RMax(STATES, ACTIONS)):
+        with pytest.raises(Incompatible, match="width=None"):
+            learner.adapt(learner.init(key=K[0]), together, key=K[1])
 
 
 def test_sarsa_with_traces_is_the_plain_loop():

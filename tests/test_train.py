@@ -73,8 +73,12 @@ def test_another_seed_is_another_run():
 
 def test_the_callers_learner_is_left_alone():
     learner = gradient()
-    train(learner, FewShot(), Backprop(optax.sgd(0.1)), Sinusoids(), config=CONFIG, listener=quiet)
-    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(eqx.filter(learner, eqx.is_array)))
+    before = jax.tree.map(np.array, eqx.filter(learner, eqx.is_array))
+    result = train(learner, FewShot(), Backprop(optax.sgd(0.1)), Sinusoids(), config=CONFIG, listener=quiet)
+    after, trained = (jax.tree.leaves(eqx.filter(of, eqx.is_array)) for of in (learner, result.learner))
+    for old, own, new in zip(jax.tree.leaves(before), after, trained, strict=True):
+        np.testing.assert_array_equal(old, own)
+        assert (old != new).any()
 
 
 def test_a_curriculum_changes_the_objective_and_survives_a_resume(tmp_path):

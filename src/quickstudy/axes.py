@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
-from quickstudy.core import Experience, Outputs, State
+from quickstudy.core import Experience, Incompatible, Outputs, State
 
 EXAMPLES = "examples"  # name of the axis over which `over_axes` goes: transductive statistics are means over it
 
@@ -18,6 +18,12 @@ def over_axes(f: Callable, axes: int = 1) -> Callable:
     for _ in range(axes):
         f = jax.vmap(f, axis_name=EXAMPLES)
     return f
+
+
+def one_stream(experience: PyTree) -> None:
+    """Raises `Incompatible` for experience of parallel copies."""
+    if experience.axes != 1:
+        raise Incompatible("what learns from one step after another lives one stream: use width=None")
 
 
 DEVICES = "quickstudy_devices"  # name of the axis over which the tasks of a meta-step are split

@@ -136,6 +136,11 @@ class Objective(eqx.Module):
     def adaptations_per_point(self) -> int:
         """How many adaptations lie between two points of `curve`."""
 
+    @property
+    def whole(self) -> "Objective":
+        """What is tested: the same, of tasks that are lived to their end in one go."""
+        return self
+
     @abc.abstractmethod
     def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
         """What outlives a meta-step, `()` for most; every array has a leading task axis. Raises `Incompatible` for

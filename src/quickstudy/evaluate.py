@@ -109,16 +109,22 @@ def evaluate(
         )
     protocol = protocol or Protocol(objective)
     chunk = min(protocol.chunk, protocol.num_tasks)
+    objective = objective.whole
     protocol = dataclasses.replace(protocol, objective=objective, chunk=chunk)
     tasks = held_out.tasks(protocol.num_tasks)
     learner = learner if protocol.tested is None else protocol.tested(learner)
     values, curves, adaptations, behaviour = _measure(learner, protocol, tasks)
-    sound = np.isfinite(values) & np.isfinite(curves).all(1)
+    sound = np.isfinite(values)
     if not sound.any():
         raise FloatingPointError(f"none of the {len(values)} held-out tasks gave a finite score")
-    rulers = {}
+    rulers, notes = {}, [held_out.note, protocol.note]
     for name, ruler in protocol.rulers.items():
         theirs, their_curves, their_adaptations, done = _measure(ruler, protocol, tasks)
+        diverged = int((~np.isfinite(theirs)).sum())
+        if diverged:
+            notes.append(f"{name} was not finite in {diverged} tasks, which are left out of its figures")
+        if not (sound & np.isfinite(theirs)).any():
+            continue  # there is nothing to compare
         rulers[name] = _ruler(values, theirs, _points(their_curves, their_adaptations))
         rulers[name] |= {"behaviour": done} if done else {}
     if protocol.optimum is not None:
@@ -136,7 +142,7 @@ def evaluate(
         _points(curves[sound], adaptations),
         rulers,
         [int(i) for i in np.flatnonzero(~sound)],
-        "; ".join(filter(None, (held_out.note, protocol.note))),
+        "; ".join(filter(None, notes)),
         _traces(learner, protocol, tasks, values),
         behaviour,
     )
@@ -215,8 +221,12 @@ def _over_tasks(measured: NDArray) -> list[dict[str, Any]]:
 
 
 def _points(curves: NDArray, adaptations: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Of the tasks that are finite there; a point that none of them has is left out."""
     out = []
-    for column, adapted in zip(curves.T, adaptations, strict=True):
+    for values, adapted in zip(curves.T, adaptations, strict=True):
+        column = values[np.isfinite(values)]
+        if not len(column):
+            continue
         out.append(
             {
                 "adaptations": int(adapted),
@@ -230,9 +240,10 @@ def _points(curves: NDArray, adaptations: tuple[int, ...]) -> list[dict[str, Any
 
 
 def _ruler(ours: NDArray, theirs: NDArray, curve: list[dict[str, Any]] | None) -> dict[str, Any]:
+    finite = theirs[np.isfinite(theirs)]
     return {
-        "score": float(np.nanmean(theirs)),
-        "ci": list(stats.interval(theirs[np.isfinite(theirs)])),
+        "score": float(finite.mean()),
+        "ci": list(stats.interval(finite)),
         "curve": curve,
         "difference": compare(ours, theirs),
     }
@@ -248,7 +259,8 @@ def _traces(learner: Learner, protocol: Protocol, tasks: PyTree, values: NDArray
     if trace is None:
         return seen
     order = np.argsort(-values if protocol.objective.lower_is_better else values)
-    chosen = [int(order[i]) for i in (0, 1, len(order) // 2, -2, -1)]
+    last = len(order) - 1
+    chosen = [int(order[min(max(i, 0), last)]) for i in (0, 1, len(order) // 2, last - 1, last)]
     drawn = []
     for task in chosen:
         chunk, key = _chunk(protocol, tasks, task // protocol.chunk)

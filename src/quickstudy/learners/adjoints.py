@@ -22,6 +22,7 @@ Loss = Callable[[PyTree], Float[Array, ""]]
 
 class Adjoint(eqx.Module):
     exact_path: ClassVar[bool]  # whether what shapes the path (a learned rate) gets a gradient
+    exact_gradient: ClassVar[bool] = True  # and what shapes the inner gradient
 
     @abc.abstractmethod
     def solve(
@@ -48,6 +49,7 @@ class Unrolled(Adjoint):
 
 class FirstOrder(Adjoint):
     exact_path = True
+    exact_gradient = False
 
     def solve(self, loss: Loss, weights: PyTree, memory: PyTree, *, update: Update, steps: int):
         return _descend(loss, weights, memory, update, steps, jax.lax.stop_gradient)

@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from quickstudy.axes import over_axes, scan_replay
+from quickstudy.axes import one_stream, over_axes, scan_replay
 from quickstudy.core import Learner
 from quickstudy.data import Output
-from quickstudy.learners.recurrent import Feedback, Heads, one_stream
+from quickstudy.learners.recurrent import Feedback, Heads
 from quickstudy.learners.ring import Ring
 from quickstudy.nn.models import MLP
 from quickstudy.nn.statistics import refuse

@@ -17,7 +17,7 @@ from quickstudy.core import Learner
 from quickstudy.data import Output
 from quickstudy.learners.adjoints import Adjoint, FirstOrder
 from quickstudy.learners.gradient import GradientState, descend
-from quickstudy.learners.inner_losses import InnerLoss
+from quickstudy.learners.inner_losses import InnerLoss, must_reach
 from quickstudy.learners.updates import Update
 from quickstudy.leaves import combine, partition
 from quickstudy.nn.statistics import unsettled, with_statistics
@@ -31,6 +31,9 @@ class FromScratch(Learner):
     update: Update
     adjoint: Adjoint = FirstOrder()
     steps: int = eqx.field(static=True, default=20)
+
+    def __check_init__(self):
+        must_reach(self.inner_loss, self.adjoint)
 
     def init(self, *, key: Key[Array, ""]) -> GradientState:
         model = self.draw(key)

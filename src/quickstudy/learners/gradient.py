@@ -24,7 +24,7 @@ from quickstudy.axes import scan_replay
 from quickstudy.core import Incompatible, Learner
 from quickstudy.data import Output
 from quickstudy.learners.adjoints import Adjoint, Unrolled
-from quickstudy.learners.inner_losses import InnerLoss
+from quickstudy.learners.inner_losses import InnerLoss, must_reach
 from quickstudy.learners.updates import Update
 from quickstudy.leaves import combine, partition
 from quickstudy.nn.models import everything
@@ -110,6 +110,7 @@ class Gradient(Learner):
             )
         if not jax.tree.leaves(self.split()[0]):
             raise Incompatible("nothing would adapt: `fast` selects no learnable array of `start`")
+        must_reach(self.inner_loss, self.adjoint)
         if not self.adjoint.exact_path:
             if not self.inner_loss.has_minimiser:
                 raise Incompatible(

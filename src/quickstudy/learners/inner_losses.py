@@ -18,6 +18,8 @@ from jaxtyping import Array, Float, PyTree
 from quickstudy.axes import over_axes
 from quickstudy.core import Incompatible, unwrap
 from quickstudy.data import Labelled, Output, Transition
+from quickstudy.learners.adjoints import Adjoint
+from quickstudy.leaves import partition
 from quickstudy.nn.measures import squared_error
 from quickstudy.rl import losses, returns
 
@@ -27,8 +29,22 @@ Apply = Callable[[PyTree], Output]
 class InnerLoss(eqx.Module):
     has_minimiser: ClassVar[bool]  # what the implicit adjoint needs: experience does not change with the weights
 
+    @property
+    def shapes_gradient(self) -> bool:
+        """Whether something in it is learned, or credited, through its gradient: that an adjoint has to pass on."""
+        return bool(jax.tree.leaves(partition(self)[0]))
+
     @abc.abstractmethod
     def __call__(self, apply: Apply, experience: PyTree) -> Float[Array, ""]: ...
+
+
+def must_reach(inner_loss: InnerLoss, adjoint: Adjoint) -> None:
+    """Raises `Incompatible` where the adjoint would leave what is in the loss without its gradient."""
+    if inner_loss.shapes_gradient and not adjoint.exact_gradient:
+        raise Incompatible(
+            f"{type(adjoint).__name__} takes inner gradients for constants, and {type(inner_loss).__name__} has "
+            "meta-parameters or a credit that only they can reach; use numbers and credit='none', or Unrolled"
+        )
 
 
 class Supervised(InnerLoss):
@@ -72,6 +88,10 @@ class PolicyGradient(OfPolicy):
     normalise: bool = eqx.field(static=True, default=True)
     ridge: float = eqx.field(static=True, default=1e-5)
 
+    @property
+    def shapes_gradient(self) -> bool:
+        return self.credit != "none" or super().shapes_gradient
+
     def judged(self, said: Output, t: Transition) -> Float[Array, ""]:
         log_prob = over_axes(lambda policy, action: policy.log_prob(action), 2)(said.policy, t.action)
         discount = unwrap(self.discount)
@@ -108,6 +128,10 @@ class PolicyAndValue(OfPolicy):
 
     policy: PolicyGradient
     weight: PyTree = 1.0
+
+    @property
+    def shapes_gradient(self) -> bool:
+        return self.policy.shapes_gradient or super().shapes_gradient
 
     def judged(self, said: Output, t: Transition) -> Float[Array, ""]:
         if said.value is None:

@@ -33,12 +33,13 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
+from quickstudy.axes import one_stream
 from quickstudy.core import Incompatible, Learner, unwrap
 from quickstudy.data import Output, Transition
 from quickstudy.learners.adjoints import Adjoint, Unrolled
 from quickstudy.learners.gradient import joined, split
-from quickstudy.learners.inner_losses import OfPolicy
-from quickstudy.learners.recurrent import OutcomeFeedback, one_stream
+from quickstudy.learners.inner_losses import OfPolicy, must_reach
+from quickstudy.learners.recurrent import OutcomeFeedback
 from quickstudy.learners.ring import Ring
 from quickstudy.learners.updates import Update
 from quickstudy.nn.cells import Cell
@@ -98,6 +99,7 @@ class MPO(Learner):
             raise ValueError(f"episode must be at least 2, got {self.episode}")
         if not self.adjoint.exact_path:
             raise Incompatible("a policy gradient has no minimiser; use Unrolled or FirstOrder")
+        must_reach(self.inner_loss, self.adjoint)
 
     def init(self, *, key: Key[Array, ""]) -> MPOState:
         correction = jnp.zeros(self._generic()[0].shape)

@@ -109,7 +109,8 @@ class OnPolicy(Learner):
         )  # fmt: skip
         target = advantage + value
         if self.normalise:
-            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+            # Not the deviation itself: it has no derivative where nothing was earned.
+            advantage = (advantage - advantage.mean()) / jnp.sqrt(advantage.var() + 1e-16)
         return Judged(t, log_prob, advantage, target, jnp.ones_like(t.last))
 
     def _loss(self, weights: PyTree, judged: Judged) -> Float[Array, ""]:

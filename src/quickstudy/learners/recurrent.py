@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from quickstudy.axes import over_axes
+from quickstudy.axes import one_stream, over_axes
 from quickstudy.core import Incompatible, Learner
 from quickstudy.data import Categorical, Gaussian, Labelled, Output, Transition
 from quickstudy.nn.cells import Cell
@@ -196,9 +196,3 @@ class Recurrent(Learner):
 
     def _hidden(self, state: RecurrentState, x: Float[Array, "inputs"]) -> PyTree:
         return self.cell(state.hidden, jnp.concatenate([x, state.feedback]))
-
-
-def one_stream(experience: PyTree) -> None:
-    """Raises `Incompatible` for experience of parallel copies."""
-    if experience.axes != 1:
-        raise Incompatible("a memory is of one stream: use width=None")

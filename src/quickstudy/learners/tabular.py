@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from quickstudy.axes import one_stream
 from quickstudy.core import State
 from quickstudy.data import Categorical, Transition
 
 
 def one_by_one(absorb: Callable, state: State, experience: Transition, key: Key[Array, ""]) -> State:
-    """The state after absorb(state, transition, key) of every transition of a stretch."""
+    """The state after absorb(state, transition, key) of every transition of a stretch of one stream."""
+    one_stream(experience)
     one = lambda state, given: (absorb(state, *given), None)
     return jax.lax.scan(one, state, (experience, jax.random.split(key, len(experience.reward))))[0]
 

@@ -99,7 +99,9 @@ class Evolution(MetaOptimizer):
 
     def _shape(self, score: Float[Array, "population"]) -> Float[Array, "population"]:
         if self.fitness == "ranks":
-            return jnp.argsort(jnp.argsort(score)) / (self.population - 1) - 0.5
+            ordered = jnp.sort(score)  # equal scores have one rank, the mean of theirs: else order would be fitness
+            below, up_to = (jnp.searchsorted(ordered, score, side=side) for side in ("left", "right"))
+            return (below + up_to - 1) / 2 / (self.population - 1) - 0.5
         if self.fitness == "standardised":
             return (score - score.mean()) / (score.std() + 1e-8)
         return score

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
 from quickstudy.axes import over_axes
 from quickstudy.core import Learner, Memory, Metrics, Objective, Tasks
@@ -22,7 +22,6 @@ class Judged(eqx.Module):
     episode: Episode
     key: Key[Array, "tasks"]
     quality: Float[Array, "tasks"]
-    diverged: Bool[Array, "tasks"]
 
 
 def adapted(learner: Learner, episode: Episode, key: Key[Array, ""]):
@@ -61,7 +60,7 @@ class FewShot(Objective):
     ) -> tuple[Judged, Memory]:
         keys = jax.random.split(key, jax.tree.leaves(tasks)[0].shape[0])
         quality = jax.vmap(lambda e, k: query_mean(self.of_score, learner, e, k))(tasks, keys)
-        return Judged(tasks, keys, quality, ~jnp.isfinite(quality)), memory
+        return Judged(tasks, keys, quality), memory
 
     def loss(self, learner: Learner, batch: Judged) -> tuple[Float[Array, "tasks"], Metrics]:
         losses = jax.vmap(lambda e, k: query_mean(self.of_loss, learner, e, k))(batch.episode, batch.key)

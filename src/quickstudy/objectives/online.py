@@ -9,7 +9,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
 from quickstudy.core import Learner, Memory, Metrics, Objective, Tasks
 from quickstudy.data import Labelled
@@ -23,7 +23,6 @@ class Streamed(eqx.Module):
     key: Key[Array, "tasks"]
     keys: Key[Array, "tasks time"]
     quality: Float[Array, "tasks time"]
-    diverged: Bool[Array, "tasks"]
 
 
 class Online(Objective):
@@ -70,7 +69,7 @@ class Online(Objective):
         begin, adapt = jax.random.split(begin, num), jax.random.split(adapt, (num, length))
         each = lambda *life: self._along(self.of_score, learner, *life)
         quality = jax.vmap(each)(tasks, begin, adapt)
-        return Streamed(tasks, begin, adapt, quality, ~jnp.isfinite(quality).all(1)), memory
+        return Streamed(tasks, begin, adapt, quality), memory
 
     def loss(self, learner: Learner, batch: Streamed) -> tuple[Float[Array, "tasks"], Metrics]:
         each = lambda *life: self._along(self.of_loss, learner, *life)[self.burn_in :].mean()

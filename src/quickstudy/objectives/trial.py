@@ -13,6 +13,7 @@ follows adaptation). With a `window` shorter than the horizon a meta-step lives 
 unfinished lives wait in the objective's memory; the gradient is cut there.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -100,6 +101,10 @@ class Trial(Objective):
     def adaptations_per_point(self) -> int:
         return (self.report_every or self.adapt_every) // self.adapt_every
 
+    @property
+    def whole(self) -> "Trial":
+        return dataclasses.replace(self, window=None)
+
     def __check_init__(self):
         lived = self.horizon if self.window is None else self.window
         if lived % self.adapt_every or self.horizon % lived:
@@ -112,6 +117,8 @@ class Trial(Objective):
         report_every = self.report_every or self.adapt_every
         if lived % report_every or report_every % self.adapt_every:
             raise ValueError(f"report_every={report_every} must divide {lived} and be a multiple of {self.adapt_every}")
+        if self.per_episode and self._windowed:
+            raise ValueError("per_episode needs whole lives: of a window it is not known what an episode earned before")
         if self.baseline == "linear" and self.width is None:
             raise ValueError("baseline='linear' is fitted over parallel copies: give a width")
 
@@ -278,12 +285,10 @@ class Trial(Objective):
         if self.baseline == "none":
             return jnp.zeros_like(t.reward)
         if self.baseline == "linear":
-
-            def fit(t: Transition):
-                target = returns.rewards_to_go(t.reward, t.terminated, t.truncated, t.last, discount=self.discount)
-                return returns.linear_baseline(t.observation, target)
-
-            return jax.vmap(fit)(t)
+            # To go until the episode ends, which may be in another stretch.
+            lived = [x.reshape(-1, self.width) for x in (t.reward, t.terminated, t.truncated, t.last)]
+            target = returns.rewards_to_go(*lived, discount=self.discount).reshape(t.reward.shape)
+            return jax.vmap(returns.linear_baseline)(t.observation, target)
         if said is None:
             raise Incompatible("baseline='value' needs a learner that says a value; use 'linear' or 'none'")
         return said

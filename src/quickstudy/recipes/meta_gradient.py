@@ -80,6 +80,7 @@ class CartPoleMetaGradient(Classic):
             window=2 * self.stretch,
             report_every=self.stretch,
             burn_in=0,
+            per_episode=False,
             terms=((1.0, losses.a2c),),
             discount=self.outer_discount,
             trace=self.outer_trace,

@@ -129,6 +129,9 @@ class MPOMethod(RL2):
     correction_discount: float = 0.05
     correction_trace: float = 0.9
     correction_clip: float = 0.8  # of a correction's gradient: its norm at most
+    # How much the linear baseline of an episode is held back. One-hot states are as many features as an episode has
+    # steps: unheld, it explains all that happened, and leaves nothing to correct by.
+    correction_ridge: float = 1e-5
     normalise_within: bool = False  # bring an episode's advantages to deviation 1, so that corrections never shrink
     pull: float = 0.0  # its weight; 0: no pull
     scatter: float = 0.3  # deviation of corrections when a task of training begins,
@@ -137,12 +140,14 @@ class MPOMethod(RL2):
     def errors(self) -> list[str]:
         wrong = super().errors()
         wrong += self.must("be at least 1", lambda x: x >= 1, "hidden")
-        wrong += self.must("be above 0", lambda x: x > 0, "correction_rate", "correction_clip")
+        wrong += self.must("be above 0", lambda x: x > 0, "correction_rate", "correction_clip", "correction_ridge")
         wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "scattered")
         wrong += self.must("lie in (0, 1)", lambda x: 0 < x < 1, "correction_discount", "correction_trace")
         wrong += self.must("not be negative", lambda x: x >= 0, "pull", "correction_steps", "scatter")
         if self.correction_steps == 1 and self.pull:
             wrong.append("correction_steps must be 0 or at least 2: the pull has no gradient in the first one")
+        if self.cell == "attention":
+            wrong.append("cell must be gru, lstm or s5 here: attention has no state to generate from")
         if self.adjoint not in ("unrolled", "first-order"):
             wrong.append(f"adjoint must be unrolled or first-order, got {self.adjoint!r}")
         if self.generates not in ("all", "modulation", "input", "nothing"):
@@ -166,7 +171,9 @@ class MPOMethod(RL2):
         # The first-order adjoint takes inner gradients, and what shapes them, for constants.
         shaped = learned and self.adjoint == "unrolled"
         bounded, positive = (Bounded, Positive) if shaped else (float, float)
-        inner_loss = PolicyGradient(bounded(discount), bounded(trace), normalise=self.normalise_within)
+        inner_loss = PolicyGradient(
+            bounded(discount), bounded(trace), normalise=self.normalise_within, ridge=self.correction_ridge
+        )
         rate, pull = Positive(rate) if learned else rate, positive(pull) if pull else None
         return self.corrected(spec, self.seed, inner_loss, rate, pull)
 
@@ -241,6 +248,8 @@ class NavigationMPO(NavigationTrial, MPOMethod):
 
 @dataclasses.dataclass(frozen=True)
 class KernelsMPO(KernelsTrial, MPOMethod):
+    correction_ridge: float = 1.0
+
     name = "kernels-mpo"
     description = "MPO on MDPs that mix shared kernels"
     expected = "10 episodes: 190 (RL² 178); 40 of the shifted family: 762 (MAML-RL 751, RL² 705)"
@@ -263,6 +272,7 @@ class MazeMPO(MazeTrial, MPOMethod):
     episode: int = 20
     horizon: int = 100
     correction_discount: float = 0.9  # a goal pays for the steps that led there
+    correction_ridge: float = 1.0
 
     name = "maze-mpo"
     description = "MPO in mazes of one layout, where goal and wind differ"

@@ -59,12 +59,17 @@ def linear_baseline(
     """Least-squares fit of `target` on (o, o², t, t², t³, 1), the features of Duan et al. 2016
     ("Benchmarking Deep Reinforcement Learning for Continuous Control"), t in hundreds of steps.
 
-    `ridge` is relative to the number of examples.
+    `ridge` is relative to the number of examples, and leaves the mean of the targets alone. With as many features as
+    examples, as one-hot states of one short trajectory are, a small one leaves nothing of the target unexplained.
     """
     time, width, _ = observation.shape
     t = jnp.broadcast_to((jnp.arange(time) / 100.0)[:, None, None], (time, width, 1))
     o = jnp.clip(observation, -10, 10)
-    features = jnp.concatenate([o, o**2, t, t**2, t**3, jnp.ones_like(t)], -1)
-    flat = features.reshape(time * width, -1)
+    features = jnp.concatenate([o, o**2, t, t**2, t**3], -1)
+    # What hardly varies is then next to 0, and what varies much no larger than 1: else single precision, whose error is
+    # relative to the largest, takes the ridge for nothing.
+    features = features - features.mean((0, 1))
+    features = features / jnp.maximum(features.std((0, 1)), 1.0)
+    flat, mean = features.reshape(time * width, -1), target.mean()
     normal = flat.T @ flat + ridge * time * width * jnp.eye(flat.shape[-1])
-    return features @ jax.scipy.linalg.solve(normal, flat.T @ target.reshape(-1), assume_a="pos")
+    return mean + features @ jax.scipy.linalg.solve(normal, flat.T @ (target - mean).reshape(-1), assume_a="pos")
