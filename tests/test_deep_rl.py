@@ -288,7 +288,7 @@ def test_meta_gradients_reach_the_discount_over_one_lifetime():
 
 def test_evolution_improves_what_back_propagation_refuses():
     tasks = TabularMDPs(2, 2, 3)
-    learner = DQN(Linear(jnp.zeros((2, 2))), Scaled(Positive(0.1)), 2, capacity=20, warm_up=2, batch=2)
+    learner = DQN(Linear(jnp.zeros((2, 2))), Scaled(Positive(0.1)), 2, capacity=20, warm_up=2, batch=2, decay=10)
     trial = Trial(tasks.environment, horizon=60, baseline="none", normalise=False)
     with pytest.raises(Incompatible, match="Evolution"):
         Backprop(optax.sgd(0.1)).init(learner)

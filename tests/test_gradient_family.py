@@ -9,12 +9,12 @@ import numpy as np
 import optax
 import pytest
 
-from quickstudy.core import Fixed, Incompatible, Positive
+from quickstudy.core import Bounded, Fixed, Incompatible, Positive
 from quickstudy.data import Episode
 from quickstudy.learners.adjoints import FirstOrder, Implicit, Unrolled
 from quickstudy.learners.gradient import Gradient, minibatches
 from quickstudy.learners.inner_losses import PolicyAndValue, PolicyGradient, Supervised
-from quickstudy.learners.updates import SGD, Optax, per_weight
+from quickstudy.learners.updates import SGD, Optax, clipped, per_weight
 from quickstudy.leaves import combine, meta_parameters, partition
 from quickstudy.meta_optimizers.backprop import mean_gradient
 from quickstudy.nn.models import MLP, Contextual, Predictor, context, head
@@ -346,3 +346,12 @@ def test_episode_is_a_pytree_of_examples():
     e = Sinusoids(5, 7).sample(2, key=K)
     assert isinstance(e, Episode)
     assert e.support.x.shape == (2, 5, 1) and e.query.y.shape == (2, 7, 1)
+
+
+def test_a_clipped_gradient_is_optax_s_and_has_a_derivative_where_it_is_zero():
+    ours, theirs = clipped(0.5), optax.clip_by_global_norm(0.5)
+    for scale in (0.1, 1.0, 30.0):
+        gradient = {"a": scale * jnp.array([0.3, -0.2]), "b": jnp.array(0.1)}
+        for mine, other in zip(*(jax.tree.leaves(of.update(gradient, ())[0]) for of in (ours, theirs)), strict=True):
+            np.testing.assert_allclose(mine, other, rtol=1e-6)
+    assert jax.jacobian(lambda g: ours.update(g, ())[0])(jnp.zeros(2)).tolist() == [[1, 0], [0, 1]]

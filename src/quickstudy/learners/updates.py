@@ -110,6 +110,18 @@ class Scaled(Update):
         return _moved(weights, self.rate, against), memory
 
 
+def clipped(norm: float) -> optax.GradientTransformation:
+    """Gradients no longer than `norm`. That of optax has no derivative where a gradient is zero, as where nothing was
+    earned, and inner steps are differentiated."""
+
+    def update(gradient: PyTree, memory: PyTree, weights: PyTree = None) -> tuple[PyTree, PyTree]:
+        square = jnp.stack([(leaf**2).sum() for leaf in jax.tree.leaves(gradient)]).sum()
+        shorter = norm / jnp.sqrt(jnp.maximum(square, norm**2))
+        return jax.tree.map(lambda leaf: shorter * leaf, gradient), memory
+
+    return optax.GradientTransformation(lambda weights: optax.EmptyState(), update)
+
+
 class Optax(Update):
     transformation: optax.GradientTransformation = eqx.field(static=True)
 

@@ -54,10 +54,10 @@ class Classic(Recipe):
         """Adam for so many updates in a life; gradients are clipped to a norm of `clip`."""
         import optax
 
-        from quickstudy.learners.updates import Scaled
+        from quickstudy.learners.updates import Scaled, clipped
 
         falling = optax.scale_by_schedule(optax.linear_schedule(1.0, self.final_rate, updates))
-        return Scaled(self.rate, optax.chain(optax.clip_by_global_norm(clip), optax.scale_by_adam(eps=1e-5), falling))
+        return Scaled(self.rate, optax.chain(clipped(clip), optax.scale_by_adam(eps=1e-5), falling))
 
     def build(self) -> "Experiment":
         from quickstudy.evaluate import Protocol

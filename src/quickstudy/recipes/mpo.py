@@ -187,12 +187,11 @@ class MPOMethod(RL2):
         import equinox as eqx
         import jax
         import jax.numpy as jnp
-        import optax
 
         from quickstudy.learners.adjoints import FirstOrder, Unrolled
         from quickstudy.learners.mpo import MPO, no_generation_yet
         from quickstudy.learners.recurrent import OutcomeFeedback
-        from quickstudy.learners.updates import Scaled
+        from quickstudy.learners.updates import Scaled, clipped
         from quickstudy.nn import models
 
         first, second, third = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), 3)
@@ -207,7 +206,7 @@ class MPOMethod(RL2):
             eqx.nn.Linear(self.size, 1, key=third),
             OutcomeFeedback(spec.actions, spec.dims),
             inner,
-            Scaled(rate, optax.clip_by_global_norm(self.correction_clip)),
+            Scaled(rate, clipped(self.correction_clip)),
             pull,
             inputs=spec.observation,
             episode=self.tasks().episode,
@@ -248,8 +247,6 @@ class NavigationMPO(NavigationTrial, MPOMethod):
 
 @dataclasses.dataclass(frozen=True)
 class KernelsMPO(KernelsTrial, MPOMethod):
-    correction_ridge: float = 1.0
-
     name = "kernels-mpo"
     description = "MPO on MDPs that mix shared kernels"
     expected = "10 episodes: 190 (RL² 178); 40 of the shifted family: 762 (MAML-RL 751, RL² 705)"
