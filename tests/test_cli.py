@@ -146,6 +146,7 @@ def test_a_damaged_checkpoint_exits_4_and_the_previous_one_goes_on(trained, caps
         code, out, err = call(capsys, command, copy)
         assert code == 4, out + err
         assert "state.safetensors" in err and "Traceback" not in err
+        assert ("go on from another checkpoint" in err) == (command == "resume")
     previous = int(sorted((copy / "checkpoints").iterdir())[-2].name)
     assert call(capsys, "resume", copy, "--step", previous, "--quiet")[0] == 0
 
@@ -162,6 +163,88 @@ def test_a_run_can_be_made_longer_but_not_into_another(trained, capsys, tmp_path
     code, _, err = call(capsys, "resume", copy)
     assert code == 2 and "inner_rate was 0.01, is 0.5" in err
     assert call(capsys, "resume", copy, "--meta-steps", 3)[0] == 2
+
+
+def test_a_refused_resume_leaves_the_run_as_it_is(trained, capsys):
+    before = (trained / "run.json").read_text()
+    for wrong in (["--devices", -2], ["--keep", 0, "--max-diverged", 7], ["--step", 20, "--meta-steps", 3]):
+        code, _, err = call(capsys, "resume", trained, *wrong)
+        assert code == 2 and "Traceback" not in err
+        assert (trained / "run.json").read_text() == before
+
+
+def test_what_came_after_the_step_to_go_on_from_is_dropped(trained, capsys, tmp_path):
+    from quickstudy.runs import RunFolder
+
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    steps = RunFolder(copy).steps()
+    longer = steps[0] + 1
+    code, _, err = call(capsys, "resume", copy, "--step", steps[0], "--meta-steps", longer, "--keep", 2, "--quiet")
+    assert code == 0, err
+    assert RunFolder(copy).steps() == [steps[0], longer]
+    assert json.loads((copy / "evaluation.json").read_text())["step"] == longer
+    assert json.loads((copy / "run.json").read_text())["config"]["keep"] == 2
+
+
+def test_an_earlier_checkpoint_is_tested_beside_the_result(trained, capsys, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    before, earlier = (copy / "evaluation.json").read_text(), int(sorted((copy / "checkpoints").iterdir())[0].name)
+    assert call(capsys, "evaluate", copy, "--step", earlier, "--tasks", 20)[0] == 0
+    assert (copy / "evaluation.json").read_text() == before
+    assert json.loads((copy / f"evaluation-step={earlier}.json").read_text())["step"] == earlier
+    assert "at the end of training" in (copy / "report.html").read_text()
+    shutil.rmtree(copy / "checkpoints" / "00000020")
+    assert call(capsys, "evaluate", copy, "--tasks", 20)[0] == 0
+    page = (copy / "report.html").read_text()
+    assert "of 20 meta-steps" in page and "at the end of training" not in page
+
+
+@pytest.mark.parametrize("written", ["5", '{"config": 3}', "["])
+def test_a_damaged_run_file_exits_4_and_is_named(trained, capsys, tmp_path, written):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    (copy / "run.json").write_text(written)
+    for command in ("resume", "evaluate", "report"):
+        code, _, err = call(capsys, command, copy)
+        assert code == 4 and "run.json" in err
+
+
+def test_damaged_scores_of_a_test_are_named(trained, capsys, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    (copy / "evaluation.safetensors").write_bytes(b"\x05")
+    code, _, err = call(capsys, "report", copy)
+    assert code == 4 and "evaluation.safetensors" in err and "quickstudy evaluate" in err
+
+
+def test_what_is_no_folder_and_a_name_too_long_are_told_without_a_traceback(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    for command in ("resume", "evaluate", "report"):
+        code, _, err = call(capsys, command, tmp_path / "file")
+        assert code == 2 and "is not a run folder" in err
+        code, _, err = call(capsys, command, tmp_path / ("x" * 300))
+        assert code in (2, 4) and "xxx" in err and "Traceback" not in err
+
+
+def test_a_strangers_file_that_fails_is_named(capsys, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text("nonsense")
+    code, _, err = call(capsys, "train", f"{own}:X")
+    assert code == 2 and "own.py" in err and "NameError" in err
+
+
+def test_a_learner_is_not_saved_over_a_run(trained):
+    import quickstudy
+    from quickstudy.config import ConfigError
+    from quickstudy.runs import RunFolder
+
+    steps = RunFolder(trained).steps()
+    result = quickstudy.recipe("sinusoid-maml", meta_steps=2, meta_batch=4, hidden=8, test_tasks=20).train()
+    with pytest.raises(ConfigError, match="holds a run"):
+        result.save(trained)
+    assert RunFolder(trained).steps() == steps
 
 
 def test_devices_that_are_not_there_leave_the_run_as_it_is(trained, capsys):
@@ -198,5 +281,6 @@ def test_ctrl_c_saves_and_exits_130(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 130, done.stderr
+    assert f"go on with: quickstudy resume {out}" in done.stderr
     assert "saved at step" in done.stderr and f"quickstudy resume {out}" in done.stderr
     assert [p for p in Path(out, "checkpoints").iterdir() if p.name.isdigit()]

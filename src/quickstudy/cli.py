@@ -97,6 +97,7 @@ def train(recipe: Recipe, folder: Path, output: Output, writers: Writers, resume
 
     again = f"quickstudy resume {shlex.quote(str(folder))}"
     speak = output.listener(again)
+    close = getattr(speak, "close", lambda: None)
     _hello(output, f"quickstudy {__version__}: {recipe.name}, seed {recipe.seed}, into {folder}")
     try:
         recipe.check()
@@ -104,11 +105,13 @@ def train(recipe: Recipe, folder: Path, output: Output, writers: Writers, resume
         experiment = recipe.build()
         listener = writers.add(speak, folder, dataclasses.asdict(recipe))
         experiment.train(folder, resume=resume, listener=listener)
+        close()
+        test(folder, output)
+    except BaseException as error:
+        error.folder = folder  # type: ignore[attr-defined]  # that `_fail` says how to go on
+        raise
     finally:
-        close = getattr(speak, "close", None)
-        if close:
-            close()
-    test(folder, output)
+        close()
 
 
 def test(
@@ -120,13 +123,17 @@ def test(
     other: dict[str, Any] | None = None,
 ) -> None:
     """Meta-tests what a folder holds, writes the outcome and the report beside it, and says so. A test under `other`
-    values of the recipe's fields than in training leaves the run's own outcome and report as they are."""
+    values of the recipe's fields than in training, or of an earlier checkpoint, leaves the run's own outcome and report
+    as they are."""
     from quickstudy.load import load
     from quickstudy.report.page import report
     from quickstudy.runs import RunFolder
+    from quickstudy.train import use_compilation_cache
 
+    use_compilation_cache()
     other = other or {}
     loaded = load(folder, step=step, **other)
+    aside = dict(other) if loaded.step == RunFolder(folder).steps()[-1] else {**other, "step": loaded.step}
     assert loaded.experiment is not None and loaded.protocol is not None
     name = loaded.experiment.recipe.name
     changes: dict[str, Any] = {} if tasks is None else {"num_tasks": tasks, "chunk": min(tasks, loaded.protocol.chunk)}
@@ -136,9 +143,9 @@ def test(
     summary = {"step": loaded.step, **result.summary(), **({"other": other} if other else {})}
     arrays = {"values": result.values, "curves": result.curves}
     arrays |= {f"trace/{key}": value for key, value in result.traces.items()}
-    called = "-".join(["evaluation", *(f"{key}={value}" for key, value in other.items())])
+    called = "-".join(["evaluation", *(f"{key}={value}" for key, value in aside.items())])
     RunFolder(folder).write_evaluation(summary, arrays, called)
-    page = folder / f"{called}.json" if other else report([folder])
+    page = folder / f"{called}.json" if aside else report([folder])
     if output.json:
         last = {"status": "ok", "recipe": name, "run": str(folder), **summary, "report": str(page)}
         print(json.dumps(last, allow_nan=False), flush=True)
@@ -157,7 +164,7 @@ def test(
         print(f"  {result.note}")
     if result.diverged:
         print(f"  not finite, left out: tasks {result.diverged[:10]}{' …' if len(result.diverged) > 10 else ''}")
-    print(f"{'outcome' if other else 'report'}: {page}\ntest again: quickstudy evaluate {shlex.quote(str(folder))}")
+    print(f"{'outcome' if aside else 'report'}: {page}\ntest again: quickstudy evaluate {shlex.quote(str(folder))}")
 
 
 def _hello(output: Output, line: str) -> None:
@@ -167,12 +174,29 @@ def _hello(output: Output, line: str) -> None:
         print(line, flush=True)
 
 
-SAFE = {"meta_steps", "log_every", "save_every", "validate_every", "max_diverged", "keep", "test_tasks", "devices"}
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """What may be another when a run goes on; every other field stays as it was."""
+
+    meta_steps: int | None = None
+    """Train up to this step instead."""
+    log_every: int | None = None
+    save_every: int | None = None
+    validate_every: int | None = None
+    max_diverged: float | None = None
+    keep: int | None = None
+    test_tasks: int | None = None
+    devices: int | None = None
+    """Share the tasks by so many from here on, which draw others than before."""
+
+    def given(self) -> dict[str, Any]:
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
-def resume(
-    folder: Path, output: Output, *, step: int | None, meta_steps: int | None, devices: int | None = None
-) -> None:
+SAFE = {field.name for field in dataclasses.fields(Changes)}
+
+
+def resume(folder: Path, output: Output, *, step: int | None, changes: Changes, writers: Writers) -> None:
     from quickstudy.devices import choose, use_cores
     from quickstudy.load import experiment_of
     from quickstudy.recipes.experiment import fingerprint
@@ -180,16 +204,16 @@ def resume(
 
     run = RunFolder(folder)
     about = run.about()
-    use_cores(devices or about["config"]["devices"])
+    use_cores(changes.devices or about["config"]["devices"])
     experiment = experiment_of(run)
     recipe = experiment.recipe
     at = step if step is not None else (run.newest() or 0)
     if at and at not in run.steps():
         raise CheckpointRefused(f"{run.checkpoints} has no checkpoint of step {at}; it has {run.steps()}")
-    if meta_steps is not None:
-        recipe = dataclasses.replace(recipe, meta_steps=meta_steps)
-    if devices is not None:  # refused before it is written down
-        devices = choose(devices, recipe.meta_batch, experiment.meta_optimizer.minibatches)
+    recipe = dataclasses.replace(recipe, **changes.given())
+    recipe.check()
+    if changes.devices is not None:
+        devices = choose(changes.devices, recipe.meta_batch, experiment.meta_optimizer.minibatches)
         recipe = dataclasses.replace(recipe, devices=devices)
     saved = run.manifest(at).get("config") if at else None
     now = json.loads(json.dumps(dataclasses.asdict(recipe)))
@@ -203,12 +227,11 @@ def resume(
         _hello(
             output, f"changed: {said}; what follows from that, as schedules or the tasks drawn, changes from here on"
         )
-        run.write_json("run.json", {**about, **recipe.about()})
     _hello(output, f"going on from step {at} of {recipe.meta_steps}")
     made, here = about.get("fingerprint", {}), fingerprint()
     if other := ", ".join(f"{k} was {v}, is {here[k]}" for k, v in made.items() if k in here and here[k] != v):
         _hello(output, f"numerically close, not identical, to the uninterrupted run: {other}")
-    train(recipe, folder, output, Writers(), resume=at)
+    train(recipe, folder, output, writers, resume=at)
 
 
 # --- parsing -----------------------------------------------------------------------------------------------------
@@ -248,19 +271,17 @@ def _parse_resume(words: Sequence[str]) -> Callable[[], None]:
     def options(
         folder: Annotated[Path, tyro.conf.Positional],
         step: int | None = None,
-        meta_steps: int | None = None,
-        devices: int | None = None,
+        changes: Annotated[Changes, tyro.conf.arg(name="")] = Changes(),
         output: Annotated[Output, tyro.conf.arg(name="")] = Output(),
+        writers: Annotated[Writers, tyro.conf.arg(name="")] = Writers(),
     ) -> None:
         """Goes on from the newest checkpoint of a run, bit for bit as if it had never stopped.
 
         Args:
             folder: The run folder.
-            step: Go on from this checkpoint instead of the newest.
-            meta_steps: Train up to this step instead; every other field stays as it was.
-            devices: Share the tasks by so many from here on, which draw others than before.
+            step: Go on from this checkpoint instead of the newest; what came after it is dropped.
         """
-        resume(folder, output, step=step, meta_steps=meta_steps, devices=devices)
+        resume(folder, output, step=step, changes=changes, writers=writers)
 
     return _parsed("resume", options, words)
 
@@ -396,7 +417,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(json.dumps({"status": "error", "code": 2, "message": "bad command line; see stderr"}), flush=True)
         raise
     except KeyboardInterrupt as error:
-        _fail(words, 128 + getattr(error, "signum", 2), str(error) or "stopped")
+        _fail(words, 128 + getattr(error, "signum", 2), str(error) or "stopped", _folder(error, words))
     except BrokenPipeError:
         with contextlib.suppress(OSError):
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -413,15 +434,26 @@ def main(argv: Sequence[str] | None = None) -> None:
             message = (
                 f"out of memory or device trouble: {message.splitlines()[0]}; lower --meta-batch. Checkpoints are kept"
             )
-        _fail(words, code, message)
+        _fail(words, code, message, _folder(error, words))
 
 
-def _fail(words: Sequence[str], code: int, message: str) -> None:
+def _folder(error: BaseException, words: Sequence[str]) -> Path | None:
+    """The run that this is about, if there is one."""
+    candidates = [getattr(error, "folder", None), *(Path(word) for word in words[1:] if words[0] == "resume")]
+    return next((folder for folder in candidates if folder and os.path.exists(folder / "run.json")), None)
+
+
+def _fail(words: Sequence[str], code: int, message: str, folder: Path | None) -> None:
     if "--json" in words:
         print(json.dumps({"status": "error", "code": code, "message": message}), flush=True)
     else:
         print(f"quickstudy: {message}", file=sys.stderr, flush=True)
-        folder = next((w for w in words[1:] if (Path(w) / "run.json").exists()), None)
-        if code in (3, 6, 7, 130, 143) and folder:
-            print(f"go on with: quickstudy resume {shlex.quote(folder)}", file=sys.stderr, flush=True)
+        if folder is not None and words[0] in ("train", "resume"):
+            again = f"quickstudy resume {shlex.quote(str(folder))}"
+            steps = sorted(int(path.name) for path in folder.glob("checkpoints/[0-9]*"))
+            if code in (3, 6, 7, 130, 143):
+                print(f"go on with: {again}", file=sys.stderr, flush=True)
+            elif code == 4 and len(steps) > 1:
+                others = ", ".join(map(str, steps))
+                print(f"go on from another checkpoint, of {others}: {again} --step N", file=sys.stderr, flush=True)
     sys.exit(code)

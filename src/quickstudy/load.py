@@ -47,7 +47,7 @@ def experiment_of(folder: RunFolder, **values: Any) -> Experiment:
     experiment = of(**values)
     held_out = lambda experiment: getattr(experiment.tasks, "parts", None)
     if values and held_out(experiment) != held_out(of()):
-        raise ConfigError([f"{values} would test on classes that were trained on: leave what is held out as it was"])
+        raise ConfigError([f"{values} would test on what was trained on: leave what is held out as it was"])
     return experiment
 
 

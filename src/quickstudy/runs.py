@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import safetensors
 import safetensors.numpy
 from jaxtyping import PyTree
 
@@ -152,15 +153,16 @@ class RunFolder:
                 owner = self._owner(lock)
                 if owner is not None:
                     raise FolderInUse(
-                        f"{self.path} is in use by process {owner['pid']} on {owner['host']}; choose another --out, "
-                        f"or, if that run is gone, delete {lock}"
+                        f"{self.path} is in use by process {owner['pid']} on {owner['host']}; let it end, take another "
+                        f"folder, or, if that run is gone, delete {lock}"
                     ) from None
                 lock.unlink(missing_ok=True)
         else:
             raise FolderInUse(f"{self.path} is in use: {lock} keeps coming back")
         try:
-            os.write(descriptor, me)
-            os.close(descriptor)
+            with storage(f"locking {self.path}"):
+                os.write(descriptor, me)
+                os.close(descriptor)
             for stale in (*self.checkpoints.glob(".tmp-*"), *self.path.glob(".tmp-*")):
                 shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
             yield
@@ -194,15 +196,17 @@ class RunFolder:
         path = self.path / name
         try:
             return json.loads(path.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(f"{self.path} is not a run folder: it has no {name}") from None
+        except OSError as error:
+            raise CheckpointRefused(f"{path} cannot be read: {error.strerror}") from None
         except ValueError as error:
             raise CheckpointRefused(f"{path} is not readable as JSON ({error}); the run folder is damaged") from None
 
     def about(self) -> dict[str, Any]:
         """What run.json says; runs from before it told how many devices share the tasks had one."""
         about = self.read_json("run.json")
-        if "config" not in about:
+        if not isinstance(about, dict) or not isinstance(about.get("config"), dict):
             raise CheckpointRefused(f"{self.path / 'run.json'} has no configuration; the run folder is damaged")
         return {**about, "config": {"devices": 1, **about["config"]}}
 
@@ -212,6 +216,16 @@ class RunFolder:
         with storage(f"writing the evaluation to {self.path}"):
             write_atomic(self.path / f"{name}.safetensors", safetensors.numpy.save(packed))
         self.write_json(f"{name}.json", summary)
+
+    def read_evaluation(self, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What `write_evaluation` wrote; without arrays where these are gone."""
+        summary, path = self.read_json(f"{name}.json"), self.path / f"{name}.safetensors"
+        try:
+            return summary, safetensors.numpy.load(path.read_bytes()) if path.exists() else {}
+        except (OSError, safetensors.SafetensorError) as error:
+            raise CheckpointRefused(
+                f"{path} is damaged ({error}); test again: quickstudy evaluate {self.path}"
+            ) from None
 
     # --- logs --------------------------------------------------------------------------------------------------
 
@@ -233,7 +247,11 @@ class RunFolder:
         return out
 
     def rewind(self, step: int) -> None:
-        """Drops from every log what was written after `step`, and torn lines."""
+        """Drops what came after `step`: later checkpoints, from every log the later lines, and torn ones."""
+        for later in self.steps():
+            if later > step:
+                with storage(f"rewinding {self.checkpoints}"):
+                    shutil.rmtree(self.checkpoints / f"{later:08d}")
         for name in (METRICS, "validation.jsonl", "timing.jsonl"):
             kept = [line for line in self.lines(name) if line["step"] <= step]
             with storage(f"rewinding {self.path / name}"):

@@ -4,6 +4,7 @@ steps, checkpoints and validation between, and a stop that loses nothing. What a
 
 import contextlib
 import dataclasses
+import json
 import os
 import signal
 import threading
@@ -24,7 +25,7 @@ from quickstudy.display import Listener, Plain
 from quickstudy.evaluate import Evaluation, Protocol, evaluate
 from quickstudy.leaves import meta_parameters
 from quickstudy.loop import Loop, Progress
-from quickstudy.runs import METRICS, RunFolder, digest
+from quickstudy.runs import METRICS, RunFolder, canonical, digest
 
 Curriculum = Sequence[tuple[int, Objective]]
 
@@ -59,9 +60,11 @@ class Result:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the learner to a folder of its own, to be read by `quickstudy.load(path, like=...)`, or without
-        `like` where a recipe made it."""
+        `like` where a recipe made it. Raises ConfigError for the folder of a run, whose checkpoints are its own."""
         folder = RunFolder(path)
         with folder.locked():
+            if set(folder.steps()) - {0}:
+                raise ConfigError([f"{folder.path} holds a run; save the learner to another folder"])
             folder.write_json("run.json", self.about)
             folder.save(0, {"learner": self.learner}, keep=1)
 
@@ -116,12 +119,11 @@ def train(
         if folder is not None:
             if resume:
                 progress, step = _load(folder, resume, progress), resume
-            elif resume == 0:
-                pass  # interrupted before its first checkpoint: begin anew
-            elif folder.exists:
+            elif resume is None and folder.exists:
                 raise ConfigError([f"{folder.path} already holds a run; resume it, or choose another folder"])
-            else:
-                folder.write_json("run.json", about)
+            made = folder.about() if folder.exists else {}
+            if made.get("config") != json.loads(canonical(about["config"])):  # what made it stays as it was noted
+                folder.write_json("run.json", {**about, **made, "config": about["config"]})
             folder.rewind(step)
         validate = lambda progress, step: _validate(progress, step, protocol, splits.validation, folder, listener)
         progress = _run(loop, progress, step, config, folder, listener, validate, stop)

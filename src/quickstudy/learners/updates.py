@@ -114,12 +114,12 @@ def clipped(norm: float) -> optax.GradientTransformation:
     """Gradients no longer than `norm`. That of optax has no derivative where a gradient is zero, as where nothing was
     earned, and inner steps are differentiated."""
 
-    def update(gradient: PyTree, memory: PyTree, weights: PyTree = None) -> tuple[PyTree, PyTree]:
-        square = jnp.stack([(leaf**2).sum() for leaf in jax.tree.leaves(gradient)]).sum()
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        square = jnp.stack([(leaf**2).sum() for leaf in jax.tree.leaves(updates)]).sum()
         shorter = norm / jnp.sqrt(jnp.maximum(square, norm**2))
-        return jax.tree.map(lambda leaf: shorter * leaf, gradient), memory
+        return jax.tree.map(lambda leaf: shorter * leaf, updates), state
 
-    return optax.GradientTransformation(lambda weights: optax.EmptyState(), update)
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 class Optax(Update):

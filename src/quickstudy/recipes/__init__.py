@@ -65,8 +65,9 @@ def _own(reference: str) -> type[Recipe]:
             where = str(path)
         else:
             module = importlib.import_module(where)
-    except (ImportError, OSError, SyntaxError) as error:
-        raise ConfigError([f"the recipe {reference!r} cannot be loaded: {error}"]) from error
+    except Exception as error:  # whatever a stranger's file does
+        why = f"{type(error).__name__}: {error}"
+        raise ConfigError([f"the recipe {reference!r} cannot be loaded: {why}"]) from error
     cls = _recipes_in(module).get(wanted)
     if cls is None:
         own = [

@@ -3,12 +3,12 @@
 import dataclasses
 import html
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 from matplotlib.figure import Figure
 
 from quickstudy import stats
@@ -33,12 +33,12 @@ class Run:
         folder = RunFolder(path)
         about = folder.about()
         tested = (folder.path / "evaluation.json").exists()
-        arrays = folder.path / "evaluation.safetensors"
+        evaluation, arrays = folder.read_evaluation("evaluation") if tested else (None, {})
         return Run(
             folder,
             about,
-            folder.read_json("evaluation.json") if tested else None,
-            safetensors.numpy.load(arrays.read_bytes()) if tested and arrays.exists() else {},
+            evaluation,
+            arrays,
             folder.lines(METRICS),
             folder.lines("validation.jsonl"),
             folder.lines("timing.jsonl"),
@@ -115,10 +115,11 @@ def _curve(group: list[Run]) -> dict[str, Any]:
     curve = first["curve"]
     label = group[0].recipe
     shapes = {run.arrays["curves"].shape for run in group if "curves" in run.arrays}
-    if len(group) > 1 and len(shapes) == 1:
+    if len(group) > 1 and len(shapes) == 1 and next(iter(shapes))[1] == len(curve):
         stacked = np.stack([run.arrays["curves"] for run in group])  # [seeds, tasks, points]
+        stacked = stacked[:, np.isfinite(stacked).all((0, 2))]
         curve = [
-            {**p, "mean": float(np.nanmean(stacked[:, :, i])), "ci": stats.interval_over_seeds(stacked[:, :, i])}
+            {**p, "mean": float(stacked[:, :, i].mean()), "ci": stats.interval_over_seeds(stacked[:, :, i])}
             for i, p in enumerate(curve)
         ]
         label += f" ({len(group)} seeds)"
@@ -160,7 +161,7 @@ def command(about: Mapping[str, Any]) -> str:
                 words.append(f"--{option}" if value else f"--no-{option}")
             else:
                 words += [f"--{option}", *map(str, np.ravel(value))]
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def _plain(value: Any) -> Any:
@@ -209,6 +210,7 @@ def _page(runs: Sequence[Run], pictures: Mapping[str, Figure]) -> str:
         for run in tested[:6]:
             out += _cards(run, runs)
         out.append("</div>")
+        out += [f"<p class=warn>{e(_label(run, runs))}: {e(early)}.</p>" for run in tested if (early := _early(run))]
         out.append("<h2>Adaptation to tasks it has never seen</h2>")
         out.append(figures.to_svg(pictures["adaptation"]))
         out.append(_rulers(tested, runs))
@@ -239,9 +241,16 @@ def _page(runs: Sequence[Run], pictures: Mapping[str, Figure]) -> str:
     citations = dict.fromkeys(c for run in runs for c in run.about.get("citations", []))
     if citations:
         out.append("<h2>Please cite</h2><ul>" + "".join(f"<li>{e(c)}</li>" for c in citations) + "</ul>")
-    out.append("<footer>quickstudy – every figure is on held-out tasks, at the end of training. Intervals are 95 % ")
+    when = "" if any(map(_early, tested)) else ", at the end of training"
+    out.append(f"<footer>quickstudy – every figure is on held-out tasks{when}. Intervals are 95 % ")
     out.append("bootstrap intervals.</footer></body></html>\n")
     return "\n".join(out)
+
+
+def _early(run: Run) -> str:
+    """Said of a run that was tested before its end; empty for others."""
+    step, end = (run.evaluation or {}).get("step"), run.about.get("config", {}).get("meta_steps")
+    return f"tested after {step:,} of {end:,} meta-steps" if step is not None and end and step < end else ""
 
 
 def _lead(runs: Sequence[Run]) -> str:

@@ -100,6 +100,11 @@ class XLandTasks(EnvironmentTasks):
         return XLandTasks(jax.tree.map(lambda x: x[first], drawn), room)
 
     @property
+    def parts(self) -> bytes:
+        """Which rulesets there are, and so which are held out: another number of them is another split."""
+        return np.asarray(self.rulesets.goal).tobytes() + np.asarray(self.rulesets.rules).tobytes()
+
+    @property
     def environment(self) -> XLandEnvironment:
         return XLandEnvironment(self.room)
 
