@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,9 @@ class Training:
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
                 wrong.append(f"{field.name} must be a finite number, got {value}")
+            choices = get_args(field.type) if get_origin(field.type) is Literal else (value,)
+            if value not in choices:
+                wrong.append(f"{field.name} must be one of {', '.join(map(str, choices))}, got {value!r}")
         return wrong
 
     def must(self, what: str, holds: Callable[[Any], bool], *names: str) -> list[str]:

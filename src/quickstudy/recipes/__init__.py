@@ -93,7 +93,7 @@ def configure(name: str, values: dict[str, Any]) -> Recipe:
             continue
         default = fields[key].default
         kind = float if isinstance(default, float) else type(default)
-        if kind is tuple:
+        if kind is tuple and isinstance(value, list | tuple):
             values = {**values, key: _tuples(value)}
         elif isinstance(value, bool) != (kind is bool) or not isinstance(
             value, (int, float) if kind is float else kind

@@ -41,7 +41,6 @@ class MazeRecipe(Recipe):
         wrong += self.must("be a multiple of 10, at least 10", lambda x: x >= 10 and x % 10 == 0, "horizon")
         wrong += self.must("be even and at least 2", lambda x: x >= 2 and x % 2 == 0, "population")
         wrong += self.must("lie in (0, 1)", lambda x: 0 < x < 1, "near_one")
-        wrong += self.must("be each or one", lambda x: x in ("each", "one"), "initial")
         return wrong + self.must("be above 0", lambda x: x > 0, "sigma", "learning_rate")
 
     def learner(self, **choices: Any) -> "QLearning":

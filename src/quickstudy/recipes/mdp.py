@@ -88,10 +88,7 @@ class KernelsTrial(MDPRL2):
     test_residual: Literal["inside", "outside"] = "inside"
 
     def errors(self) -> list[str]:
-        wrong = super().errors() + self.must("not be negative", lambda x: x >= 0, "test_episodes")
-        if self.test_residual not in ("inside", "outside"):
-            wrong.append(f"test_residual must be inside or outside, got {self.test_residual!r}")
-        return wrong
+        return super().errors() + self.must("not be negative", lambda x: x >= 0, "test_episodes")
 
     def rulers(self) -> "dict[str, Learner]":
         from quickstudy.learners import mdps
@@ -174,7 +171,7 @@ class MDPAlone(Recipe):
 class MDPPSRL(MDPAlone):
     name = "mdp-psrl"
     description = "posterior sampling on random tabular MDPs; nothing is meta-trained"
-    expected = "10 episodes: 132.6 (the RL² paper's: 138.1)"
+    expected = "10 episodes: 134 to 135 (the RL² paper's: 138.1)"
     source = "Osband, Russo, Van Roy 2013, (More) Efficient Reinforcement Learning via Posterior Sampling"
 
     def learner(self, tasks: "TabularMDPs") -> "Learner":

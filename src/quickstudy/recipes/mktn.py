@@ -39,9 +39,6 @@ class Transfer(Recipe):
         wrong = super().errors() + self.must("be at least 1", lambda x: x >= 1, "size")
         wrong += self.must("not be negative", lambda x: x >= 0, "guidance")
         wrong += self.must("be above 0", lambda x: x > 0, "inner_rate")
-        for name, allowed in (("rule", ("ridge", "proximal")), ("part", ("both", "knowledge", "inner"))):
-            if getattr(self, name) not in allowed:
-                wrong.append(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         return wrong
 
     def transfer(self, net: "Callable", reading: "Reading", steps: int = 1) -> "MKTN":
@@ -68,7 +65,7 @@ class SinusoidMKTN(Transfer, Sinusoid):
 
     name = "sinusoid-mktn"
     description = "MKTN on 5-shot sinusoid regression: a shared network, and a ridge regression on its features"
-    expected = "query MSE 0.015 after 3,000 meta-steps, where MAML has 0.35 after 70,000 and ten inner steps"
+    expected = "query MSE 0.012 after 3,000 meta-steps, where MAML has 0.33 after 70,000 and ten inner steps"
     source = ALPACA
 
     def parts(self) -> dict[str, Any]:

@@ -49,10 +49,6 @@ class Navigation(Recipe):
         wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "discount")
         wrong += self.must("lie in (0, 1)", lambda x: 0 < x < 1, "inner_discount", "inner_trace")
         wrong += self.must("not be negative", lambda x: x >= 0, "critic")
-        if self.credit not in ("none", "lvc", "dice"):
-            wrong.append(f"credit must be none, lvc or dice, got {self.credit!r}")
-        if self.rates not in ("per-step", "per-weight", "constant"):
-            wrong.append(f"rates must be per-step, per-weight or constant, got {self.rates!r}")
         return wrong
 
     def optimizer(self) -> "MetaOptimizer":

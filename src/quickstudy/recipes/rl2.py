@@ -55,10 +55,6 @@ class RL2(Recipe):
         wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "discount", "trace")
         if self.minibatches >= 1 and self.meta_batch % self.minibatches:
             wrong.append(f"minibatches={self.minibatches} must divide meta_batch={self.meta_batch}")
-        for name in ("cell", "act"):
-            allowed = {"cell": ("gru", "lstm", "s5", "attention"), "act": ("sample", "mode")}[name]
-            if getattr(self, name) not in allowed:
-                wrong.append(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if any(len(stage) != 2 or min(stage) < 1 for stage in self.curriculum):
             wrong.append(f"curriculum must be pairs of meta-steps and a length, each at least 1, got {self.curriculum}")
         elif sum(steps for steps, _ in self.before()) >= max(1, self.meta_steps):

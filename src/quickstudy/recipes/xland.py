@@ -5,7 +5,7 @@ runs 8,192 rooms on a GPU and cuts gradients every 32 steps of a life of 4,096, 
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from quickstudy.recipes.rl2 import RL2
 
@@ -22,7 +22,7 @@ class XLandRL2(RL2):
     meta_batch: int = 256
     minibatches: int = 4
     epochs: int = 1
-    benchmark: str = "trivial"  # or small
+    benchmark: Literal["trivial", "small"] = "trivial"
     rulesets: int = 10_000
     horizon: int = 512  # steps of a trial; an episode that does not reach the goal takes 243
     window: int = 32  # steps between two updates; the gradient goes no further back
@@ -44,8 +44,6 @@ class XLandRL2(RL2):
         wrong += self.must("be at least 10", lambda x: x >= 10, "rulesets")
         if self.window >= 1 and (self.horizon % self.window or self.horizon % 8):
             wrong.append(f"horizon={self.horizon} must be a multiple of window={self.window} and of 8")
-        if self.benchmark not in ("trivial", "small"):
-            wrong.append(f"benchmark must be trivial or small, got {self.benchmark!r}")
         if self.cell == "attention":
             wrong.append("cell must be gru, lstm or s5: unfinished trials wait in a state of fixed size")
         return wrong
