@@ -13,6 +13,7 @@ from quickstudy.core import Incompatible, Positive
 from quickstudy.data import Categorical, Gaussian
 from quickstudy.learners.adjoints import FirstOrder, Implicit
 from quickstudy.learners.gradient import Gradient
+from quickstudy.learners.inner_losses import PolicyGradient
 from quickstudy.learners.mpo import no_generation_yet
 from quickstudy.learners.updates import SGD
 from quickstudy.leaves import combine, meta_parameters, partition
@@ -59,8 +60,10 @@ def keys(num):
 def test_with_nothing_generated_and_no_pull_it_is_maml(adjoint):
     """Over three episodes, in value and in the gradient of every leaf that the two share."""
     as_maml, as_mpo = life(3)
-    choices = {} if adjoint is None else {"adjoint": adjoint}
-    ours = mpo(generator=None, pull=None, episode=EPISODE, steps=3, **choices)
+    choices, constants = {}, {}
+    if adjoint is not None:  # which takes inner gradients for constants, and leaves nothing of them to be learned
+        choices, constants = {"adjoint": adjoint}, {"inner_loss": PolicyGradient(0.8, 0.9, ridge=0.1)}
+    ours = mpo(generator=None, pull=None, episode=EPISODE, steps=3, **choices, **constants)
     theirs = Gradient(ours.start, ours.inner_loss, ours.update, steps=3, **choices)
 
     def said(learner, experience):
@@ -81,8 +84,7 @@ def test_with_nothing_generated_and_no_pull_it_is_maml(adjoint):
     )
     close(our_words, their_words)
     close(of_ours, of_theirs, rtol=1e-3)
-    if adjoint is None:  # the first-order adjoint takes inner gradients, and with them their discounts, for constants
-        assert all((jnp.abs(g) > 1e-3).any() for g in jax.tree.leaves(of_ours))
+    assert all((jnp.abs(g) > 1e-3).any() for g in jax.tree.leaves(of_ours))
     first = our_words[:EPISODE]
     start = jax.vmap(lambda o, a: ours.start(o).policy.log_prob(a))(as_mpo.x[:, 0], as_mpo.action[:, 0])
     close(first, start[:EPISODE])
