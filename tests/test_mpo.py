@@ -294,6 +294,8 @@ def test_the_recipe_of_mdps_says_what_it_shifts_and_what_a_task_is():
     shifted = KernelsMPO(test_residual="outside", test_episodes=3).build()
     assert shifted.protocol.objective.horizon == 30 and shifted.objective.horizon == 100
     assert isinstance(shifted.learner.start(jnp.zeros(10)).policy, Categorical)
+    tested = shifted.protocol.tested(shifted.learner)
+    assert (shifted.learner.inner_loss.ridge, tested.inner_loss.ridge, tested.scatter) == (1e-5, 1.0, 0.0)
     splits = shifted.tasks.split()
     inside, outside = (held_out.tasks(200).reward.std(0).mean() for held_out in (splits.validation, splits.test))
     assert outside > 1.3 * inside
