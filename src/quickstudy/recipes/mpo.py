@@ -21,7 +21,8 @@ these mazes: `--maze 5 --wind 0.3 --episode 20 --horizon 100 --meta-steps 1500`)
 
 The first runs of navigation failed both; docs/learners/mpo.md has all figures, and why the defaults have changed since.
 With today's both hold on MDPs, and in navigation but for one comparison each: the recurrent hypernetwork is better in
-distribution, and MAML-RL level on the shifted family.
+distribution, and MAML-RL level on the shifted family. In mazes neither holds: all that remember are level inside, and
+another layout is too far for all.
 """
 
 import dataclasses
@@ -276,7 +277,7 @@ class MazeMPO(MazeTrial, MPOMethod):
 
     name = "maze-mpo"
     description = "MPO in mazes of one layout, where goal and wind differ"
-    expected = "not run yet"
+    expected = "11.5 goals in 100 steps, level with RL² (MAML-RL 7.1); nobody carries over to another layout"
     source = BECK
 
     def parameter(self, tasks: Any) -> Any:
