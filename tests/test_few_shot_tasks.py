@@ -122,7 +122,7 @@ def test_a_test_never_moves_what_is_held_out(tmp_path):
     with run.locked():
         run.write_json("run.json", recipe.about())
     assert experiment_of(run, ways=20).tasks.ways == 20
-    with pytest.raises(ConfigError, match="classes that were trained on"):
+    with pytest.raises(ConfigError, match="what was trained on"):
         experiment_of(run, split="vinyals")
 
 

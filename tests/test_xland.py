@@ -138,6 +138,14 @@ def test_a_room_begins_anew_under_the_same_rules():
         assert (grid[moment, room] != np.asarray(first)[room]).any()
 
 
+def test_another_number_of_rulesets_is_another_split():
+    package()
+    from quickstudy.tasks.xland import XLandTasks
+
+    make = lambda num: XLandTasks.make("trivial", num).parts
+    assert make(60) == make(60) != make(50)  # which `quickstudy evaluate --other rulesets=50` refuses
+
+
 def test_what_is_not_known_is_refused():
     package()
     from quickstudy.tasks.xland import XLandTasks
