@@ -81,6 +81,26 @@ def test_the_callers_learner_is_left_alone():
         assert (old != new).any()
 
 
+class OneTask(TaskDistribution):
+    """Always the same sinusoid."""
+
+    def sample(self, num, *, key):
+        return jax.tree.map(lambda x: jnp.repeat(x[:1], num, 0), Sinusoids().sample(1, key=jax.random.key(3)))
+
+    def split(self):
+        return split_by_stream(self)
+
+
+def test_one_task_is_no_distribution_and_that_is_said():
+    def said(tasks):
+        events = []
+        train(gradient(), FewShot(), Backprop(optax.sgd(0.1)), tasks, config=CONFIG, listener=events.append)
+        return [event["text"] for event in events if event["event"] == "warning"]
+
+    assert said(Sinusoids()) == []
+    assert len(said(OneTask())) == 1 and "one and the same" in said(OneTask())[0]
+
+
 def test_a_curriculum_changes_the_objective_and_survives_a_resume(tmp_path):
     tasks = Bandits(3)
     trial = lambda horizon: Trial(tasks.environment, horizon=horizon, terms=TERMS)

@@ -1,6 +1,6 @@
 """What a person, or another program, sees of a run. A listener is anything that is called with events.
 
-    {"event": "start" | "compile" | "compiled" | "metrics" | "validation" | "save" | "evaluating" | ..., ...}
+    {"event": "start" | "compile" | "compiled" | "metrics" | "validation" | "save" | "warning" | ..., ...}
 
 Writers for TensorBoard and Weights & Biases are listeners too (extras `tensorboard`, `wandb`).
 """
@@ -135,6 +135,8 @@ class Live:
             self.lines["saved"] = f"step {event['step']}"
             if self.resume:
                 self.lines["resume"] = self.resume
+        elif kind == "warning":
+            self.console.print(describe(event), highlight=False, markup=False)
         else:
             self.block.stop()
             if text := describe(event):

@@ -25,7 +25,7 @@ from quickstudy.display import Listener, Plain
 from quickstudy.evaluate import Evaluation, Protocol, evaluate
 from quickstudy.leaves import meta_parameters
 from quickstudy.loop import Loop, Progress
-from quickstudy.runs import METRICS, RunFolder, canonical, digest
+from quickstudy.runs import METRICS, RunFolder, canonical, digest, named_arrays
 
 Curriculum = Sequence[tuple[int, Objective]]
 
@@ -115,6 +115,9 @@ def train(
         devices = {"devices": config.devices, "devices_there": len(available())}
         learned = meta_parameters(learner)
         listener({"event": "start", "meta_parameters": learned, "meta_steps": config.meta_steps, **devices})
+        if config.meta_steps and _all_alike(splits.train):
+            text = "warning: all tasks are one and the same, so what is learned is learned for it alone"
+            listener({"event": "warning", "text": text})
         progress, step = loop.begin(), 0
         if folder is not None:
             if resume:
@@ -129,6 +132,11 @@ def train(
         progress = _run(loop, progress, step, config, folder, listener, validate, stop)
     digests = {name: digest(part) for name, part in progress.parts().items()}
     return Result(progress.learner, splits.test, protocol, digests, about, folder)
+
+
+def _all_alike(tasks: TaskDistribution, num: int = 8) -> bool:
+    drawn = named_arrays(tasks.sample(num, key=jax.random.key(0)))
+    return bool(drawn) and all((array == array[:1]).all() for array in drawn.values())
 
 
 def use_compilation_cache() -> None:
