@@ -224,7 +224,7 @@ def test_instances_are_counted_along_the_stream():
     y = jnp.array([[0, 1, 0, 0, 1, 1], [2, 2, 2, 0, 0, 0]])
     quality = jnp.array([[1.0, 0.0, 1.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0, 0.0, 1.0]])
     keys = jax.random.split(K, 2)
-    batch = Streamed(Labelled(quality, y), keys, jax.random.split(K, (2, 6)), quality, jnp.zeros(2, bool))
+    batch = Streamed(Labelled(quality, y), keys, jax.random.split(K, (2, 6)), quality)
     close(Online(instances=3).curve(batch), [[0.5, 1.0, 0.5], [0.0, 0.5, 1.0]])
     assert Online().curve(batch).shape == (2, 6)
 
