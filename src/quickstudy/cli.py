@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,7 +97,6 @@ def train(recipe: Recipe, folder: Path, output: Output, writers: Writers, resume
 
     again = f"quickstudy resume {shlex.quote(str(folder))}"
     speak = output.listener(again)
-    close = getattr(speak, "close", lambda: None)
     _hello(output, f"quickstudy {__version__}: {recipe.name}, seed {recipe.seed}, into {folder}")
     try:
         recipe.check()
@@ -105,13 +104,11 @@ def train(recipe: Recipe, folder: Path, output: Output, writers: Writers, resume
         experiment = recipe.build()
         listener = writers.add(speak, folder, dataclasses.asdict(recipe))
         experiment.train(folder, resume=resume, listener=listener)
-        close()
-        test(folder, output)
-    except BaseException as error:
-        error.folder = folder  # type: ignore[attr-defined]  # that `_fail` says how to go on
-        raise
     finally:
-        close()
+        close = getattr(speak, "close", None)
+        if close:
+            close()
+    test(folder, output)
 
 
 def test(
@@ -132,8 +129,8 @@ def test(
 
     use_compilation_cache()
     other = other or {}
-    loaded = load(folder, step=step, **other)
-    aside = dict(other) if loaded.step == RunFolder(folder).steps()[-1] else {**other, "step": loaded.step}
+    run, loaded = RunFolder(folder), load(folder, step=step, **other)
+    aside = dict(other) if loaded.step == run.steps()[-1] else {**other, "step": loaded.step}
     assert loaded.experiment is not None and loaded.protocol is not None
     name = loaded.experiment.recipe.name
     changes: dict[str, Any] = {} if tasks is None else {"num_tasks": tasks, "chunk": min(tasks, loaded.protocol.chunk)}
@@ -144,7 +141,7 @@ def test(
     arrays = {"values": result.values, "curves": result.curves}
     arrays |= {f"trace/{key}": value for key, value in result.traces.items()}
     called = "-".join(["evaluation", *(f"{key}={value}" for key, value in aside.items())])
-    RunFolder(folder).write_evaluation(summary, arrays, called)
+    run.write_evaluation(summary, arrays, called)
     page = folder / f"{called}.json" if aside else report([folder])
     if output.json:
         last = {"status": "ok", "recipe": name, "run": str(folder), **summary, "report": str(page)}
@@ -242,6 +239,16 @@ def _parsed(command: str, options: Callable, words: Sequence[str]) -> Callable[[
     return lambda: tyro.cli(options, prog=f"quickstudy {command}", args=words, config=(tyro.conf.OmitArgPrefixes,))
 
 
+@contextlib.contextmanager
+def _of_run(folder: Path) -> Iterator[None]:
+    """What goes wrong within is of this run: `_fail` says how to go on with it."""
+    try:
+        yield
+    except BaseException as error:
+        error.folder = folder  # type: ignore[attr-defined]
+        raise
+
+
 def _parse_train(name: str, words: Sequence[str]) -> Callable[[], None]:
     cls = get(name)
 
@@ -255,7 +262,9 @@ def _parse_train(name: str, words: Sequence[str]) -> Callable[[], None]:
         Args:
             out: The run folder (default: runs/RECIPE-seedN, numbered where that is taken).
         """
-        train(recipe, out or _free_folder(recipe), output, writers)
+        folder = out or _free_folder(recipe)
+        with _of_run(folder):
+            train(recipe, folder, output, writers)
 
     options.__doc__ = f"{cls.description}.\n\nExpected: {cls.expected}.\nSource: {cls.source}.\n{options.__doc__}"
     return _parsed(f"train {name}", options, words)
@@ -281,7 +290,8 @@ def _parse_resume(words: Sequence[str]) -> Callable[[], None]:
             folder: The run folder.
             step: Go on from this checkpoint instead of the newest; what came after it is dropped.
         """
-        resume(folder, output, step=step, changes=changes, writers=writers)
+        with _of_run(folder):
+            resume(folder, output, step=step, changes=changes, writers=writers)
 
     return _parsed("resume", options, words)
 
@@ -417,7 +427,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(json.dumps({"status": "error", "code": 2, "message": "bad command line; see stderr"}), flush=True)
         raise
     except KeyboardInterrupt as error:
-        _fail(words, 128 + getattr(error, "signum", 2), str(error) or "stopped", _folder(error, words))
+        _fail(words, 128 + getattr(error, "signum", 2), str(error) or "stopped", error)
     except BrokenPipeError:
         with contextlib.suppress(OSError):
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -434,26 +444,23 @@ def main(argv: Sequence[str] | None = None) -> None:
             message = (
                 f"out of memory or device trouble: {message.splitlines()[0]}; lower --meta-batch. Checkpoints are kept"
             )
-        _fail(words, code, message, _folder(error, words))
+        _fail(words, code, message, error)
 
 
-def _folder(error: BaseException, words: Sequence[str]) -> Path | None:
-    """The run that this is about, if there is one."""
-    candidates = [getattr(error, "folder", None), *(Path(word) for word in words[1:] if words[0] == "resume")]
-    return next((folder for folder in candidates if folder and os.path.exists(folder / "run.json")), None)
-
-
-def _fail(words: Sequence[str], code: int, message: str, folder: Path | None) -> None:
+def _fail(words: Sequence[str], code: int, message: str, error: BaseException) -> None:
     if "--json" in words:
         print(json.dumps({"status": "error", "code": code, "message": message}), flush=True)
     else:
         print(f"quickstudy: {message}", file=sys.stderr, flush=True)
-        if folder is not None and words[0] in ("train", "resume"):
+        folder = getattr(error, "folder", None)
+        if folder is not None and os.path.exists(folder / "run.json"):
             again = f"quickstudy resume {shlex.quote(str(folder))}"
-            steps = sorted(int(path.name) for path in folder.glob("checkpoints/[0-9]*"))
             if code in (3, 6, 7, 130, 143):
                 print(f"go on with: {again}", file=sys.stderr, flush=True)
-            elif code == 4 and len(steps) > 1:
-                others = ", ".join(map(str, steps))
-                print(f"go on from another checkpoint, of {others}: {again} --step N", file=sys.stderr, flush=True)
+            elif code == 4:
+                from quickstudy.runs import RunFolder
+
+                if len(steps := RunFolder(folder).steps()) > 1:
+                    others = ", ".join(map(str, steps))
+                    print(f"go on from another checkpoint, of {others}: {again} --step N", file=sys.stderr, flush=True)
     sys.exit(code)

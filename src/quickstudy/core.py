@@ -220,11 +220,12 @@ class HeldOut(eqx.Module):
     note: str = eqx.field(static=True, default="")
 
     def tasks(self, num: int) -> Tasks:
-        return _drawn(self.distribution, num, jax.random.fold_in(jax.random.key(HELD_OUT_SEED), self.stream))
+        return drawn(self.distribution, num, jax.random.fold_in(jax.random.key(HELD_OUT_SEED), self.stream))
 
 
 @eqx.filter_jit
-def _drawn(distribution: TaskDistribution, num: int, key: Key[Array, ""]) -> Tasks:
+def drawn(distribution: TaskDistribution, num: int, key: Key[Array, ""]) -> Tasks:
+    """`sample` as one compiled program: operation by operation, some families take seconds."""
     return distribution.sample(num, key=key)
 
 

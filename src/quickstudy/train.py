@@ -4,7 +4,6 @@ steps, checkpoints and validation between, and a stop that loses nothing. What a
 
 import contextlib
 import dataclasses
-import json
 import os
 import signal
 import threading
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from quickstudy.config import ConfigError, Training
-from quickstudy.core import HeldOut, Learner, MetaOptimizer, Objective, TaskDistribution
+from quickstudy.core import HeldOut, Learner, MetaOptimizer, Objective, TaskDistribution, drawn
 from quickstudy.devices import available
 from quickstudy.display import Listener, Plain
 from quickstudy.evaluate import Evaluation, Protocol, evaluate
@@ -125,7 +124,7 @@ def train(
             elif resume is None and folder.exists:
                 raise ConfigError([f"{folder.path} already holds a run; resume it, or choose another folder"])
             made = folder.about() if folder.exists else {}
-            if made.get("config") != json.loads(canonical(about["config"])):  # what made it stays as it was noted
+            if canonical(made.get("config")) != canonical(about["config"]):  # what made it stays as it was noted
                 folder.write_json("run.json", {**about, **made, "config": about["config"]})
             folder.rewind(step)
         validate = lambda progress, step: _validate(progress, step, protocol, splits.validation, folder, listener)
@@ -135,8 +134,8 @@ def train(
 
 
 def _all_alike(tasks: TaskDistribution, num: int = 8) -> bool:
-    drawn = named_arrays(tasks.sample(num, key=jax.random.key(0)))
-    return bool(drawn) and all((array == array[:1]).all() for array in drawn.values())
+    arrays = named_arrays(drawn(tasks, num, jax.random.key(0))).values()
+    return bool(arrays) and all((array == array[:1]).all() for array in arrays)
 
 
 def use_compilation_cache() -> None:

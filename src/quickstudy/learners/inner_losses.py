@@ -104,10 +104,7 @@ class PolicyGradient(OfPolicy):
         advantage = returns.gae(
             t.reward, value, following, ended, t.truncated, t.last, discount=discount, trace=unwrap(self.trace)
         )
-        advantage = advantage - advantage.mean()
-        if self.normalise:
-            # Not the deviation itself: it has no derivative where nothing was earned.
-            advantage = advantage / jnp.sqrt(advantage.var() + 1e-16)
+        advantage = returns.standardised(advantage) if self.normalise else advantage - advantage.mean()
         weights = {
             "none": lambda: log_prob,
             "lvc": lambda: losses.magic_box(log_prob),

@@ -18,7 +18,7 @@ from quickstudy.data import Output, Transition
 from quickstudy.learners.starts import begin, network
 from quickstudy.learners.updates import Update
 from quickstudy.rl.losses import LossTerm
-from quickstudy.rl.returns import gae
+from quickstudy.rl.returns import gae, standardised
 
 
 class Judged(eqx.Module):
@@ -109,8 +109,7 @@ class OnPolicy(Learner):
         )  # fmt: skip
         target = advantage + value
         if self.normalise:
-            # Not the deviation itself: it has no derivative where nothing was earned.
-            advantage = (advantage - advantage.mean()) / jnp.sqrt(advantage.var() + 1e-16)
+            advantage = standardised(advantage)
         return Judged(t, log_prob, advantage, target, jnp.ones_like(t.last))
 
     def _loss(self, weights: PyTree, judged: Judged) -> Float[Array, ""]:

@@ -53,6 +53,13 @@ def rewards_to_go(
     return gae(reward, nothing, nothing, terminated, truncated, last, discount=discount, trace=1.0)
 
 
+def standardised(advantage: Float[Array, "*steps"]) -> Float[Array, "*steps"]:
+    """To mean 0 and deviation 1. Where all are equal, as where nothing was earned, they are 0 and have a derivative,
+    which the deviation itself has not."""
+    centred = advantage - advantage.mean()
+    return centred / jnp.sqrt(centred.var() + 1e-16)
+
+
 def linear_baseline(
     observation: Float[Array, "time width dims"], target: Float[Array, "time width"], *, ridge: float = 1e-5
 ) -> Float[Array, "time width"]:
