@@ -46,6 +46,7 @@ from quickstudy.learners.two_step import TwoStepFilter, TwoStepValues
 from quickstudy.learners.updates import SGD, Scaled, per_step, per_weight
 from quickstudy.learners.varibad import Decoder, Latent, VariBAD
 from quickstudy.nn.cells import GRU, LSTM
+from quickstudy.nn.layers import Linear
 from quickstudy.nn.linear_recurrence import LinearRecurrence
 from quickstudy.nn.models import (
     MLP,
@@ -156,7 +157,7 @@ def mpo(**changes) -> MPO:
         "cell": GRU(2 + feedback.size, 8, key=K),
         "start": start,
         "generator": no_generation_yet(start, 8, fast),
-        "critic": eqx.nn.Linear(8, 1, key=K),
+        "critic": Linear(8, 1, key=K),
         "feedback": feedback,
         "inner_loss": PolicyGradient(Bounded(0.8), Bounded(0.9), ridge=0.1),
         "update": SGD(Positive(0.2)),

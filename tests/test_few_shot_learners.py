@@ -20,6 +20,7 @@ from quickstudy.learners.prototypical import Prototypical
 from quickstudy.learners.updates import SGD, Optax
 from quickstudy.nn.gradients import log_and_sign
 from quickstudy.nn.images import Conv4, Modulated
+from quickstudy.nn.layers import Linear
 from quickstudy.nn.measures import accuracy, cross_entropy
 from quickstudy.nn.models import MLP, Chain, Predictor, Refined, context
 
@@ -148,7 +149,7 @@ ON_IMAGES = {
     "prototypical": lambda net: Prototypical(net, net.features, 2),
     "matching": lambda net: Matching(net, net.features, capacity=4, classes=2),
     "maml": lambda net: Gradient(
-        Predictor(Chain([net, eqx.nn.Linear(net.features, 2, key=K[2])])), Supervised(cross_entropy), SGD(0.1)
+        Predictor(Chain([net, Linear(net.features, 2, key=K[2])])), Supervised(cross_entropy), SGD(0.1)
     ),
     "cavia": lambda net: Gradient(Modulated(net, 2, 3, key=K[2]), Supervised(cross_entropy), SGD(1.0), fast=context),
 }
@@ -192,7 +193,7 @@ def test_statistics_that_nobody_would_keep_are_refused():
 
     def makers(normalise):
         net = Conv4((16, 16, 1), key=key, filters=8, normalise=normalise)
-        small = Compressed(net, eqx.nn.Linear(net.features, 4, key=key))
+        small = Compressed(net, Linear(net.features, 4, key=key))
         yield lambda: Attention(
             net, net.features, Prediction(4, 2, key=key), LabelFeedback(2), key=key, capacity=3, width=4
         )

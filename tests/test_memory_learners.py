@@ -18,6 +18,7 @@ from quickstudy.learners.recurrent import LabelFeedback, Prediction, Recurrent
 from quickstudy.leaves import meta_parameters
 from quickstudy.nn.cells import LSTM
 from quickstudy.nn.images import Conv4
+from quickstudy.nn.layers import GRUCell, Linear, LSTMCell
 from quickstudy.nn.measures import accuracy, cross_entropy
 from quickstudy.objectives.online import Online, Streamed
 from quickstudy.recipes.omniglot_memory import OmniglotMANN, OmniglotSNAIL
@@ -115,6 +116,22 @@ def said(learner, stream, how=None):
     replay = how or (lambda learner, *life, key: learner.replay(*life, key=key))
     keys = jax.random.split(K, len(stream.y))
     return replay(learner, learner.init(key=K), single(stream), key=keys).prediction[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "hidden"),
+    [
+        (Linear, eqx.nn.Linear, None),
+        (GRUCell, eqx.nn.GRUCell, jnp.linspace(-1, 1, 4)),
+        (LSTMCell, eqx.nn.LSTMCell, (jnp.linspace(-1, 1, 4), jnp.linspace(2, -2, 4))),
+    ],
+)
+def test_layers_say_what_those_of_equinox_say(ours, theirs, hidden):
+    x, key = jnp.array([0.3, -1.0, 2.0]), jax.random.key(5)
+    given = (x,) if hidden is None else (x, hidden)
+    said, wanted = ours(3, 4, key=key)(*given), theirs(3, 4, key=key)(*given)
+    assert jax.tree.structure(said) == jax.tree.structure(wanted)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), said, wanted)
 
 
 def test_an_encoder_comes_before_the_cell():

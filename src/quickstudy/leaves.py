@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from quickstudy.core import Fixed, Learner
@@ -34,5 +35,5 @@ def starts_from_leaves(learner: Learner) -> bool:
         return sum((leaf * jnp.cos(jnp.arange(leaf.size).reshape(leaf.shape))).sum() for leaf in leaves) * 1.0
 
     with jax.ensure_compile_time_eval():  # only shapes matter, and these are known wherever this is asked
-        anything = jax.tree.map(lambda w: jnp.full(w.shape, 0.1, w.dtype), learned)
-        return any(bool((g != 0).any()) for g in jax.tree.leaves(jax.grad(probe)(anything)))
+        anything = jax.tree.map(lambda w: np.full(w.shape, 0.1, w.dtype), learned)
+        return any(np.asarray(g).any() for g in jax.tree.leaves(jax.grad(probe)(anything)))

@@ -65,7 +65,7 @@ class Loop:
             devices = 1
         self.config = dataclasses.replace(config, devices=devices)
         # The loop gives its buffers away; the caller's learner stays its own.
-        self.learner = jax.tree.map(lambda x: jnp.array(x) if eqx.is_array(x) else x, learner)
+        self.learner = _apart(learner)
         self.programs: dict[int, Callable] = {}
         self.compile_seconds = 0.0
 
@@ -80,14 +80,15 @@ class Loop:
                 "a curriculum needs objectives without memory: unfinished lives fit only their own stage"
             )
         # A memory may hold one buffer twice (an environment that keeps arrays of its task), and each is donated.
-        apart = jax.tree.map(lambda x: x.copy() if isinstance(x, jax.Array) else x, memories[-1])
+        apart = _apart(memories[-1])
         leading = slice(2 if self.meta_optimizer.population else 1)
         tasks = (*filter(None, [self.meta_optimizer.population]), self.config.meta_batch)
         if self.config.devices > 1 and any(x.shape[leading] != tasks for x in jax.tree.leaves(apart)):
             raise Incompatible(
                 "devices share a memory by its leading axis of tasks, which this one lacks; use devices=1"
             )
-        return Progress(self.learner, self.meta_optimizer.init(self.learner), apart, key)
+        # One program: its dozens of operations would each be compiled apart.
+        return Progress(self.learner, eqx.filter_jit(self.meta_optimizer.init)(self.learner), apart, key)
 
     def _memory(self, objective: Objective, key: Key[Array, ""]) -> PyTree:
         start, candidates, tasks = jax.random.split(jax.random.fold_in(key, MEMORY_STREAM), 3)
@@ -199,6 +200,12 @@ class Loop:
             return progress, jax.tree.map(lambda *m: np.stack(m), *kept)
 
         return run
+
+
+@eqx.filter_jit
+def _apart(tree: PyTree) -> PyTree:
+    """The same in buffers of its own, one for each leaf."""
+    return jax.tree.map(lambda x: jnp.copy(x) if eqx.is_array(x) else x, tree)
 
 
 def _vmap_candidates(f: Callable, learners: Learner, memory: PyTree) -> PyTree:

@@ -37,6 +37,8 @@ def _descend(loss: Loss, weights: PyTree, memory: PyTree, update: Update, steps:
         value, gradient = seen(jax.value_and_grad(loss)(seen(weights)))
         return update.step(weights, gradient, value, memory), None
 
+    if steps == 1:  # outside a loop XLA sees that all tasks begin from the same weights
+        return step((weights, memory), None)[0]
     return jax.lax.scan(step, (weights, memory), None, length=steps)[0]
 
 

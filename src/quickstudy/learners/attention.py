@@ -28,6 +28,7 @@ from quickstudy.core import Learner
 from quickstudy.data import Output
 from quickstudy.learners.recurrent import Feedback, Heads
 from quickstudy.learners.ring import Ring
+from quickstudy.nn.layers import Linear
 from quickstudy.nn.models import MLP
 from quickstudy.nn.statistics import refuse
 
@@ -46,10 +47,10 @@ class Block(eqx.Module):
     """Attention of several heads, then an MLP, each added to what it was given."""
 
     norm: eqx.nn.LayerNorm
-    query: eqx.nn.Linear
-    key: eqx.nn.Linear
-    value: eqx.nn.Linear
-    out: eqx.nn.Linear
+    query: Linear
+    key: Linear
+    value: Linear
+    out: Linear
     mlp_norm: eqx.nn.LayerNorm
     mlp: MLP
     heads: int = eqx.field(static=True)
@@ -59,7 +60,7 @@ class Block(eqx.Module):
             raise ValueError(f"heads={heads} must divide width={width}")
         keys = jax.random.split(key, 5)
         # A bias of the keys moves all logits of a query alike, so softmax cannot tell: it would never be learned.
-        linear = lambda k, use_bias=True: eqx.nn.Linear(width, width, use_bias=use_bias, key=k)
+        linear = lambda k, use_bias=True: Linear(width, width, use_bias=use_bias, key=k)
         self.query, self.key, self.value, self.out = linear(keys[0]), linear(keys[1], False), *map(linear, keys[2:4])
         if likeness:
             self.query = eqx.tree_at(lambda linear: linear.weight, self.query, likeness * self.key.weight)
@@ -85,7 +86,7 @@ class Block(eqx.Module):
         h = h + jax.vmap(self.out)(read.reshape(h.shape))
         return h + jax.vmap(lambda row: self.mlp(self.mlp_norm(row)))(h)
 
-    def _split(self, linear: eqx.nn.Linear, h: Float[Array, "rows width"]) -> Float[Array, "rows heads size"]:
+    def _split(self, linear: Linear, h: Float[Array, "rows width"]) -> Float[Array, "rows heads size"]:
         return jax.vmap(linear)(jax.vmap(self.norm)(h)).reshape(len(h), self.heads, -1)
 
 
@@ -103,8 +104,8 @@ class Attention(Learner):
     encode: Callable
     heads: Heads
     feedback: Feedback
-    seen: eqx.nn.Linear  # W
-    told: eqx.nn.Linear  # U
+    seen: Linear  # W
+    told: Linear  # U
     blocks: list[Block]
     norm: eqx.nn.LayerNorm
     width: int = eqx.field(static=True)
@@ -131,8 +132,8 @@ class Attention(Learner):
         refuse(encode)
         seen, told, rest = jax.random.split(key, 3)
         self.encode, self.heads, self.feedback = encode, heads, feedback
-        self.seen = eqx.nn.Linear(features, width, key=seen)
-        self.told = eqx.nn.Linear(feedback.size + 2, width, use_bias=False, key=told)
+        self.seen = Linear(features, width, key=seen)
+        self.told = Linear(feedback.size + 2, width, use_bias=False, key=told)
         self.blocks = [Block(width, attention_heads, key=k, likeness=likeness) for k in jax.random.split(rest, blocks)]
         self.norm = eqx.nn.LayerNorm(width)
         self.width, self.capacity, self.causal = width, capacity, causal

@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from quickstudy.core import Positive
 from quickstudy.learners.updates import Update
 from quickstudy.nn.gradients import log_and_sign
+from quickstudy.nn.layers import Linear, LSTMCell
 
 
 class Memory(eqx.Module):
@@ -42,9 +43,9 @@ def _blank(weights: PyTree, size: int) -> Memory:
 
 
 class MetaLSTM(Update):
-    cell: eqx.nn.LSTMCell
-    input_gate: eqx.nn.Linear
-    forget_gate: eqx.nn.Linear
+    cell: LSTMCell
+    input_gate: Linear
+    forget_gate: Linear
 
     learned = True
 
@@ -53,16 +54,16 @@ class MetaLSTM(Update):
         if not (0 < rate < 1 and 0 < keep < 1):
             raise ValueError(f"rate and keep must lie between 0 and 1, got {rate} and {keep}")
         first, second, third = jax.random.split(key, 3)
-        self.cell = eqx.nn.LSTMCell(4, size, key=first)
+        self.cell = LSTMCell(4, size, key=first)
 
         def gate(says, key):
-            small = jax.tree.map(lambda w: 0.1 * w, eqx.nn.Linear(size + 2, 1, key=key))
+            small = jax.tree.map(lambda w: 0.1 * w, Linear(size + 2, 1, key=key))
             return eqx.tree_at(lambda g: g.bias, small, jnp.array([math.log(says / (1 - says))]))
 
         self.input_gate, self.forget_gate = gate(rate, second), gate(keep, third)
 
     def init(self, weights: PyTree) -> Memory:
-        return _blank(weights, self.cell.hidden_size)
+        return _blank(weights, self.cell.size)
 
     def step(self, weights: PyTree, gradient: PyTree, loss: Array, memory: Memory) -> tuple[PyTree, Memory]:
         theta, put_back = ravel_pytree(weights)
@@ -79,19 +80,19 @@ class MetaLSTM(Update):
 
 
 class LSTMOptimizer(Update):
-    cell: eqx.nn.LSTMCell
-    out: eqx.nn.Linear
+    cell: LSTMCell
+    out: Linear
     scale: Positive  # s
 
     learned = True
 
     def __init__(self, size: int = 20, *, key: Key[Array, ""], scale: float = 0.01):
         first, second = jax.random.split(key)
-        self.cell, self.out = eqx.nn.LSTMCell(2, size, key=first), eqx.nn.Linear(size, 1, key=second)
+        self.cell, self.out = LSTMCell(2, size, key=first), Linear(size, 1, key=second)
         self.scale = Positive(scale)
 
     def init(self, weights: PyTree) -> Memory:
-        return _blank(weights, self.cell.hidden_size)
+        return _blank(weights, self.cell.size)
 
     def step(self, weights: PyTree, gradient: PyTree, loss: Array, memory: Memory) -> tuple[PyTree, Memory]:
         del loss

@@ -14,7 +14,6 @@ here the rate and the weights are leaves.
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
@@ -25,6 +24,7 @@ from quickstudy.data import Categorical, Output, Transition
 from quickstudy.learners.on_policy import Learning
 from quickstudy.learners.starts import begin, network
 from quickstudy.learners.updates import Update
+from quickstudy.nn.layers import Linear, LSTMCell
 from quickstudy.nn.models import MLP
 
 
@@ -39,9 +39,9 @@ class LPG(Learner):
     start: PyTree
     update: Update
     meaning: MLP  # c
-    cell: eqx.nn.LSTMCell
-    advice: eqx.nn.Linear  # to π̂
-    target: eqx.nn.Linear  # to the logits of ŷ
+    cell: LSTMCell
+    advice: Linear  # to π̂
+    target: Linear  # to the logits of ŷ
     predicting: Any
     exploring: Any
 
@@ -59,9 +59,9 @@ class LPG(Learner):
         first, second, third, fourth = jax.random.split(key, 4)
         self.start, self.update, self.predicting, self.exploring = start, update, predicting, exploring
         self.meaning = MLP((predictions, 16, 1), key=first)
-        self.cell = eqx.nn.LSTMCell(5, size, key=second)
-        self.advice = eqx.nn.Linear(size, 1, key=third)
-        self.target = eqx.nn.Linear(size, predictions, key=fourth)
+        self.cell = LSTMCell(5, size, key=second)
+        self.advice = Linear(size, 1, key=third)
+        self.target = Linear(size, predictions, key=fourth)
 
     def init(self, *, key: Key[Array, ""]) -> Learning:
         weights = begin(self.start, key)
@@ -110,7 +110,7 @@ class LPG(Learner):
             hidden = jax.vmap(self.cell)(x, hidden)
             return hidden, hidden[0]
 
-        blank = jnp.zeros((t.reward.shape[1], self.cell.hidden_size))
+        blank = jnp.zeros((t.reward.shape[1], self.cell.size))
         _, features = jax.lax.scan(step, (blank, blank), (seen, ended), reverse=True)
         return over_axes(self.advice, 2)(features)[..., 0], over_axes(self.target, 2)(features)
 

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Key
 
 from quickstudy.core import Positive
 from quickstudy.nn.cells import LSTM, Cell, scan_along
+from quickstudy.nn.layers import Linear
 
 EMPTY = 1e-6  # what every number of a memory is to begin with
 FAINT = 1e-3  # a slot of a smaller norm counts as empty: a cosine alone would take the faintest trace for a match
@@ -91,8 +92,8 @@ class LRUAMemory(Cell):
     """
 
     controller: LSTM
-    keys: eqx.nn.Linear
-    again: eqx.nn.Linear
+    keys: Linear
+    again: Linear
     sharpness: Positive
     slots: int = eqx.field(static=True)
     width: int = eqx.field(static=True)
@@ -117,15 +118,15 @@ class LRUAMemory(Cell):
             raise ValueError(f"decay must lie in [0, 1), got {decay}")
         controller, keys, again = jax.random.split(key, 3)
         self.controller = LSTM(inputs + heads * width, size, key=controller)
-        self.keys = eqx.nn.Linear(size + inputs + heads * width, heads * width, use_bias=False, key=keys)
-        self.again = eqx.nn.Linear(size, heads, key=again)
+        self.keys = Linear(size + inputs + heads * width, heads * width, use_bias=False, key=keys)
+        self.again = Linear(size, heads, key=again)
         self.sharpness = Positive(jnp.full(heads, sharpness))
         self.slots, self.width, self.heads, self.decay = slots, width, heads, decay
 
     @property
     def size(self) -> int:
         """Length of `features`."""
-        return self.controller.cell.hidden_size + self.heads * self.width
+        return self.controller.cell.size + self.heads * self.width
 
     def initial(self) -> Controlled:
         return Controlled(self.controller.initial(), empty(self.slots, self.width, self.heads))

@@ -22,6 +22,7 @@ from quickstudy.core import Learner, Positive
 from quickstudy.data import Labelled, Output
 from quickstudy.learners.ring import Ring
 from quickstudy.nn.attention import attend, masked_softmax
+from quickstudy.nn.layers import LSTMCell
 from quickstudy.nn.statistics import settle, unsettled, with_statistics
 
 
@@ -38,16 +39,16 @@ class Examples(eqx.Module):
 class FullContext(eqx.Module):
     """Full-context embeddings; `steps` of attention for a query (the paper's K)."""
 
-    forwards: eqx.nn.LSTMCell
-    backwards: eqx.nn.LSTMCell
-    reader: eqx.nn.LSTMCell
+    forwards: LSTMCell
+    backwards: LSTMCell
+    reader: LSTMCell
     steps: int = eqx.field(static=True)
 
     def __init__(self, features: int, *, key: Key[Array, ""], steps: int = 5):
         first, second, third = jax.random.split(key, 3)
-        self.forwards = eqx.nn.LSTMCell(features, features, key=first)
-        self.backwards = eqx.nn.LSTMCell(features, features, key=second)
-        self.reader = eqx.nn.LSTMCell(2 * features, features, key=third)
+        self.forwards = LSTMCell(features, features, key=first)
+        self.backwards = LSTMCell(features, features, key=second)
+        self.reader = LSTMCell(2 * features, features, key=third)
         self.steps = steps
 
     def of_support(

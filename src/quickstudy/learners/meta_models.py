@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from quickstudy.axes import over_axes
 from quickstudy.core import Positive, unwrap
 from quickstudy.data import Transition
+from quickstudy.nn.layers import Linear
 from quickstudy.nn.models import MLP
 
 LEAST = 1e-30  # of a probability, so that its logarithm and the slope of that are finite
@@ -130,8 +131,8 @@ class Amortised(eqx.Module):
 
     pair: MLP
     encode: MLP
-    shared: eqx.nn.Linear
-    own: eqx.nn.Linear
+    shared: Linear
+    own: Linear
     trust: Positive  # ω
     noise: Positive  # σ
     rate: Positive | None  # η
@@ -158,8 +159,8 @@ class Amortised(eqx.Module):
         # A generator near 0: the model starts from one prior for all tasks, α = 1/outcomes, μ = 0 and κ = 1.
         small = lambda layer: jax.tree.map(lambda w: 0.1 * w, layer)
         none = lambda layer: eqx.tree_at(lambda l: l.bias, layer, jnp.zeros_like(layer.bias))
-        self.shared = none(small(eqx.nn.Linear(latent, each, key=keys[2])))
-        self.own = none(small(eqx.nn.Linear(latent, states * actions * each, key=keys[3])))
+        self.shared = none(small(Linear(latent, each, key=keys[2])))
+        self.own = none(small(Linear(latent, states * actions * each, key=keys[3])))
         self.trust, self.noise = Positive(1.0), Positive(1.0)
         self.rate = Positive(rate) if steps else None
         self.size, self.steps = (states, actions, outcomes), steps

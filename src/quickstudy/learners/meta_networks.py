@@ -33,6 +33,7 @@ from quickstudy.data import Labelled, Output
 from quickstudy.learners.ring import Ring
 from quickstudy.nn.attention import attend
 from quickstudy.nn.gradients import log_and_sign
+from quickstudy.nn.layers import Linear, LSTMCell
 from quickstudy.nn.measures import squared_error
 from quickstudy.nn.models import MLP
 from quickstudy.nn.statistics import refuse
@@ -55,7 +56,7 @@ class Compressed(eqx.Module):
     """relu(A net(x) + c): fewer features, and so fewer fast weights behind them, which are what costs time here."""
 
     net: Callable
-    layer: eqx.nn.Linear
+    layer: Linear
 
     def __call__(self, x: PyTree) -> Float[Array, "features"]:
         return jax.nn.relu(self.layer(self.net(x)))
@@ -64,13 +65,13 @@ class Compressed(eqx.Module):
 class GradientLSTM(eqx.Module):
     """d: what a coordinate's gradients have been, and from that its fast weight. Nothing seen gives a weight of 0."""
 
-    cell: eqx.nn.LSTMCell
-    out: eqx.nn.Linear
+    cell: LSTMCell
+    out: Linear
 
     def __init__(self, units: int, *, key: Key[Array, ""]):
         first, second = jax.random.split(key)
-        self.cell = eqx.nn.LSTMCell(2, units, key=first)
-        self.out = _cautious(eqx.nn.Linear(units, 1, use_bias=False, key=second))
+        self.cell = LSTMCell(2, units, key=first)
+        self.out = _cautious(Linear(units, 1, use_bias=False, key=second))
 
     def __call__(self, hidden: PyTree) -> Float[Array, "coordinates"]:
         return jax.vmap(self.out)(hidden[0])[:, 0]
@@ -89,7 +90,7 @@ class MetaNetworks(Learner):
 
     embed: Callable
     represent: MLP  # u behind `embed`, with Q
-    readout: eqx.nn.Linear  # from a representation to a prediction, for its own loss
+    readout: Linear  # from a representation to a prediction, for its own loss
     base: MLP  # b behind `embed`, with W
     of_task: GradientLSTM  # d
     of_example: MLP  # m
@@ -115,7 +116,7 @@ class MetaNetworks(Learner):
         of_u, of_readout, of_b, of_d, of_m = jax.random.split(key, 5)
         self.embed, self.features, self.capacity, self.loss = embed, features, capacity, loss
         self.represent = MLP((features, width, width), key=of_u)
-        self.readout = eqx.nn.Linear(width, outputs, key=of_readout)
+        self.readout = Linear(width, outputs, key=of_readout)
         self.base = MLP((features, width, outputs), key=of_b)
         self.of_task = GradientLSTM(units, key=of_d)
         writer = MLP((2, units, 1), key=of_m)
@@ -124,7 +125,7 @@ class MetaNetworks(Learner):
 
     def init(self, *, key: Key[Array, ""]) -> MetaMemory:
         del key
-        zeros = jnp.zeros((_size(self.represent), self.of_task.cell.hidden_size))
+        zeros = jnp.zeros((_size(self.represent), self.of_task.cell.size))
         nothing = Example(jnp.zeros(self.features), jnp.zeros(_size(self.base)))
         return MetaMemory(Ring.empty(nothing, self.capacity), (zeros, zeros))
 
@@ -173,7 +174,7 @@ def augmented(slow: MLP, fast: MLP, mix: Float[Array, "sets"], h: Float[Array, "
     return h
 
 
-def _cautious(layer: eqx.nn.Linear) -> eqx.nn.Linear:
+def _cautious(layer: Linear) -> Linear:
     return jax.tree.map(lambda w: CAUTION * w, layer)
 
 

@@ -43,6 +43,7 @@ from quickstudy.learners.recurrent import OutcomeFeedback
 from quickstudy.learners.ring import Ring
 from quickstudy.learners.updates import Update
 from quickstudy.nn.cells import Cell
+from quickstudy.nn.layers import Linear
 from quickstudy.nn.models import everything
 from quickstudy.rl.planning import only_when
 
@@ -75,7 +76,7 @@ class MPO(Learner):
     cell: Cell
     start: eqx.Module
     generator: Float[Array, "generated features"] | None
-    critic: eqx.nn.Linear
+    critic: Linear
     feedback: OutcomeFeedback
     inner_loss: OfPolicy
     update: Update
@@ -172,7 +173,7 @@ class MPO(Learner):
     def generated(self, features: Float[Array, "features"]) -> Float[Array, "generated"]:
         """g(h): the parameters of the inner policy before any correction, in one row."""
         start, _ = self._generic()
-        return start if self.generator is None else start + self.generator @ features
+        return start if self.generator is None else start + features @ self.generator.T
 
     def _generic(self) -> tuple[Float[Array, "generated"], Callable]:
         """θ_0 in one row, and the inner policy of any such row."""

@@ -10,7 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from quickstudy.axes import over_axes, scan_replay
 from quickstudy.core import Incompatible, Learner, unwrap
@@ -34,6 +34,16 @@ class Judged(eqx.Module):
 class Learning(eqx.Module):
     weights: PyTree
     memory: PyTree  # the update's own
+
+
+def shuffled(num: int, *, key: Key[Array, ""]) -> Int[Array, "num"]:
+    """0 to num - 1 in random order. Few are sorted in half the time of `jax.random.permutation`: as random numbers that
+    carry the index in their lowest bits, of which enough are left to be random by."""
+    if num > 2**12:
+        return jax.random.permutation(key, num)
+    bits = num.bit_length()
+    carrying = jax.random.bits(key, (num,)) >> bits << bits | jnp.arange(num, dtype=jnp.uint32)
+    return (jnp.sort(carrying) & (2**bits - 1)).astype(int)
 
 
 class OnPolicy(Learner):
@@ -78,13 +88,16 @@ class OnPolicy(Learner):
         if num % self.minibatches:
             raise Incompatible(f"{self.minibatches} minibatches must divide a stretch of {num} steps")
 
-        def improve(state: Learning, chosen: Array) -> tuple[Learning, None]:
-            part = judged if self.minibatches == 1 else jax.tree.map(lambda x: x[chosen], judged)
+        def improve(state: Learning, part: Judged) -> tuple[Learning, None]:
             loss, gradient = jax.value_and_grad(self._loss)(state.weights, part)
             return Learning(*self.update.step(state.weights, gradient, loss, state.memory)), None
 
-        orders = jax.vmap(lambda k: jax.random.permutation(k, num))(jax.random.split(key, self.epochs))
-        return jax.lax.scan(improve, state, orders.reshape(self.epochs * self.minibatches, -1))[0]
+        def epoch(state: Learning, key: Key[Array, ""]) -> tuple[Learning, None]:
+            order = jnp.arange(num) if self.minibatches == 1 else shuffled(num, key=key)
+            part = lambda x: x[order].reshape(self.minibatches, -1, *x.shape[1:])
+            return jax.lax.scan(improve, state, jax.tree.map(part, judged))[0], None
+
+        return jax.lax.scan(epoch, state, jax.random.split(key, self.epochs))[0]
 
     replay = scan_replay
 

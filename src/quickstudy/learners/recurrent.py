@@ -19,6 +19,7 @@ from quickstudy.axes import one_stream, over_axes
 from quickstudy.core import Incompatible, Learner
 from quickstudy.data import Categorical, Gaussian, Labelled, Output, Transition
 from quickstudy.nn.cells import Cell
+from quickstudy.nn.layers import Linear
 from quickstudy.nn.models import MLP
 from quickstudy.nn.statistics import refuse
 
@@ -83,8 +84,8 @@ class ActorCritic(Heads):
     units of `scale`: returns of 100 lie beyond what a bounded hidden state says soon. `hidden`: width of a tanh layer
     in each, 0 for none."""
 
-    actor: eqx.nn.Linear | MLP
-    critic: eqx.nn.Linear | MLP
+    actor: Linear | MLP
+    critic: Linear | MLP
     log_std: Float[Array, "dims"] | None
     scale: float = eqx.field(static=True)
 
@@ -100,7 +101,7 @@ class ActorCritic(Heads):
     ):
         actor, critic = jax.random.split(key)
         through = lambda outputs, key: MLP((features, hidden, outputs), key=key, activation=jnp.tanh)
-        make = through if hidden else lambda outputs, key: eqx.nn.Linear(features, outputs, key=key)
+        make = through if hidden else lambda outputs, key: Linear(features, outputs, key=key)
         last = lambda net: net.layers[-1] if hidden else net
         # A policy that starts near indifference: early returns then say something of every action.
         small = lambda head: jax.tree.map(lambda w: 0.01 * w, head)
@@ -118,10 +119,10 @@ class ActorCritic(Heads):
 class Prediction(Heads):
     """A linear read-out: a regression target, or the logits of classes."""
 
-    linear: eqx.nn.Linear
+    linear: Linear
 
     def __init__(self, features: int, outputs: int, *, key: Key[Array, ""]):
-        self.linear = eqx.nn.Linear(features, outputs, key=key)
+        self.linear = Linear(features, outputs, key=key)
 
     def __call__(self, features: Float[Array, "features"]) -> Output:
         return Output(prediction=self.linear(features))

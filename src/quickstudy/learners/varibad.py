@@ -25,16 +25,17 @@ from jaxtyping import Array, Float, Key, PyTree
 from quickstudy.core import Learner, Positive, State, unwrap
 from quickstudy.data import Categorical, Gaussian, Output, Transition
 from quickstudy.learners.recurrent import Heads
+from quickstudy.nn.layers import Linear
 from quickstudy.nn.models import MLP
 
 
 class Latent(Heads):
     """From features to the prediction q(m): a Gaussian of `latent` dimensions, near N(0, I) at first."""
 
-    linear: eqx.nn.Linear
+    linear: Linear
 
     def __init__(self, features: int, latent: int, *, key: Key[Array, ""]):
-        self.linear = jax.tree.map(lambda w: 0.1 * w, eqx.nn.Linear(features, 2 * latent, key=key))
+        self.linear = jax.tree.map(lambda w: 0.1 * w, Linear(features, 2 * latent, key=key))
 
     def __call__(self, features: Float[Array, "features"]) -> Output:
         mean, log_variance = jnp.split(self.linear(features), 2)

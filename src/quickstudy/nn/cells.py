@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from quickstudy.nn.layers import GRUCell, LSTMCell
+
 
 class Cell(eqx.Module):
     """hidden' = cell(hidden, x); `features` is the part of it that the heads read, and `along` what they read after
@@ -46,14 +48,14 @@ def _orthogonal(cell, size: int, gates: int, key: Key[Array, ""]):
 
 
 class GRU(Cell):
-    cell: eqx.nn.GRUCell
+    cell: GRUCell
 
     def __init__(self, inputs: int, size: int, *, key: Key[Array, ""]):
         outer, inner = jax.random.split(key)
-        self.cell = _orthogonal(eqx.nn.GRUCell(inputs, size, key=outer), size, 3, inner)
+        self.cell = _orthogonal(GRUCell(inputs, size, key=outer), size, 3, inner)
 
     def initial(self) -> Float[Array, "size"]:
-        return jnp.zeros(self.cell.hidden_size)
+        return jnp.zeros(self.cell.size)
 
     def __call__(self, hidden: Float[Array, "size"], x: Float[Array, "inputs"]) -> Float[Array, "size"]:
         return self.cell(x, hidden)
@@ -65,14 +67,14 @@ class GRU(Cell):
 
 
 class LSTM(Cell):
-    cell: eqx.nn.LSTMCell
+    cell: LSTMCell
 
     def __init__(self, inputs: int, size: int, *, key: Key[Array, ""]):
         outer, inner = jax.random.split(key)
-        self.cell = _orthogonal(eqx.nn.LSTMCell(inputs, size, key=outer), size, 4, inner)
+        self.cell = _orthogonal(LSTMCell(inputs, size, key=outer), size, 4, inner)
 
     def initial(self) -> PyTree:
-        return jnp.zeros(self.cell.hidden_size), jnp.zeros(self.cell.hidden_size)
+        return jnp.zeros(self.cell.size), jnp.zeros(self.cell.size)
 
     def __call__(self, hidden: PyTree, x: Float[Array, "inputs"]) -> PyTree:
         return self.cell(x, hidden)

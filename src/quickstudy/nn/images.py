@@ -27,6 +27,7 @@ from quickstudy.axes import EXAMPLES, over_axes
 from quickstudy.core import Incompatible
 from quickstudy.data import Output
 from quickstudy.nn.convolution import convolve, convolve_quads
+from quickstudy.nn.layers import Linear
 from quickstudy.nn.statistics import Settling
 
 Normalise = Literal["support", "layer", "group", "transductive", "none"]
@@ -208,8 +209,8 @@ class Modulated(Settling):
     starts at zero; here the start is learned too, which adds nothing but a bias."""
 
     embed: Conv4
-    head: eqx.nn.Linear
-    film: eqx.nn.Linear
+    head: Linear
+    film: Linear
     context: Float[Array, "context"]
 
     def __init__(self, embed: Conv4, classes: int, size: int, *, key: Key[Array, ""]):
@@ -217,8 +218,8 @@ class Modulated(Settling):
         of_head, of_film = jax.random.split(key)
         filters = embed.blocks[2].norm.scale.size
         self.embed, self.context = embed, jnp.zeros(size)
-        self.head = eqx.nn.Linear(embed.features, classes, key=of_head)
-        self.film = eqx.nn.Linear(size, 2 * filters, key=of_film)
+        self.head = Linear(embed.features, classes, key=of_head)
+        self.film = Linear(size, 2 * filters, key=of_film)
 
     def _film(self) -> Film:
         scale, shift = jnp.split(self.film(self.context), 2)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Key
 
 from quickstudy.nn.cells import Cell
+from quickstudy.nn.layers import Linear
 
 
 class Layer(eqx.Module):
@@ -24,7 +25,7 @@ class Layer(eqx.Module):
     into: Float[Array, "2 states width"]  # B
     out: Float[Array, "2 width states"]  # C
     skip: Float[Array, "width"]  # d
-    mix: eqx.nn.Linear  # W
+    mix: Linear  # W
 
     def __init__(self, width: int, states: int, least: float, most: float, *, key: Key[Array, ""]):
         size, turn, into, out, skip, mix = jax.random.split(key, 6)
@@ -35,7 +36,7 @@ class Layer(eqx.Module):
         self.into = jax.random.normal(into, (2, states, width)) / jnp.sqrt(2 * width)
         self.out = jax.random.normal(out, (2, width, states)) / jnp.sqrt(states)
         self.skip = jax.random.normal(skip, (width,))
-        self.mix = eqx.nn.Linear(width, width, key=mix)
+        self.mix = Linear(width, width, key=mix)
 
     @property
     def rate(self) -> Complex[Array, "states"]:
@@ -44,18 +45,18 @@ class Layer(eqx.Module):
     def driven(self, u: Float[Array, "width"]) -> Complex[Array, "states"]:
         """What an input adds to the state."""
         gain = jnp.sqrt(1 - jnp.exp(-2 * jnp.exp(self.decay)))
-        return gain * (jax.lax.complex(*self.into) @ self.norm(u))
+        return gain * (self.norm(u) @ jax.lax.complex(*self.into).T)
 
     def read(self, z: Complex[Array, "states"], u: Float[Array, "width"]) -> Float[Array, "width"]:
         """What the next layer is given."""
-        said = self.out[0] @ z.real - self.out[1] @ z.imag + self.skip * self.norm(u)
+        said = z.real @ self.out[0].T - z.imag @ self.out[1].T + self.skip * self.norm(u)
         return u + self.mix(jax.nn.gelu(said))
 
 
 class LinearRecurrence(Cell):
     """hidden: the states of all layers, and what the last one says."""
 
-    enter: eqx.nn.Linear  # V
+    enter: Linear  # V
     layers: list[Layer]
 
     def __init__(
@@ -70,11 +71,11 @@ class LinearRecurrence(Cell):
         most: float = 0.999,
     ):
         enter, *rest = jax.random.split(key, layers + 1)
-        self.enter = eqx.nn.Linear(inputs, size, key=enter)
+        self.enter = Linear(inputs, size, key=enter)
         self.layers = [Layer(size, states or size, least, most, key=k) for k in rest]
 
     def initial(self) -> tuple[list[Array], Array]:
-        return [jnp.zeros((2, len(layer.decay))) for layer in self.layers], jnp.zeros(self.enter.out_features)
+        return [jnp.zeros((2, len(layer.decay))) for layer in self.layers], jnp.zeros(self.enter.outputs)
 
     def __call__(self, hidden: tuple[list[Array], Array], x: Float[Array, "inputs"]) -> tuple[list[Array], Array]:
         u, states = self.enter(x), []

@@ -8,20 +8,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from quickstudy.data import Categorical, Gaussian, Output
+from quickstudy.nn.layers import Linear
 from quickstudy.nn.statistics import Settling, settle, unsettled, with_statistics
 
 
 class MLP(eqx.Module):
     """Dense layers with `activation` between them. The layers are a plain list, the last one the head."""
 
-    layers: list[eqx.nn.Linear]
+    layers: list[Linear]
     activation: Callable = eqx.field(static=True)
     features: int = eqx.field(static=True)  # numbers in the output
 
     def __init__(self, sizes: tuple[int, ...], *, key: Key[Array, ""], activation: Callable = jax.nn.relu):
         """`sizes` runs from the input to the output: (1, 40, 40, 1) has three layers."""
         keys = jax.random.split(key, len(sizes) - 1)
-        self.layers = [eqx.nn.Linear(i, o, key=k) for i, o, k in zip(sizes[:-1], sizes[1:], keys, strict=True)]
+        self.layers = [Linear(i, o, key=k) for i, o, k in zip(sizes[:-1], sizes[1:], keys, strict=True)]
         self.activation, self.features = activation, sizes[-1]
 
     def __call__(self, x: Float[Array, "inputs"]) -> Float[Array, "outputs"]:
@@ -34,25 +35,25 @@ class Refined(eqx.Module):
     """What is given and what a hidden layer adds to it: s (x + U relu(W x + b)). U begins at 0, so that before training
     two inputs are as alike as they are given."""
 
-    down: eqx.nn.Linear
+    down: Linear
     up: Float[Array, "features hidden"]  # U
     scale: float = eqx.field(static=True)  # s
     features: int = eqx.field(static=True)
 
     def __init__(self, features: int, hidden: int, *, scale: float, key: Key[Array, ""]):
-        self.down = eqx.nn.Linear(features, hidden, key=key)
+        self.down = Linear(features, hidden, key=key)
         self.up = jnp.zeros((features, hidden))
         self.scale, self.features = scale, features
 
     def __call__(self, x: Float[Array, "features"]) -> Float[Array, "features"]:
-        return self.scale * (x + self.up @ jax.nn.relu(self.down(x)))
+        return self.scale * (x + jax.nn.relu(self.down(x)) @ self.up.T)
 
 
 class Modulated(eqx.Module):
     """Dense layers, each hidden feature scaled and shifted: σ(scale ⊙ W x + shift), the FiLM of Perez et al. 2018. With
     only scales and shifts fast, a task moves two numbers a feature and not a row of weights."""
 
-    layers: list[eqx.nn.Linear]
+    layers: list[Linear]
     scales: list[Float[Array, "features"]]
     shifts: list[Float[Array, "features"]]
     activation: Callable = eqx.field(static=True)
@@ -60,8 +61,8 @@ class Modulated(eqx.Module):
     def __init__(self, sizes: tuple[int, ...], *, key: Key[Array, ""], activation: Callable = jax.nn.relu):
         *hidden, last = jax.random.split(key, len(sizes) - 1)
         inner = zip(sizes[:-2], sizes[1:-1], hidden, strict=True)
-        self.layers = [eqx.nn.Linear(i, o, use_bias=False, key=k) for i, o, k in inner]
-        self.layers.append(eqx.nn.Linear(sizes[-2], sizes[-1], key=last))
+        self.layers = [Linear(i, o, use_bias=False, key=k) for i, o, k in inner]
+        self.layers.append(Linear(sizes[-2], sizes[-1], key=last))
         self.scales, self.shifts = ([make(n) for n in sizes[1:-1]] for make in (jnp.ones, jnp.zeros))
         self.activation = activation
 

@@ -131,8 +131,10 @@ class Trial(Objective):
                 "window but the first: the gradient would be biased. Use window=None, or cut_start=True to "
                 "accept it"
             )
-        begin = lambda task, key: self._begin(learner, task, key)
-        return jax.vmap(begin)(tasks, jax.random.split(key, _count(tasks)))
+        begin = jax.vmap(lambda task, key: self._begin(learner, task, key))
+        blank = jax.eval_shape(begin, tasks, jax.random.split(key, _count(tasks)))
+        # A life at time 0 begins anew when it is lived: to compile a reset for it twice would take seconds.
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), blank)
 
     def collect(self, learner: Learner, memory: Memory, tasks: Tasks, *, key: Key[Array, ""]) -> tuple[Lived, Memory]:
         beginning, living = (jax.random.split(k, _count(tasks)) for k in jax.random.split(key))

@@ -140,16 +140,15 @@ class GradientMethod(FewShotRecipe):
         return wrong
 
     def learner(self) -> "Gradient":
-        import equinox as eqx
-
         from quickstudy.learners.gradient import Gradient
         from quickstudy.learners.inner_losses import Supervised
         from quickstudy.learners.updates import SGD
+        from quickstudy.nn.layers import Linear
         from quickstudy.nn.measures import cross_entropy
         from quickstudy.nn.models import Chain, Predictor
 
         embed = self.embedding()
-        start = Predictor(Chain([embed, eqx.nn.Linear(embed.features, self.ways, key=self.key(2))]))
+        start = Predictor(Chain([embed, Linear(embed.features, self.ways, key=self.key(2))]))
         choices = {"start": start, "update": SGD(self.inner_rate), "steps": self.inner_steps, **self.choices(start)}
         return Gradient(inner_loss=Supervised(cross_entropy), **choices)
 

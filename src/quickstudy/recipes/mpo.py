@@ -180,7 +180,6 @@ class MPOMethod(RL2):
 
     def corrected(self, spec: "Spec", seed: int, inner: "OfPolicy", rate: Any, pull: Any) -> "Learner":
         """With this inner loss, and this rate and pull, numbers or leaves."""
-        import equinox as eqx
         import jax
         import jax.numpy as jnp
 
@@ -189,6 +188,7 @@ class MPOMethod(RL2):
         from quickstudy.learners.recurrent import OutcomeFeedback
         from quickstudy.learners.updates import Scaled, clipped
         from quickstudy.nn import models
+        from quickstudy.nn.layers import Linear
 
         first, second, third = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), 3)
         make = models.Modulated if self.generates == "modulation" else models.MLP
@@ -199,7 +199,7 @@ class MPOMethod(RL2):
             self.encoder(spec, first),
             start,
             None if self.generates == "nothing" else no_generation_yet(start, self.size, fast),
-            eqx.nn.Linear(self.size, 1, key=third),
+            Linear(self.size, 1, key=third),
             OutcomeFeedback(spec.actions, spec.dims),
             inner,
             Scaled(rate, clipped(self.correction_clip)),

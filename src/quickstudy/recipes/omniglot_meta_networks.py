@@ -41,13 +41,12 @@ class OmniglotMetaNetworks(Omniglot):
         return wrong + self.must("be above 0", lambda x: x > 0, "sharpness")
 
     def learner(self) -> "Learner":
-        import equinox as eqx
-
         from quickstudy.learners.meta_networks import Compressed, MetaNetworks
+        from quickstudy.nn.layers import Linear
         from quickstudy.nn.measures import cross_entropy
 
         trunk, ways = self.embedding(), max(self.ways, self.training_ways)
-        embed = Compressed(trunk, eqx.nn.Linear(trunk.features, self.compressed, key=self.key(9)))
+        embed = Compressed(trunk, Linear(trunk.features, self.compressed, key=self.key(9)))
         return MetaNetworks(
             embed, self.compressed, ways, key=self.key(4), capacity=ways * self.shots, loss=cross_entropy,
             width=self.width, units=self.units, sharpness=self.sharpness,
@@ -74,13 +73,12 @@ class OmniglotTaskMemory(OmniglotGradient):
         return wrong + self.must("be above 0", lambda x: x > 0, "sharpness")
 
     def learner(self) -> "Learner":
-        import equinox as eqx
-
         from quickstudy.learners.gradient import Gradient
         from quickstudy.learners.inner_losses import Supervised
         from quickstudy.learners.task_memory import OfInputs, empty_memory
         from quickstudy.learners.updates import SGD
         from quickstudy.nn.images import Conv4
+        from quickstudy.nn.layers import Linear
         from quickstudy.nn.measures import cross_entropy
         from quickstudy.nn.models import MLP, Chain, Predictor, head
         from quickstudy.tasks.omniglot import SIZE
@@ -90,7 +88,7 @@ class OmniglotTaskMemory(OmniglotGradient):
         within = Gradient(start, Supervised(cross_entropy), SGD(self.inner_rate), steps=self.inner_steps, fast=head)
         # A network of its own tells the tasks apart: it sees the support set alone, and half the filters will do.
         small = Conv4(SIZE, key=self.key(5), filters=self.filters // 2, pool=self.pool, normalise=self.normalise)
-        embed = OfInputs(Chain([small, eqx.nn.Linear(small.features, self.task_features, key=self.key(6))]))
+        embed = OfInputs(Chain([small, Linear(small.features, self.task_features, key=self.key(6))]))
         return empty_memory(
             within, embed, self.task_features, key=self.key(7), slots=self.slots, sharpness=self.sharpness
         )
