@@ -93,11 +93,11 @@ class Categorical(Policy):
 
     def entropy(self) -> Float[Array, ""]:
         log_probs = jax.nn.log_softmax(self.logits)
-        return -(jnp.exp(log_probs) * log_probs).sum()
+        return -(jnp.exp(log_probs) @ log_probs)
 
     def kl(self, other: "Categorical") -> Float[Array, ""]:
         ours, theirs = jax.nn.log_softmax(self.logits), jax.nn.log_softmax(other.logits)
-        return (jnp.exp(ours) * (ours - theirs)).sum()
+        return jnp.exp(ours) @ (ours - theirs)
 
     def mode(self) -> Int[Array, ""]:
         return jnp.argmax(self.logits).astype(jnp.int32)

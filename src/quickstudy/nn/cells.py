@@ -44,7 +44,7 @@ def scan_along(cell: Any, hidden: PyTree, x: Float[Array, "time inputs"]) -> Flo
 
 def _orthogonal(cell, size: int, gates: int, key: Key[Array, ""]):
     blocks = jax.vmap(lambda k: jax.random.orthogonal(k, size))(jax.random.split(key, gates))
-    return eqx.tree_at(lambda c: c.weight_hh, cell, blocks.reshape(gates * size, size))
+    return eqx.tree_at(lambda c: c.weight_hh, cell, blocks.reshape(gates * size, size).T)
 
 
 class GRU(Cell):
