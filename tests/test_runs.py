@@ -116,7 +116,19 @@ def test_a_lock_of_the_dead_is_taken_over_and_stale_temporaries_go(tmp_path):
         assert not list(tmp_path.rglob(".tmp-*"))
         with pytest.raises(FolderInUse, match="in use by process"), RunFolder(tmp_path).locked():
             pass
-    assert not (tmp_path / LOCK).exists()
+    with RunFolder(tmp_path).locked():  # free again
+        pass
+
+
+def test_a_checkpoint_is_there_or_not_whenever_removing_it_is_cut_short(folder, monkeypatch):
+    def die(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with folder.locked():
+        monkeypatch.setattr("quickstudy.runs.shutil.rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            folder.rewind(folder.steps()[0])
+    assert folder.newest() in folder.steps()
 
 
 def test_a_full_disk_keeps_the_last_good_step(folder, monkeypatch):

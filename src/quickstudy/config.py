@@ -17,9 +17,9 @@ class Training:
     meta_steps: int = 1000  # 0: the learner is tested as it is
     meta_batch: int = 32  # tasks a meta-step
     seed: int = 0
-    log_every: int = 0  # a line of metrics, the mean over this many steps (default: 200 lines a run)
-    save_every: int = 0  # a checkpoint (default: 20 a run)
-    validate_every: int = 0  # held-out performance while training (default: 5 times a run; -1: never)
+    log_every: int = 0  # a line of metrics, the mean over this many steps (default: 200 a run, or as needed below)
+    save_every: int = 0  # a checkpoint, after the line that reaches it (default: 20 a run)
+    validate_every: int = 0  # held-out performance, likewise (default: 5 times a run; -1: never)
     max_diverged: float = 0.5  # the run fails when more than this fraction of the tasks between two lines diverge
     keep: int = 3  # checkpoints kept, the newest
     devices: int = 0  # that share the tasks of a meta-step (default: all there are, or as many as divide them)
@@ -34,6 +34,12 @@ class Training:
             wrong.append(f"seed must be below 2^32 - 1, got {self.seed}")
         if not 0 <= self.max_diverged <= 1:
             wrong.append(f"max_diverged must lie in [0, 1], got {self.max_diverged}")
+        for name in ("save_every", "validate_every"):
+            if 0 < getattr(self, name) < self.log_every:
+                wrong.append(
+                    f"{name}={getattr(self, name)} is less than log_every={self.log_every}, and that happens after a "
+                    "line of metrics: log as often"
+                )
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
@@ -49,7 +55,8 @@ class Training:
 
     @property
     def log_interval(self) -> int:
-        return self.log_every or max(1, self.meta_steps // 200)
+        asked = [every for every in (self.save_every, self.validate_every) if every > 0]
+        return self.log_every or max(1, min([self.meta_steps // 200, *asked]))
 
     @property
     def save_interval(self) -> int:

@@ -89,15 +89,19 @@ class Categorical(Policy):
 
     def log_prob(self, action: Int[Array, ""]) -> Float[Array, ""]:
         # A one-hot product, not an index: its derivative is a product too, where an index scatters.
-        return jax.nn.log_softmax(self.logits) @ jax.nn.one_hot(action, self.logits.shape[-1])
+        return self._log_probs() @ jax.nn.one_hot(action, self.logits.shape[-1])
 
     def entropy(self) -> Float[Array, ""]:
-        log_probs = jax.nn.log_softmax(self.logits)
+        log_probs = self._log_probs()
         return -(jnp.exp(log_probs) @ log_probs)
 
     def kl(self, other: "Categorical") -> Float[Array, ""]:
-        ours, theirs = jax.nn.log_softmax(self.logits), jax.nn.log_softmax(other.logits)
+        ours, theirs = self._log_probs(), other._log_probs()
         return jnp.exp(ours) @ (ours - theirs)
+
+    def _log_probs(self) -> Float[Array, "actions"]:
+        """Finite, so that what is never chosen counts for nothing: 0 times infinity would be no number."""
+        return jnp.maximum(jax.nn.log_softmax(self.logits), -1e30)
 
     def mode(self) -> Int[Array, ""]:
         return jnp.argmax(self.logits).astype(jnp.int32)

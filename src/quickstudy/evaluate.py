@@ -258,7 +258,8 @@ def _traces(learner: Learner, protocol: Protocol, tasks: PyTree, values: NDArray
         seen = {f"survey/{name}": array for name, array in arrays.items()}
     if trace is None:
         return seen
-    order = np.argsort(-values if protocol.objective.lower_is_better else values)
+    better = -values if protocol.objective.lower_is_better else values
+    order = np.argsort(np.where(np.isfinite(better), better, -np.inf), kind="stable")  # what diverged is worst
     last = len(order) - 1
     chosen = [int(order[min(max(i, 0), last)]) for i in (0, 1, len(order) // 2, last - 1, last)]
     drawn = []

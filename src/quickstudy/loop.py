@@ -155,7 +155,9 @@ class Loop:
 
         def many(arrays, data, start, stop):
             shapes = jax.eval_shape(one, arrays, data, start)[1]
-            empty = jax.tree.map(lambda s: jnp.zeros((self.config.log_interval, *s.shape), s.dtype), shapes)
+            empty = jax.tree.map(
+                lambda s: jnp.zeros((min(self.config.log_interval, self.config.meta_steps), *s.shape), s.dtype), shapes
+            )
 
             def body(step, carry):
                 arrays, kept = carry

@@ -11,6 +11,7 @@ sums of the tensors, of itself and of the metrics so far, which are checked befo
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -137,50 +138,37 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other runs out. A lock left by a dead process of this machine is taken over."""
+        """Keeps other runs out. The lock is the kernel's, on a file that stays: it is gone with the process."""
         with storage(f"opening the run folder {self.path}"):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-        lock = self.path / LOCK
-        me = canonical({"pid": os.getpid(), "host": socket.gethostname(), "born": _born(os.getpid())})
-        for _ in range(2):
+            lock = open(self.path / LOCK, "a+b")  # noqa: SIM115
+        with lock:
             try:
                 with storage(f"locking {self.path}"):
-                    descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-                break
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except StorageFailed as error:
-                if not isinstance(error.__cause__, FileExistsError):
+                if not isinstance(error.__cause__, BlockingIOError):
                     raise
-                owner = self._owner(lock)
-                if owner is not None:
-                    raise FolderInUse(
-                        f"{self.path} is in use by process {owner['pid']} on {owner['host']}; let it end, take another "
-                        f"folder, or, if that run is gone, delete {lock}"
-                    ) from None
-                lock.unlink(missing_ok=True)
-        else:
-            raise FolderInUse(f"{self.path} is in use: {lock} keeps coming back")
-        try:
-            with storage(f"locking {self.path}"):
-                os.write(descriptor, me)
-                os.close(descriptor)
-            for stale in (*self.checkpoints.glob(".tmp-*"), *self.path.glob(".tmp-*")):
-                shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+                raise FolderInUse(
+                    f"{self.path} is in use by {self._holder()}; let it end, or take another folder"
+                ) from None
+            with storage(f"opening the run folder {self.path}"):
+                lock.truncate(0)
+                lock.write(canonical({"pid": os.getpid(), "host": socket.gethostname()}))
+                lock.flush()
+                for stale in self.checkpoints.glob(".tmp-*"):  # of a process that died while it wrote
+                    shutil.rmtree(stale)
+                for stale in self.path.glob(".tmp-*"):
+                    if not _alive(stale.name.split("-")[1]):  # a report takes no lock
+                        stale.unlink(missing_ok=True)
             yield
-        finally:
-            lock.unlink(missing_ok=True)
 
-    @staticmethod
-    def _owner(lock: Path) -> dict | None:
+    def _holder(self) -> str:
         try:
-            owner = json.loads(lock.read_bytes())
-            pid, host, born = owner["pid"], owner["host"], owner["born"]
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError):
-            return None  # killed while writing it: nobody holds it
-        if host == socket.gethostname() and _born(pid) != born:
-            return None
-        return owner
+            holder = json.loads((self.path / LOCK).read_bytes())
+            return f"process {holder['pid']} on {holder['host']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
 
     # --- what is run -------------------------------------------------------------------------------------------
 
@@ -251,7 +239,7 @@ class RunFolder:
         for later in self.steps():
             if later > step:
                 with storage(f"rewinding {self.checkpoints}"):
-                    shutil.rmtree(self.checkpoints / f"{later:08d}")
+                    self._discard(later)
         for name in (METRICS, "validation.jsonl", "timing.jsonl"):
             kept = [line for line in self.lines(name) if line["step"] <= step]
             with storage(f"rewinding {self.path / name}"):
@@ -262,6 +250,12 @@ class RunFolder:
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are there, oldest first."""
         return sorted(int(p.name) for p in self.checkpoints.glob("[0-9]*") if p.name.isdigit())
+
+    def _discard(self, step: int) -> None:
+        """Removes a checkpoint: it is there or not, never in part, whenever the process dies."""
+        gone = self.checkpoints / f".tmp-{os.getpid()}-gone-{step:08d}"
+        (self.checkpoints / f"{step:08d}").rename(gone)
+        shutil.rmtree(gone)
 
     def _log_so_far(self, step: int) -> bytes:
         return b"".join(canonical(line) + b"\n" for line in self.lines(METRICS) if line["step"] <= step)
@@ -292,13 +286,13 @@ class RunFolder:
                 write_synced(temporary / MANIFEST, canonical(manifest))
                 _sync_folder(temporary)
                 if final.exists():
-                    shutil.rmtree(final)
+                    self._discard(step)
                 temporary.rename(final)
                 _sync_folder(self.checkpoints)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
             for old in self.steps()[:-keep]:
-                shutil.rmtree(self.checkpoints / f"{old:08d}")
+                self._discard(old)
 
     def manifest(self, step: int) -> dict:
         """The manifest of a checkpoint, after its own sum was checked."""
@@ -346,15 +340,11 @@ class RunFolder:
         return steps[-1] if steps else None
 
 
-def _born(pid: int) -> str:
-    """When a process started, where the system tells; distinguishes it from a later one of the same number."""
+def _alive(pid: str) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return "dead"
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
+        return False
     except PermissionError:
         pass
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except (OSError, IndexError):
-        return "alive"
+    return True

@@ -1,4 +1,4 @@
-"""Means, interquartile means and seeded bootstrap intervals over tasks and seeds.
+"""Means, interquartile means and their intervals: a seeded bootstrap over tasks, Student's over seeds and tasks.
 
 Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice".
 """
@@ -39,13 +39,17 @@ def interval(values: NDArray, statistic=np.mean) -> tuple[float, float]:
 
 
 def interval_over_seeds(values: NDArray) -> tuple[float, float]:
-    """The same for the mean of `values` [seeds, tasks], where every seed saw the same tasks: seeds and tasks are
-    both drawn again."""
-    rng = np.random.default_rng(SEED)
-    seeds, tasks = values.shape
-    means = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        drawn = values[rng.integers(seeds, size=seeds)].mean(0)
-        means[i] = drawn[rng.integers(tasks, size=tasks)].mean()
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    """95 % interval of the mean of `values` [seeds, tasks], where every seed saw the same tasks: Student's, with the
+    variance over seeds and that over tasks and the degrees of freedom of Satterthwaite 1946.
+
+    No bootstrap: of three seeds it would cover the mean in 70 % of the cases, and be called 95 %.
+    """
+    parts = [
+        (means.var(ddof=1) / len(means), len(means) - 1) for means in (values.mean(0), values.mean(1)) if len(means) > 1
+    ]
+    variance = sum(part for part, _ in parts)
+    if variance == 0:
+        return float(values.mean()), float(values.mean())
+    freedom = variance**2 / sum(part**2 / free for part, free in parts)
+    half = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * np.sqrt(variance)
+    return float(values.mean() - half), float(values.mean() + half)

@@ -62,7 +62,7 @@ class Result:
         `like` where a recipe made it. Raises ConfigError for the folder of a run, whose checkpoints are its own."""
         folder = RunFolder(path)
         with folder.locked():
-            if set(folder.steps()) - {0}:
+            if (folder.path / METRICS).exists():
                 raise ConfigError([f"{folder.path} holds a run; save the learner to another folder"])
             folder.write_json("run.json", self.about)
             folder.save(0, {"learner": self.learner}, keep=1)
@@ -123,6 +123,8 @@ def train(
                 progress, step = _load(folder, resume, progress), resume
             elif resume is None and folder.exists:
                 raise ConfigError([f"{folder.path} already holds a run; resume it, or choose another folder"])
+            elif not folder.exists and folder.steps():
+                raise ConfigError([f"{folder.checkpoints} holds what no run of ours made; choose another folder"])
             made = folder.about() if folder.exists else {}
             if canonical(made.get("config")) != canonical(about["config"]):  # what made it stays as it was noted
                 folder.write_json("run.json", {**about, **made, "config": about["config"]})
@@ -240,7 +242,8 @@ def _check(
     folder: RunFolder | None,
     saved: int,
 ) -> None:
-    kept = f"; the checkpoint of step {saved} in {folder.path} is kept" if folder is not None else ""
+    there = folder is not None and saved in folder.steps()
+    kept = f"; the checkpoint of step {saved} in {folder.path} is kept" if folder is not None and there else ""
     share = line["diverged"] / metrics["diverged"].size
     if share > config.max_diverged:
         raise TrainingFailed(
@@ -259,7 +262,11 @@ def _validate(
     progress: Progress, step: int, protocol: Protocol, tasks: HeldOut, folder: RunFolder | None, listener: Listener
 ) -> None:
     small = dataclasses.replace(protocol, num_tasks=min(protocol.num_tasks, protocol.validation_tasks), rulers={})
-    result = evaluate(progress.learner, protocol.objective, tasks, protocol=small)
+    try:
+        result = evaluate(progress.learner, protocol.objective, tasks, protocol=small)
+    except FloatingPointError as error:  # training goes on: what it learns does not depend on who looks
+        listener({"event": "warning", "text": f"warning: validation at step {step}: {error}"})
+        return
     line = {"step": step, "metric": result.metric, "curve": result.curve, "n": result.n}
     if folder is not None:
         folder.append("validation.jsonl", line)

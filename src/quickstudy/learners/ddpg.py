@@ -86,9 +86,13 @@ class DDPG(OffPolicy):
 
         value, gradient = jax.value_and_grad(loss)(state.weights)
         weights, memory = self.update.step(state.weights, gradient, value, state.memory)
-        # Between its steps the actor stands still, whatever its momentum.
-        actor = jax.tree.map(lambda new, old: jnp.where(now, new, old), weights.actor, state.weights.actor)
-        weights = eqx.tree_at(lambda w: w.actor, weights, actor)
+        # Between its steps the actor stands still, and what the optimiser remembers of it.
+        stands = lambda path, new, old: jnp.where(now, new, old) if _of_actor(path) else new
+        weights, memory = jax.tree_util.tree_map_with_path(stands, (weights, memory), (state.weights, state.memory))
         rate = jnp.where(now, unwrap(self.slowness), 0.0)
         target_weights = jax.tree.map(lambda old, new: old + rate * (new - old), state.target, weights)
         return OffPolicyState(weights, target_weights, memory, state.buffer, state.steps)
+
+
+def _of_actor(path: tuple) -> bool:
+    return any(getattr(part, "name", None) == "actor" for part in path)

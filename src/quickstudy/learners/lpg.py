@@ -1,15 +1,16 @@
 """A learned loss in the place of the policy gradient's: what to reinforce, and what to predict, is meta-learned.
 
     π̂_t, ŷ_t = U_η(x_t | x_{t+1}, …, x_T)       a backward LSTM that begins anew where an episode ends
-    x_t = [r_t, d_t, log π(a_t | o_t), c(y(o_t)), c(y(o_{t+1}))]
-    φ ← u(φ, ∇_φ mean [ −π̂_t log π_φ(a_t | o_t) + c_y KL(ŷ_t ‖ y_φ(o_t)) − c_h H(π_φ) ])
+    x_t = [r_t, d_t, π(a_t | o_t), c(y(o_t)), c(y(o_{t+1}))]
+    φ ← u(φ, ∇_φ mean [ −π̂_t log π_φ(a_t | o_t) + c_y KL(y_φ(o_t) ‖ ŷ_t) − c_h H(π_φ) ])
 
 y_φ(o) is a distribution over `predictions` symbols whose meaning nobody fixes: a learned loss may make a value of it.
 U sees no observation and no action, so it serves in environments of any size.
 
 Learned policy gradient (LPG): Oh, Hessel, Czarnecki, Xu, van Hasselt, Singh, Silver 2020, "Discovering Reinforcement
 Learning Algorithms", NeurIPS. Theirs chooses the rate of a life by a bandit and regularises targets by their entropy;
-here the rate and the weights are leaves.
+here the rate and the weights are leaves, and x_t has no
+discount, which is one and the same here.
 """
 
 from typing import Any
@@ -79,10 +80,10 @@ class LPG(Learner):
         def loss(weights: PyTree) -> Float[Array, ""]:
             said = over_axes(self._network(weights), 2)(experience.observation)
             log_prob = over_axes(lambda policy, a: policy.log_prob(a), 2)(said.policy, experience.action)
-            apart = over_axes(lambda theirs, ours: Categorical(theirs).kl(Categorical(ours)), 2)
+            apart = over_axes(lambda ours, theirs: Categorical(ours).kl(Categorical(theirs)), 2)
             parts = (
                 -(advice * log_prob).mean(),
-                unwrap(self.predicting) * apart(targets, said.prediction).mean(),
+                unwrap(self.predicting) * apart(said.prediction, targets).mean(),
                 -unwrap(self.exploring) * over_axes(lambda policy: policy.entropy(), 2)(said.policy).mean(),
             )
             return jnp.stack(parts).sum()
@@ -98,11 +99,11 @@ class LPG(Learner):
         """π̂ and the logits of ŷ for each step."""
         model = over_axes(self._network(state.weights), 2)
         said, then = model(t.observation), model(t.next_observation)
-        log_prob = over_axes(lambda policy, a: policy.log_prob(a), 2)(said.policy, t.action)
+        taken = over_axes(lambda policy, a: jnp.exp(policy.log_prob(a)), 2)(said.policy, t.action)
         means = over_axes(lambda logits: self.meaning(jax.nn.softmax(logits))[0], 2)
         ended = (t.terminated | t.truncated).astype(float)
         following = jnp.where(t.terminated, 0.0, means(then.prediction))
-        seen = jnp.stack([t.reward, ended, log_prob, means(said.prediction), following], -1)
+        seen = jnp.stack([t.reward, ended, taken, means(said.prediction), following], -1)
 
         def step(hidden: tuple, given: tuple) -> tuple[tuple, Array]:
             x, ended = given

@@ -130,8 +130,9 @@ class Matching(Learner):
         return Examples(state.ring.push(new), settle(self.embed, experience.x))
 
     def apply(self, state: Examples, x: PyTree) -> Output:
-        query, known = with_statistics(self.embed, state.given)(x), state.ring.known
-        support: Example = state.ring.items
+        told = jnp.argsort(state.ring.number)  # in the order of telling, which a full memory's slots are not in
+        query, known = with_statistics(self.embed, state.given)(x), state.ring.known[told]
+        support: Example = jax.tree.map(lambda leaf: leaf[told], state.ring.items)
         keys = support.embedded
         if self.context is not None:
             keys = self.context.of_support(keys, known)

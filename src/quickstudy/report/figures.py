@@ -70,37 +70,48 @@ def _of_ruler(number: int) -> dict[str, Any]:
 def adaptation_curve(runs: Sequence[Mapping[str, Any]]) -> Figure:
     """Performance after each adaptation: ours with 95 % bands, rulers dashed, the optimum dotted.
 
-    A run is {label, metric, curve, rulers}; rulers are drawn once, they are the same tasks.
+    A run is {label, metric, curve, rulers}; each metric has a panel; rulers of the same name and score are drawn once.
     """
-    figure, [[ax]] = _figure(1, 1, (10.4, 4.4))
-    with matplotlib.rc_context(STYLE):
-        for run, colour in zip(runs, OURS * (1 + len(runs) // len(OURS)), strict=False):
-            x = [p["adaptations"] for p in run["curve"]]
-            ax.fill_between(x, *np.transpose([p["ci"] for p in run["curve"]]), color=colour, alpha=0.18, lw=0)
-            ax.plot(
-                x, [p["mean"] for p in run["curve"]], "o-", color=colour, lw=2.4, ms=5, label=run["label"], zorder=5
-            )
-        drawn: set[str] = set()
-        for run in runs:
-            for name, ruler in run["rulers"].items():
-                if name in drawn:
-                    continue
-                look = _of_ruler(len(drawn))
-                drawn.add(name)
-                if ruler["curve"]:
-                    x = [p["adaptations"] for p in ruler["curve"]]
-                    ax.plot(x, [p["mean"] for p in ruler["curve"]], label=name, **look)
-                elif len(runs[0]["curve"]) < 7 and name == "optimum" and run["per_episode"]:
-                    ax.axhline(ruler["score"], color=INK, ls=":", lw=1.4, label=name)
-        ax.set_xlabel(f"adaptations to the new task ({runs[0]['unit']})")
-        ax.set_ylabel(f"{runs[0]['metric']} on held-out tasks")
-        if len(runs[0]["curve"]) < 7:
-            ax.set_xticks([p["adaptations"] for p in runs[0]["curve"]])
-        if len(runs) + len(drawn) > 5:  # which would hide the lines
-            figure.legend(loc="outside right center", fontsize=10)
-        else:
-            ax.legend(loc="best", fontsize=10)
+    panels: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    for run, colour in zip(runs, OURS * (1 + len(runs) // len(OURS)), strict=False):
+        panels.setdefault(run["metric"], []).append((colour, run))
+    figure, axes = _figure(len(panels), 1, (10.4, 4.4 * len(panels)))
+    for ax, (metric, coloured) in zip(axes[:, 0], panels.items(), strict=True):
+        with matplotlib.rc_context(STYLE):
+            _adaptation(ax, metric, coloured)
     return figure
+
+
+def _adaptation(ax: Axes, metric: str, runs: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    for colour, run in runs:
+        x = [p["adaptations"] for p in run["curve"]]
+        ax.fill_between(x, *np.transpose([p["ci"] for p in run["curve"]]), color=colour, alpha=0.18, lw=0)
+        ax.plot(x, [p["mean"] for p in run["curve"]], "o-", color=colour, lw=2.4, ms=5, label=run["label"], zorder=5)
+    drawn: dict[str, list[float]] = {}  # names and scores: another score is that of another ruler, or on other tasks
+    lines = 0
+    for _, run in runs:
+        for name, ruler in run["rulers"].items():
+            if ruler["score"] in drawn.get(name, []):
+                continue
+            label = f"{name}: {run['label']}" if name in drawn else name
+            drawn.setdefault(name, []).append(ruler["score"])
+            look, lines = _of_ruler(lines), lines + 1
+            if ruler["curve"]:
+                ax.plot(
+                    [p["adaptations"] for p in ruler["curve"]], [p["mean"] for p in ruler["curve"]], label=label, **look
+                )
+            elif len(run["curve"]) < 7 and name == "optimum" and run["per_episode"]:
+                ax.axhline(ruler["score"], color=INK, ls=":", lw=1.4, label=label)
+    units = dict.fromkeys(run["unit"] for _, run in runs)
+    ax.set_xlabel(f"adaptations to the new task ({' or '.join(units)})")
+    ax.set_ylabel(f"{metric} on held-out tasks")
+    first = runs[0][1]["curve"]
+    if len(first) < 7:
+        ax.set_xticks([p["adaptations"] for p in first])
+    if len(runs) + lines > 5:  # which would hide the lines
+        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=10)
+    else:
+        ax.legend(loc="best", fontsize=10)
 
 
 def training_curves(runs: Sequence[Mapping[str, Any]]) -> Figure:
@@ -117,9 +128,11 @@ def training_curves(runs: Sequence[Mapping[str, Any]]) -> Figure:
                 points = [(line["step"], line[name]) for line in run["metrics"] if line.get(name) is not None]
                 if points:
                     ax.plot(*np.transpose(points), color=colour, lw=1.2, label=run["label"])
-            for i, adaptation in enumerate(_shown(run["validation"])):
-                points = [(line["step"], line["curve"][adaptation]["mean"]) for line in run["validation"]]
-                done = run["validation"][0]["curve"][adaptation]["adaptations"]
+            for i, done in enumerate(_shown(run["validation"])):
+                points = [
+                    (line["step"], point["mean"])
+                    for line in run["validation"] for point in line["curve"] if point["adaptations"] == done
+                ]  # fmt: skip
                 axes[-1].plot(
                     *np.transpose(points), "o-", ms=3, color=colour, lw=1.4, alpha=0.35 + 0.65 * (i + 1) / 4,
                     label=f"after {done}" if run is runs[0] else None,
@@ -138,10 +151,9 @@ def training_curves(runs: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _shown(validation: Sequence[Mapping[str, Any]]) -> list[int]:
-    if not validation:
-        return []
-    points = len(validation[0]["curve"])
-    return sorted({round(i * (points - 1) / 3) for i in range(4)})
+    """Numbers of adaptations: four of all that were reached in some validation."""
+    reached = sorted({point["adaptations"] for line in validation for point in line["curve"]})
+    return sorted({reached[round(i * (len(reached) - 1) / 3)] for i in range(4)}) if reached else []
 
 
 # --- what the learner and its rulers do, over all held-out tasks ----------------------------------------------
@@ -229,7 +241,8 @@ def _navigation(ax: Axes, arrays: Mapping[str, NDArray], i: int) -> None:
             )  # fmt: skip
     ax.plot(*goal, "*", ms=15, color=OURS[1], mec="white", zorder=20)
     ax.plot(0, 0, "o", ms=4, color=INK, zorder=20)
-    ax.set(xlim=(-0.8, 0.8), ylim=(-0.8, 0.8), aspect="equal")
+    far = max(0.8, 1.15 * np.abs(goal).max())
+    ax.set(xlim=(-far, far), ylim=(-far, far), aspect="equal")
 
 
 def _sinusoid(ax: Axes, arrays: Mapping[str, NDArray], i: int) -> None:

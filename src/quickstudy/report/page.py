@@ -67,7 +67,7 @@ def report(paths: Sequence[str | os.PathLike], out: str | os.PathLike | None = N
         pictures: dict[str, Figure] = {}
         tested = [run for run in runs if run.evaluation]
         if tested:
-            pictures["adaptation"] = figures.adaptation_curve([_curve(group) for group in _groups(tested)])
+            pictures["adaptation"] = figures.adaptation_curve([_curve(group, runs) for group in _groups(tested)])
         for i, run in enumerate(tested):
             if (done := figures.behaviour(_behaviour(run))) is not None:
                 pictures[_numbered("behaviour", i)] = done
@@ -75,7 +75,7 @@ def report(paths: Sequence[str | os.PathLike], out: str | os.PathLike | None = N
             if drawn is not None:
                 pictures[_numbered("tasks", i)] = drawn
             if (seen := figures.survey(_traces(run))) is not None:
-                pictures["survey" if i == 0 else f"survey-{i + 1}"] = seen
+                pictures[_numbered("survey", i)] = seen
         if any(run.metrics for run in runs):
             pictures["training"] = figures.training_curves(
                 [
@@ -96,34 +96,47 @@ def report(paths: Sequence[str | os.PathLike], out: str | os.PathLike | None = N
 
 
 def _groups(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that differ in nothing but the seed stand together."""
+    """Runs that differ in nothing but the seed, tested on the same tasks as far into training, stand together."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        config = {k: v for k, v in run.about.get("config", {}).items() if k not in ("seed", "devices")}
-        groups.setdefault(str((run.recipe, sorted(config.items()))), []).append(run)
+        evaluation, curves = run.evaluation or {}, run.arrays.get("curves")
+        tested = (evaluation.get("step"), evaluation["n"], None if curves is None else curves.shape)
+        groups.setdefault(str((run.recipe, sorted(_apart(run, "seed").items()), tested)), []).append(run)
     return list(groups.values())
 
 
-def _label(run: Run, runs: Sequence[Run]) -> str:
+def _apart(run: Run, *names: str) -> dict[str, Any]:
+    """The configuration without these fields, and without what leaves the run as it is."""
+    return {k: v for k, v in run.about.get("config", {}).items() if k not in ("devices", *names)}
+
+
+def _label(run: Run, runs: Sequence[Run], *without: str) -> str:
+    """The recipe, and in what the run differs from the others of that recipe."""
     same = [r for r in runs if r.recipe == run.recipe]
-    return run.recipe if len(same) == 1 else f"{run.recipe}, seed {run.seed}"
+    mine = _apart(run, *without)
+    said = [name for name, value in mine.items() if any(_apart(r).get(name, value) != value for r in same)]
+    words = [f"seed {mine[name]}" if name == "seed" else f"{name}={mine[name]}" for name in sorted(said)]
+    if not without and any(r is not run and _apart(r) == _apart(run) for r in same):
+        words.append(run.folder.path.name)
+    return ", ".join([run.recipe, *words])
 
 
-def _curve(group: list[Run]) -> dict[str, Any]:
+def _curve(group: list[Run], runs: Sequence[Run]) -> dict[str, Any]:
     """One run's curve, or the pooled one of several seeds on the same tasks."""
     first = group[0].evaluation or {}
-    curve = first["curve"]
-    label = group[0].recipe
-    shapes = {run.arrays["curves"].shape for run in group if "curves" in run.arrays}
-    if len(group) > 1 and len(shapes) == 1 and next(iter(shapes))[1] == len(curve):
-        stacked = np.stack([run.arrays["curves"] for run in group])  # [seeds, tasks, points]
-        stacked = stacked[:, np.isfinite(stacked).all((0, 2))]
-        curve = [
-            {**p, "mean": float(stacked[:, :, i].mean()), "ci": stats.interval_over_seeds(stacked[:, :, i])}
-            for i, p in enumerate(curve)
-        ]
-        label += f" ({len(group)} seeds)"
+    curve, label = first["curve"], _label(group[0], runs)
     per_episode = abs(curve[-1]["mean"] - first["score"]) < 1e-3 * (1 + abs(first["score"]))
+    if len(group) > 1 and "curves" in group[0].arrays and group[0].arrays["curves"].shape[1] == len(curve):
+        stacked = np.stack([run.arrays["curves"] for run in group])  # [seeds, tasks, points]
+        sound = np.flatnonzero(np.isfinite(stacked).all((0, 2)))
+        left_out = stacked.shape[1] - len(sound)
+        if len(sound):
+            curve = [
+                {**p, "mean": float(column.mean()), "ci": stats.interval_over_seeds(column)}
+                for p, column in zip(curve, np.moveaxis(stacked[:, sound], 2, 0), strict=True)
+            ]
+            without = f", {left_out:,} of {stacked.shape[1]:,} tasks left out" if left_out else ""
+            label = f"{_label(group[0], runs, 'seed')} ({len(group)} seeds{without})"
     unit = "gradient steps" if "inner_steps" in group[0].about.get("config", {}) else "updates of the agent"
     return {
         "label": label, "metric": first["metric"], "curve": curve, "rulers": first["rulers"],
@@ -191,9 +204,16 @@ table{border-collapse:collapse;font-size:14.5px}td,th{padding:5px 18px 5px 0;tex
 border-bottom:1px solid #eef1f4}
 th{color:#57606a;font-weight:600}svg{max-width:100%;height:auto;display:block}
 pre{background:#0d1117;color:#e6edf3;padding:14px 18px;border-radius:10px;white-space:pre-wrap;font-size:13.5px}
-details summary{cursor:pointer;color:#57606a}.warn{color:#b35900}
+details summary{cursor:pointer;color:#57606a}.warn{color:#b35900}.note{color:#57606a}
 footer{margin-top:50px;color:#8c959f;font-size:13px}
 """
+
+
+HEADINGS = {
+    "behaviour": "What it does",
+    "tasks": "The worst and the best held-out tasks",
+    "survey": "Held-out tasks side by side",
+}
 
 
 def _page(runs: Sequence[Run], pictures: Mapping[str, Figure]) -> str:
@@ -210,7 +230,9 @@ def _page(runs: Sequence[Run], pictures: Mapping[str, Figure]) -> str:
         for run in tested[:6]:
             out += _cards(run, runs)
         out.append("</div>")
-        out += [f"<p class=warn>{e(_label(run, runs))}: {e(early)}.</p>" for run in tested if (early := _early(run))]
+        out += [f"<p class=warn>{e(_label(run, runs))}: {e(said)}.</p>" for run in tested for said in _warnings(run)]
+        notes = {run.evaluation["note"]: run for run in reversed(tested) if run.evaluation and run.evaluation["note"]}
+        out += [f"<p class=note>{e(_label(run, runs))}: {e(note)}.</p>" for note, run in reversed(notes.items())]
         out.append("<h2>Adaptation to tasks it has never seen</h2>")
         out.append(figures.to_svg(pictures["adaptation"]))
         out.append(_rulers(tested, runs))
@@ -218,15 +240,10 @@ def _page(runs: Sequence[Run], pictures: Mapping[str, Figure]) -> str:
         out.append("<p class=warn>Not tested yet: run <code>quickstudy evaluate</code> on the folder.</p>")
     for i, run in enumerate(tested):
         which = f": {e(_label(run, runs))}" if len(tested) > 1 else ""
-        for kind, heading in (("behaviour", "What it does"), ("tasks", "The worst and the best held-out tasks")):
+        for kind, heading in HEADINGS.items():
             if (name := _numbered(kind, i)) in pictures:
                 out.append(f"<h2>{heading}{which}</h2>")
                 out.append(figures.to_svg(pictures[name]))
-        name = "survey" if i == 0 else f"survey-{i + 1}"
-        if name in pictures:
-            which = f": {e(_label(run, runs))}" if len(tested) > 1 else ""
-            out.append(f"<h2>Held-out tasks side by side{which}</h2>")
-            out.append(figures.to_svg(pictures[name]))
     if "training" in pictures:
         out.append("<h2>Meta-training</h2>")
         out.append(figures.to_svg(pictures["training"]))
@@ -243,7 +260,7 @@ def _page(runs: Sequence[Run], pictures: Mapping[str, Figure]) -> str:
         out.append("<h2>Please cite</h2><ul>" + "".join(f"<li>{e(c)}</li>" for c in citations) + "</ul>")
     when = "" if any(map(_early, tested)) else ", at the end of training"
     out.append(f"<footer>quickstudy – every figure is on held-out tasks{when}. Intervals are 95 % ")
-    out.append("bootstrap intervals.</footer></body></html>\n")
+    out.append("bootstrap intervals over tasks; over seeds and tasks Student's.</footer></body></html>\n")
     return "\n".join(out)
 
 
@@ -251,6 +268,14 @@ def _early(run: Run) -> str:
     """Said of a run that was tested before its end; empty for others."""
     step, end = (run.evaluation or {}).get("step"), run.about.get("config", {}).get("meta_steps")
     return f"tested after {step:,} of {end:,} meta-steps" if step is not None and end and step < end else ""
+
+
+def _warnings(run: Run) -> list[str]:
+    """What a reader has to know of how the run was tested before believing a figure."""
+    evaluation = run.evaluation or {}
+    lost = len(evaluation["diverged"])
+    left_out = f"{lost:,} of {evaluation['n']:,} held-out tasks were not finite and are left out of its figures"
+    return [*filter(None, [_early(run)]), *([left_out] if lost else [])]
 
 
 def _lead(runs: Sequence[Run]) -> str:
@@ -280,24 +305,26 @@ def _cards(run: Run, runs: Sequence[Run]) -> list[str]:
 
 
 def _rulers(tested: Sequence[Run], runs: Sequence[Run]) -> str:
-    rows = []
+    """A table a metric: every run, and its rulers on the tasks of its test."""
+    tables: dict[tuple[str, bool], list[str]] = {}
     for run in tested:
         evaluation = run.evaluation or {}
+        rows = tables.setdefault((evaluation["metric"], evaluation["lower_is_better"]), [])
         rows.append(
             f"<tr><td><b>{html.escape(_label(run, runs))}</b></td>"
             f"<td>{_interval(evaluation['score'], evaluation['ci'])}</td><td></td></tr>"
         )
-        if run is tested[0] or run.recipe != tested[0].recipe:
-            for name, ruler in evaluation["rulers"].items():
-                difference = ruler["difference"]
-                rows.append(
-                    f"<tr><td>{html.escape(name)}</td><td>{_interval(ruler['score'], ruler['ci'])}</td>"
-                    f"<td>{_interval(difference['mean'], difference['ci'])}</td></tr>"
-                )
-    better = "lower" if (tested[0].evaluation or {})["lower_is_better"] else "higher"
-    metric = html.escape(tested[0].metric)
-    head = f"<tr><th></th><th>{metric} ({better} is better)</th><th>ours minus this, paired</th></tr>"
-    return f"<table>{head}{''.join(rows)}</table>"
+        for name, ruler in evaluation["rulers"].items():
+            difference = ruler["difference"]
+            rows.append(
+                f"<tr><td>{html.escape(name)}</td><td>{_interval(ruler['score'], ruler['ci'])}</td>"
+                f"<td>{_interval(difference['mean'], difference['ci'])}</td></tr>"
+            )
+    return "".join(
+        f"<table><tr><th></th><th>{html.escape(metric)} ({'lower' if lower else 'higher'} is better)</th>"
+        f"<th>ours minus this, paired</th></tr>{''.join(rows)}</table>"
+        for (metric, lower), rows in tables.items()
+    )
 
 
 def _health(runs: Sequence[Run]) -> str:

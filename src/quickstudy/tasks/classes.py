@@ -206,10 +206,13 @@ def from_arrays(
     if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
         raise ValueError(f"x must hold numbers, got {x.dtype}")
     if np.issubdtype(x.dtype, np.floating):
+        with np.errstate(over="ignore"):
+            x = x.astype(np.float32)
         bad = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(1))
         if len(bad):
-            raise ValueError(f"x has values that are not finite in {len(bad)} examples, the first is x[{bad[0]}]")
-        x = x.astype(np.float32)
+            raise ValueError(
+                f"x has values that are not finite in {len(bad)} examples (or too large), the first is x[{bad[0]}]"
+            )
     names, numbers = np.unique(y, return_inverse=True)
     if len(names) < 2:
         raise ValueError(f"one class alone ({names[0]!r}) leaves nothing to tell apart")
@@ -227,6 +230,8 @@ def from_arrays(
         if unknown:
             raise ValueError(f"parts names labels that y does not have: {unknown[:5]}")
         chosen = tuple(tuple(known[label] for label in part) for part in parts)
+        if again := [label for part in parts for label in set(part) if list(part).count(label) > 1]:
+            raise ValueError(f"a class twice in one part would have two labels in a task: {sorted(again)[:5]}")
         if twice := set(chosen[0]) & set(chosen[1]) | set(chosen[0]) & set(chosen[2]) | set(chosen[1]) & set(chosen[2]):
             raise ValueError(f"classes in two parts would not be held out: {[names[i].item() for i in sorted(twice)]}")
     chosen = tuple(tuple(int(c) for c in part) for part in chosen)
