@@ -246,16 +246,19 @@ def test_the_version_comes_from_one_place():
 def blocks(page):
     found = re.findall(r"^ *```python\n(.*?)```", (ROOT / page).read_text(), re.S | re.M)
     assert found
-    return [textwrap.dedent(block).replace("meta_steps=5000", "meta_steps=5") for block in found]
+    return [textwrap.dedent(block) for block in found]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/learners/few_shot.md"])
-def test_the_code_of_the_pages_runs(page, tmp_path, monkeypatch):
-    if page != "README.md":
-        pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+@pytest.mark.parametrize(
+    ("page", "needs"), [("README.md", None), ("docs/learners/few_shot.md", "sklearn"), ("docs/own-tasks.md", "gymnax")]
+)
+def test_the_code_of_the_pages_runs(page, needs, tmp_path, monkeypatch):
+    if needs:
+        pytest.importorskip(needs, reason=f"{needs} is not installed")
     monkeypatch.chdir(tmp_path)
+    names: dict = {"__name__": "page"}
     for code in blocks(page):
-        exec(compile(code, page, "exec"), {"__name__": "page"})
+        exec(compile(re.sub(r"meta_steps=\d+", "meta_steps=5", code), page, "exec"), names)
 
 
 def test_the_learner_of_the_docs_keeps_the_contract_and_trains_from_the_command_line(tmp_path, monkeypatch, capsys):
@@ -275,8 +278,7 @@ def test_the_learner_of_the_docs_keeps_the_contract_and_trains_from_the_command_
         if name.startswith("test_"):
             check("page", tmp_path / "saved") if "tmp_path" in inspect.signature(check).parameters else check("page")
 
-    imports = "from sklearn.datasets import load_digits\nfrom quickstudy.nn.models import MLP\n"
-    (tmp_path / "cosine.py").write_text(learner + imports + recipe)
+    (tmp_path / "cosine.py").write_text(learner + recipe)
     small = ["--meta-steps", "5", "--meta-batch", "2", "--test-tasks", "10", "--out", "run", "--json"]
     main(["train", "cosine.py:DigitsCosine", *small])
     main(["evaluate", "run", "--tasks", "10", "--json"])

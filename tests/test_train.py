@@ -20,13 +20,14 @@ from quickstudy.load import load
 from quickstudy.meta_optimizers.backprop import Backprop
 from quickstudy.meta_optimizers.evolution import Evolution
 from quickstudy.objectives.few_shot import FewShot
+from quickstudy.objectives.online import Online
 from quickstudy.objectives.trial import Trial
 from quickstudy.rl import losses
 from quickstudy.runs import METRICS, CheckpointRefused, FolderInUse, RunFolder
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.sinusoid import Sinusoids
 from quickstudy.tasks.splits import split_by_stream
-from quickstudy.train import Interrupted, TrainingFailed, train
+from quickstudy.train import Interrupted, TrainingFailed, _check_kinds, train
 from registry import K, gradient, recurrent
 
 CONFIG = Training(meta_steps=12, meta_batch=4, log_every=2, save_every=4, validate_every=-1)
@@ -196,3 +197,56 @@ def test_save_load_adapt_on_ones_own_data(tmp_path):
     )
     with pytest.raises(CheckpointRefused, match="of another model"):
         load(tmp_path / "mine", like=gradient(SGD(jnp.asarray(0.1))))
+
+
+def test_parts_in_the_wrong_places_are_named():
+    with pytest.raises(ConfigError, match=r"MetaOptimizer for its meta-optimizer.*goes into Backprop"):
+        _check_kinds(gradient(), FewShot(), optax.adam(1e-3), Sinusoids())
+    with pytest.raises(ConfigError, match="Learner for its learner, got FewShot"):
+        _check_kinds(FewShot(), gradient(), Backprop(optax.adam(1e-3)), Sinusoids())
+
+
+def test_tasks_that_an_objective_cannot_take_are_named():
+    optimizer, config = Backprop(optax.adam(1e-3)), Training(meta_steps=1)
+    with pytest.raises(Incompatible, match=r"FewShot takes .* \(Episode\), got .*Trial environments"):
+        train(gradient(), FewShot(), optimizer, Bandits(2), config=config, listener=quiet)
+    with pytest.raises(Incompatible, match="Online takes labelled streams"):
+        train(gradient(), Online(), optimizer, Sinusoids(), config=config, listener=quiet)
+
+
+def test_what_has_nothing_to_learn_is_not_trained():
+    optimizer, trial = Backprop(optax.adam(1e-3)), Trial(Bandits(2).environment, 4)
+    with pytest.raises(ConfigError, match="no meta-parameters, so nothing is trained: use meta_steps=0"):
+        train(bandits.thompson(2), trial, optimizer, Bandits(2), config=Training(meta_steps=3), listener=quiet)
+
+
+def test_a_validation_that_finds_nothing_finite_is_said_and_training_goes_on(tmp_path):
+    said = []
+    wild = gradient(SGD(1e30))
+    config = dataclasses.replace(CONFIG, meta_steps=4, validate_every=2, max_diverged=1.0)
+    train(wild, FewShot(), Backprop(optax.adam(1e-3)), Sinusoids(), config=config, out=tmp_path, listener=said.append)
+    assert any("validation at step 2" in event.get("text", "") for event in said)
+    assert RunFolder(tmp_path).steps()[-1] == 4
+
+
+def test_a_folder_with_checkpoints_of_something_else_is_left_alone(tmp_path):
+    theirs = tmp_path / "checkpoints" / "00005000"
+    theirs.mkdir(parents=True)
+    (theirs / "weights.pt").write_text("precious")
+    with pytest.raises(ConfigError, match="no run of ours made"):
+        run(tmp_path)
+    assert (theirs / "weights.pt").exists()
+
+
+def test_a_learner_is_not_saved_over_a_run_without_meta_steps(tmp_path):
+    config = dataclasses.replace(CONFIG, meta_steps=0)
+    run(tmp_path / "run", config)
+    with pytest.raises(ConfigError, match="holds a run"):
+        run(None, config).save(tmp_path / "run")
+
+
+def test_saves_and_validations_more_often_than_lines_are_refused_and_set_the_lines_by_default():
+    wrong = Training(meta_steps=100, log_every=50, save_every=10).errors()
+    assert wrong and "save_every=10 is less than log_every=50" in wrong[0]
+    assert Training(meta_steps=10_000, save_every=10).log_interval == 10
+    assert Training(meta_steps=10_000).log_interval == 50

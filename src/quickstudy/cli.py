@@ -45,10 +45,10 @@ class Output:
     """Show tracebacks."""
 
     def listener(self, resume: str | None = None) -> display.Listener:
-        if self.json:
-            return display.Json()
         if self.quiet:
             return display.quiet
+        if self.json:
+            return display.Json()
         if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
             return display.Live(resume)
         return display.Plain()
@@ -161,14 +161,15 @@ def test(
         print(f"  {result.note}")
     if result.diverged:
         print(f"  not finite, left out: tasks {result.diverged[:10]}{' …' if len(result.diverged) > 10 else ''}")
-    print(f"{'outcome' if aside else 'report'}: {page}\ntest again: quickstudy evaluate {shlex.quote(str(folder))}")
+    words = ["quickstudy", "evaluate", str(folder), *(["--step", str(step)] if step is not None else [])]
+    words += ["--tasks", str(tasks)] if tasks is not None else []
+    words += ["--other", *(f"{key}={value}" for key, value in other.items())] if other else []
+    print(f"{'outcome' if aside else 'report'}: {page}\ntest again: {shlex.join(words)}")
 
 
 def _hello(output: Output, line: str) -> None:
-    if output.json:
-        print(json.dumps({"event": "text", "text": line}), flush=True)
-    elif not output.quiet:
-        print(line, flush=True)
+    if not output.quiet:
+        print(json.dumps({"event": "text", "text": line}) if output.json else line, flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +198,7 @@ def resume(folder: Path, output: Output, *, step: int | None, changes: Changes, 
     from quickstudy.devices import choose, use_cores
     from quickstudy.load import experiment_of
     from quickstudy.recipes.experiment import fingerprint
-    from quickstudy.runs import CheckpointRefused, RunFolder
+    from quickstudy.runs import METRICS, CheckpointRefused, RunFolder
 
     run = RunFolder(folder)
     about = run.about()
@@ -224,6 +225,8 @@ def resume(folder: Path, output: Output, *, step: int | None, changes: Changes, 
         _hello(
             output, f"changed: {said}; what follows from that, as schedules or the tasks drawn, changes from here on"
         )
+    if not at and run.lines(METRICS):
+        _hello(output, f"warning: {run.checkpoints} has no checkpoint left, so the run begins anew")
     _hello(output, f"going on from step {at} of {recipe.meta_steps}")
     made, here = about.get("fingerprint", {}), fingerprint()
     if other := ", ".join(f"{k} was {v}, is {here[k]}" for k, v in made.items() if k in here and here[k] != v):
@@ -240,12 +243,12 @@ def _parsed(command: str, options: Callable, words: Sequence[str]) -> Callable[[
 
 
 @contextlib.contextmanager
-def _of_run(folder: Path) -> Iterator[None]:
+def _of_run(folder: Path, command: str = "resume") -> Iterator[None]:
     """What goes wrong within is of this run: `_fail` says how to go on with it."""
     try:
         yield
     except BaseException as error:
-        error.folder = folder  # type: ignore[attr-defined]
+        error.folder, error.command = folder, command  # type: ignore[attr-defined]
         raise
 
 
@@ -312,9 +315,10 @@ def _parse_evaluate(words: Sequence[str]) -> Callable[[], None]:
             tasks: Number of held-out tasks (default: as the recipe says).
             other: Fields of the recipe that differ from training, as `--other ways=20 shots=5`.
         """
-        if tasks is not None and tasks < 5:
-            raise ConfigError([f"tasks must be at least 5, got {tasks}"])
-        test(folder, output, step=step, tasks=tasks, other=_fields(other))
+        if tasks is not None and tasks < 2:
+            raise ConfigError([f"tasks must be at least 2, got {tasks}"])
+        with _of_run(folder, "evaluate"):
+            test(folder, output, step=step, tasks=tasks, other=_fields(other))
 
     return _parsed("evaluate", options, words)
 
@@ -454,13 +458,15 @@ def _fail(words: Sequence[str], code: int, message: str, error: BaseException) -
         print(f"quickstudy: {message}", file=sys.stderr, flush=True)
         folder = getattr(error, "folder", None)
         if folder is not None and os.path.exists(folder / "run.json"):
-            again = f"quickstudy resume {shlex.quote(str(folder))}"
+            again = f"quickstudy {error.command} {shlex.quote(str(folder))}"  # type: ignore[attr-defined]
             if code in (3, 6, 7, 130, 143):
                 print(f"go on with: {again}", file=sys.stderr, flush=True)
             elif code == 4:
-                from quickstudy.runs import RunFolder
+                from quickstudy.runs import CheckpointRefused, RunFolder
 
-                if len(steps := RunFolder(folder).steps()) > 1:
-                    others = ", ".join(map(str, steps))
-                    print(f"go on from another checkpoint, of {others}: {again} --step N", file=sys.stderr, flush=True)
+                with contextlib.suppress(CheckpointRefused):
+                    RunFolder(folder).about()  # where this is damaged no checkpoint helps
+                    if whole := RunFolder(folder).sound():
+                        others = ", ".join(map(str, whole))
+                        print(f"whole are the checkpoints of {others}: {again} --step N", file=sys.stderr, flush=True)
     sys.exit(code)

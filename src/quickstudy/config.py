@@ -30,6 +30,7 @@ class Training:
         wrong += self.must(
             "not be negative", lambda x: x >= 0, "meta_steps", "seed", "log_every", "save_every", "devices"
         )
+        wrong += self.must("be -1 or more", lambda x: x >= -1, "validate_every")
         if self.seed >= 2**32 - 1:
             wrong.append(f"seed must be below 2^32 - 1, got {self.seed}")
         if not 0 <= self.max_diverged <= 1:

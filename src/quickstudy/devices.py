@@ -57,7 +57,9 @@ def choose(wanted: int, tasks: int, minibatches: int) -> int:
         mend = "; on a CPU set jax_num_cpu_devices before JAX starts" if jax.default_backend() == "cpu" else ""
         raise ConfigError([f"devices={wanted}, but JAX has {there}{mend}"])
     if wanted > 1 and tasks % (wanted * minibatches):
-        raise ConfigError([f"devices={wanted} must divide {tasks} tasks in {minibatches} minibatches"])
+        fit = [str(num) for num in range(1, there + 1) if tasks % (num * minibatches) == 0]
+        parts = f" in each of {minibatches} minibatches" if minibatches > 1 else ""
+        raise ConfigError([f"devices={wanted} do not divide {tasks} tasks{parts}; use {' or '.join(fit)}"])
     return wanted or next((num for num in range(there, 1, -1) if tasks % (num * minibatches) == 0), 1)
 
 

@@ -54,7 +54,7 @@ class Protocol:
     note: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Evaluation:
     """The outcome, in the metric's own units and sign.
 
@@ -82,6 +82,11 @@ class Evaluation:
     def n(self) -> int:
         return len(self.values)
 
+    def __repr__(self) -> str:
+        better, (low, high) = "lower" if self.lower_is_better else "higher", self.ci
+        curve = ", ".join(f"{point['mean']:.4g} after {point['adaptations']}" for point in self.curve)
+        return f"{self.metric} {self.score:.4g} [{low:.4g}, {high:.4g}] ({better} is better), {self.n:,} tasks; {curve}"
+
     def summary(self) -> dict[str, Any]:
         """Everything but the arrays, as JSON."""
         return {
@@ -108,6 +113,8 @@ def evaluate(
             f"evaluate takes held-out tasks, got {type(held_out).__name__}: use `.split().test` of the distribution"
         )
     protocol = protocol or Protocol(objective)
+    if protocol.num_tasks < 1 or protocol.chunk < 1:
+        raise ValueError(f"num_tasks={protocol.num_tasks} and chunk={protocol.chunk} must be at least 1")
     chunk = min(protocol.chunk, protocol.num_tasks)
     objective = objective.whole
     protocol = dataclasses.replace(protocol, objective=objective, chunk=chunk)

@@ -328,6 +328,16 @@ class RunFolder:
         wanted = tuple(f"[{part!r}]" for part in template)
         return restore(template, {n: a for n, a in arrays.items() if n.startswith(wanted)}, str(path))
 
+    def sound(self) -> list[int]:
+        """Steps of the checkpoints that are whole."""
+        whole = []
+        for step in self.steps():
+            with contextlib.suppress(CheckpointRefused, OSError):
+                data = (self.checkpoints / f"{step:08d}" / TENSORS).read_bytes()
+                if sha256(data) == self.manifest(step)["files"][TENSORS]:
+                    whole.append(step)
+        return whole
+
     def newest(self) -> int | None:
         """The step to go on from: the newest checkpoint whose log is whole, else the newest (None: there is none).
 

@@ -94,11 +94,12 @@ def train(
     FolderInUse, StorageFailed, CheckpointRefused, and Interrupted after SIGINT or SIGTERM, when all is saved.
     """
     config, about = config or Training(), about or {"recipe": None}
-    if not isinstance(tasks, TaskDistribution):
-        raise ConfigError([f"train needs a TaskDistribution, got {type(tasks).__name__}; held-out tasks are for tests"])
+    _check_kinds(learner, objective, meta_optimizer, tasks)
     stages = _stages(curriculum, objective, config)
     if wrong := config.errors():
         raise ConfigError(wrong)
+    if config.meta_steps and not meta_parameters(learner):
+        raise ConfigError([f"{type(learner).__name__} has no meta-parameters, so nothing is trained: use meta_steps=0"])
     folder = RunFolder(out) if out is not None else None
     if folder is not None and resume is not None and config.devices == 0:
         config = dataclasses.replace(config, devices=folder.about()["config"]["devices"])
@@ -133,6 +134,21 @@ def train(
         progress = _run(loop, progress, step, config, folder, listener, validate, stop)
     digests = {name: digest(part) for name, part in progress.parts().items()}
     return Result(progress.learner, splits.test, protocol, digests, about, folder)
+
+
+def _check_kinds(learner: Any, objective: Any, meta_optimizer: Any, tasks: Any) -> None:
+    kinds = {
+        "learner": (learner, Learner, ""),
+        "objective": (objective, Objective, ""),
+        "meta-optimizer": (meta_optimizer, MetaOptimizer, "; an optax transformation goes into Backprop(...)"),
+        "task distribution": (tasks, TaskDistribution, "; held-out tasks are for tests"),
+    }
+    wrong = [
+        f"train takes a {kind.__name__} for its {name}, got {type(value).__name__}{hint}"
+        for name, (value, kind, hint) in kinds.items() if not isinstance(value, kind)
+    ]  # fmt: skip
+    if wrong:
+        raise ConfigError(wrong)
 
 
 def _all_alike(tasks: TaskDistribution, num: int = 8) -> bool:
@@ -249,7 +265,7 @@ def _check(
         raise TrainingFailed(
             f"{line['diverged']} of {metrics['diverged'].size} tasks diverged in steps {step} to {line['step']} "
             f"(the first: [step, task] {line['diverged_tasks'][0]}), more than max_diverged={config.max_diverged}; "
-            f"lower the inner or outer learning rate{kept}"
+            f"lower the inner or outer learning rate, or look for NaN in the tasks{kept}"
         )
     leaves = jax.tree.leaves(eqx.filter((progress.learner, progress.meta_optimizer), eqx.is_inexact_array))
     if not all(bool(jnp.isfinite(leaf).all()) for leaf in leaves):

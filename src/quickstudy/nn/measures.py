@@ -6,7 +6,12 @@ from jaxtyping import Array, Float, Int
 
 
 def squared_error(prediction: Float[Array, "outputs"], y: Float[Array, "outputs"]) -> Float[Array, ""]:
-    """Mean over the outputs of the squared difference."""
+    """Mean over the outputs of the squared difference. Raises ValueError where the two are not of one shape."""
+    if jnp.shape(prediction) != jnp.shape(y):
+        raise ValueError(
+            f"the prediction has shape {jnp.shape(prediction)} and the target {jnp.shape(y)}: give the network as many "
+            "outputs, or, where targets are classes, take cross_entropy and accuracy"
+        )
     return ((prediction - y) ** 2).mean()
 
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from quickstudy.axes import over_axes
-from quickstudy.core import Learner, Memory, Metrics, Objective, Tasks
-from quickstudy.data import Episode, Labelled, Stretches
+from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, State, Tasks
+from quickstudy.data import Episode, Labelled, Output, Stretches
 from quickstudy.nn.measures import squared_error
 
 
@@ -30,12 +30,20 @@ def adapted(learner: Learner, episode: Episode, key: Key[Array, ""]):
     return learner.adapt(learner.init(key=begin), episode.support, key=learn)
 
 
+def predicted(learner: Learner, state: State, x: PyTree) -> Array:
+    """What is predicted of one input. Raises Incompatible for a learner that predicts nothing."""
+    said = learner.apply(state, x)
+    if not isinstance(said, Output) or said.prediction is None:
+        raise Incompatible(f"{type(learner).__name__}.apply must return an Output with a prediction, got {said!r}")
+    return said.prediction
+
+
 def query_mean(measure: Callable, learner: Learner, episode: Episode, key: Key[Array, ""]) -> Float[Array, ""]:
     """Mean of `measure(prediction, y)` over the query set, after adapting."""
     state = adapted(learner, episode, key)
 
     def of_one(query: Labelled):
-        return measure(learner.apply(state, query.x).prediction, query.y)
+        return measure(predicted(learner, state, query.x), query.y)
 
     return over_axes(of_one)(episode.query).mean()
 
@@ -52,7 +60,12 @@ class FewShot(Objective):
     first_point = adaptations_per_point = 1
 
     def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
-        del learner, tasks, key
+        del learner, key
+        if not isinstance(tasks, Episode):
+            raise Incompatible(
+                f"FewShot takes tasks of a support and a query set (Episode), got {type(tasks).__name__}; Online takes "
+                "labelled streams, and Trial environments"
+            )
         return ()
 
     def collect(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from quickstudy.core import Learner, Memory, Metrics, Objective, Tasks
+from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, Tasks
 from quickstudy.data import Labelled
 from quickstudy.nn.measures import squared_error
 
@@ -48,6 +48,11 @@ class Online(Objective):
         return 0 if self.instances is None else 1
 
     def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
+        if not isinstance(tasks, Labelled):
+            raise Incompatible(
+                f"Online takes labelled streams (Labelled), got {type(tasks).__name__}; FewShot takes episodes, Trial "
+                "environments"
+            )
         length = jax.tree.leaves(tasks)[0].shape[1]
         if not 0 <= self.burn_in < length:
             raise ValueError(f"burn_in={self.burn_in} must lie in [0, {length}), the length of the stream")

@@ -107,6 +107,10 @@ class Trial(Objective):
 
     def __check_init__(self):
         lived = self.horizon if self.window is None else self.window
+        if min(self.horizon, lived, self.adapt_every) < 1:
+            raise ValueError(
+                f"horizon={self.horizon}, window={self.window}, adapt_every={self.adapt_every}: at least 1"
+            )
         if lived % self.adapt_every or self.horizon % lived:
             raise ValueError(
                 f"horizon={self.horizon} must be a multiple of window={self.window}, "
@@ -220,7 +224,9 @@ class Trial(Objective):
 
             def one(key, environment, observation):
                 choose, move = jax.random.split(key)
-                said: Output = learner.apply(state, observation)
+                said = learner.apply(state, observation)
+                if not isinstance(said, Output) or said.policy is None:
+                    raise Incompatible(f"Trial lives with a policy, and {type(learner).__name__} says none")
                 action = said.policy.mode() if self.act == "mode" else said.policy.sample(key=choose)
                 then, environment, reward, terminated, truncated, info = self.environment.step(
                     move, environment, action, life.task

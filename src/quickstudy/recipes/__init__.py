@@ -43,6 +43,8 @@ def get(name: str) -> type[Recipe]:
     if name not in found:
         near = difflib.get_close_matches(name, found, 1, 0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
+        if name.endswith(".py"):
+            hint = f"; of a file of your own name the class too, as {name}:Class"
         raise ConfigError([f"there is no recipe {name!r}{hint} (see `quickstudy list`)"])
     return found[name]
 

@@ -22,7 +22,7 @@ class BanditRL2(RL2):
     test_tasks: int = 100_000
     pulls: int = 10
     arms: int = 5
-    curriculum: tuple[tuple[int, int], ...] = ((300, 10), (100, 25), (100, 50))
+    curriculum: tuple[tuple[int, int], ...] = ((300, 10), (100, 25), (100, 50))  # meta-steps and a length, in pairs
 
     name = "bandit-rl2"
     description = "RL² on Bernoulli bandits: a recurrent agent that explores, then exploits"

@@ -46,7 +46,7 @@ class RL2(Recipe):
     act: Literal["sample", "mode"] = "sample"  # how the trained agent acts in the test
     # (meta-steps, length) of shorter trials to train on first, with `warmup_entropy`; longer ones than the trial itself
     # are left out
-    curriculum: tuple[tuple[int, int], ...] = ()
+    curriculum: tuple[tuple[int, int], ...] = ()  # meta-steps and a length, in pairs: shorter trials to begin with
 
     def errors(self) -> list[str]:
         wrong = super().errors()
@@ -58,7 +58,11 @@ class RL2(Recipe):
         if any(len(stage) != 2 or min(stage) < 1 for stage in self.curriculum):
             wrong.append(f"curriculum must be pairs of meta-steps and a length, each at least 1, got {self.curriculum}")
         elif sum(steps for steps, _ in self.before()) >= max(1, self.meta_steps):
-            wrong.append(f"the curriculum {self.curriculum} leaves none of the meta_steps={self.meta_steps}")
+            taken = sum(steps for steps, _ in self.before())
+            wrong.append(
+                f"the curriculum takes {taken} meta-steps, which leaves none of meta_steps={self.meta_steps}; "
+                "take more, or another curriculum (`--curriculum` with nothing after it: none)"
+            )
         return wrong
 
     @property

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from quickstudy import stats
 from quickstudy.report import figures
-from quickstudy.runs import METRICS, RunFolder, storage, write_atomic
+from quickstudy.runs import METRICS, CheckpointRefused, RunFolder, storage, write_atomic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,9 @@ class Run:
         about = folder.about()
         tested = (folder.path / "evaluation.json").exists()
         evaluation, arrays = folder.read_evaluation("evaluation") if tested else (None, {})
+        if tested and not (isinstance(evaluation, dict) and "curve" in evaluation):
+            path = folder.path / "evaluation.json"
+            raise CheckpointRefused(f"{path} is damaged; test again: quickstudy evaluate {folder.path}")
         return Run(
             folder,
             about,
@@ -236,6 +239,7 @@ def _page(runs: Sequence[Run], pictures: Mapping[str, Figure]) -> str:
         out.append("<h2>Adaptation to tasks it has never seen</h2>")
         out.append(figures.to_svg(pictures["adaptation"]))
         out.append(_rulers(tested, runs))
+        out += [_in_numbers(run, runs) for run in tested]
     else:
         out.append("<p class=warn>Not tested yet: run <code>quickstudy evaluate</code> on the folder.</p>")
     for i, run in enumerate(tested):
@@ -320,11 +324,33 @@ def _rulers(tested: Sequence[Run], runs: Sequence[Run]) -> str:
                 f"<tr><td>{html.escape(name)}</td><td>{_interval(ruler['score'], ruler['ci'])}</td>"
                 f"<td>{_interval(difference['mean'], difference['ci'])}</td></tr>"
             )
+    for group in _groups(tested):
+        values = [run.arrays["values"] for run in group if "values" in run.arrays]
+        if len(group) > 1 and len(values) == len(group):
+            stacked = np.stack(values)
+            stacked = stacked[:, np.isfinite(stacked).all(0)]
+            evaluation = group[0].evaluation or {}
+            name = f"{_label(group[0], runs, 'seed')}, {len(group)} seeds together"
+            pooled = _interval(float(stacked.mean()), stats.interval_over_seeds(stacked)) if stacked.size else "–"
+            tables[evaluation["metric"], evaluation["lower_is_better"]].append(
+                f"<tr><td><b>{html.escape(name)}</b></td><td><b>{pooled}</b></td><td></td></tr>"
+            )
     return "".join(
         f"<table><tr><th></th><th>{html.escape(metric)} ({'lower' if lower else 'higher'} is better)</th>"
         f"<th>ours minus this, paired</th></tr>{''.join(rows)}</table>"
         for (metric, lower), rows in tables.items()
     )
+
+
+def _in_numbers(run: Run, runs: Sequence[Run]) -> str:
+    rows = "".join(
+        f"<tr><td>{point['adaptations']}</td><td>{_interval(point['mean'], point['ci'])}</td>"
+        f"<td>{_interval(point['iqm'], point['iqm_ci'])}</td></tr>"
+        for point in (run.evaluation or {})["curve"]
+    )
+    head = "<tr><th>adaptations</th><th>mean</th><th>interquartile mean</th></tr>"
+    which = html.escape(_label(run, runs))
+    return f"<details><summary>the curve of {which} in numbers</summary><table>{head}{rows}</table></details>"
 
 
 def _health(runs: Sequence[Run]) -> str:

@@ -213,6 +213,8 @@ def from_arrays(
             raise ValueError(
                 f"x has values that are not finite in {len(bad)} examples (or too large), the first is x[{bad[0]}]"
             )
+    if np.issubdtype(y.dtype, np.floating) and len(bad := np.flatnonzero(~np.isfinite(y))):
+        raise ValueError(f"{len(bad)} labels are not finite, the first is y[{bad[0]}]")
     names, numbers = np.unique(y, return_inverse=True)
     if len(names) < 2:
         raise ValueError(f"one class alone ({names[0]!r}) leaves nothing to tell apart")
