@@ -247,9 +247,12 @@ def test_a_learned_loss_takes_the_step_worked_out_by_hand():
             policy = np.asarray(jax.nn.softmax(x @ state.weights.logits))
             logits += np.outer(x, float(advice[at, copy]) * (np.eye(3)[t.action[at, copy]] - policy))
             said = np.asarray(jax.nn.softmax(x @ state.weights.symbols))
-            symbols += 0.5 * np.outer(x, np.asarray(jax.nn.softmax(target[at, copy])) - said)
+            apart = np.log(said) - np.asarray(jax.nn.log_softmax(target[at, copy]))
+            symbols -= 0.5 * np.outer(x, said * (apart - said @ apart))  # of KL(y ‖ ŷ) by the logits of y
     np.testing.assert_allclose(after.logits, state.weights.logits + 0.5 * logits / (time * width), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(after.symbols, state.weights.symbols + 0.5 * symbols / (time * width), rtol=1e-4)
+    np.testing.assert_allclose(
+        after.symbols, state.weights.symbols + 0.5 * symbols / (time * width), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_learned_loss_looks_ahead_to_the_end_of_the_episode_and_no_further():

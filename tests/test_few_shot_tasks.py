@@ -147,7 +147,10 @@ X, Y = np.zeros((40, 2), np.float32), np.repeat(np.arange(8), 5)
     [
         ({"y": Y[:-1]}, r"one label an example: x has shape \(40, 2\), y \(39,\)"),
         ({"y": Y[:, None]}, "one label an example"),
-        ({"x": np.where(np.arange(40)[:, None] == 7, np.nan, X)}, r"not finite in 1 examples, the first is x\[7\]"),
+        (
+            {"x": np.where(np.arange(40)[:, None] == 7, np.nan, X)},
+            r"not finite in 1 examples .or too large., the first is x\[7\]",
+        ),
         ({"x": np.full((40, 2), "a")}, "must hold numbers"),
         ({"y": np.zeros(40, int)}, r"one class alone \(.*0.*\) leaves nothing to tell apart"),
         ({"ways": 20}, "20-way tasks need at least 20 training classes, and there are 4"),

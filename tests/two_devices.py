@@ -121,7 +121,7 @@ def test_as_many_devices_as_divide_the_minibatches():
     assert [choose(0, 4, 1), choose(0, 5, 1), choose(0, 6, 3), choose(0, 6, 2), choose(1, 4, 1)] == [2, 1, 2, 1, 1]
     with pytest.raises(ConfigError, match="devices=3, but JAX has 2; on a CPU set jax_num_cpu_devices"):
         choose(3, 6, 1)
-    with pytest.raises(ConfigError, match="devices=2 must divide 5 tasks in 1 minibatches"):
+    with pytest.raises(ConfigError, match="devices=2 do not divide 5 tasks; use 1"):
         choose(2, 5, 1)
 
 
