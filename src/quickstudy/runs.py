@@ -316,6 +316,13 @@ class RunFolder:
     def load(self, step: int, template: dict[str, PyTree]) -> dict[str, PyTree]:
         """The state saved at `step`, or those parts of it that `template` has. Raises CheckpointRefused, naming the
         file, if a byte of it is wrong."""
+        arrays = safetensors.numpy.load(self._tensors(step))
+        wanted = tuple(f"[{part!r}]" for part in template)
+        where = str(self.checkpoints / f"{step:08d}" / TENSORS)
+        return restore(template, {n: a for n, a in arrays.items() if n.startswith(wanted)}, where)
+
+    def _tensors(self, step: int) -> bytes:
+        """The bytes of a checkpoint's tensors, after its sums were checked."""
         manifest = self.manifest(step)
         path = self.checkpoints / f"{step:08d}" / TENSORS
         try:
@@ -324,18 +331,15 @@ class RunFolder:
             raise CheckpointRefused(f"{path} cannot be read: {error.strerror}") from None
         if sha256(data) != manifest["files"][TENSORS]:
             raise CheckpointRefused(f"{path} is damaged: its checksum does not match")
-        arrays = safetensors.numpy.load(data)
-        wanted = tuple(f"[{part!r}]" for part in template)
-        return restore(template, {n: a for n, a in arrays.items() if n.startswith(wanted)}, str(path))
+        return data
 
     def sound(self) -> list[int]:
         """Steps of the checkpoints that are whole."""
         whole = []
         for step in self.steps():
-            with contextlib.suppress(CheckpointRefused, OSError):
-                data = (self.checkpoints / f"{step:08d}" / TENSORS).read_bytes()
-                if sha256(data) == self.manifest(step)["files"][TENSORS]:
-                    whole.append(step)
+            with contextlib.suppress(CheckpointRefused):
+                self._tensors(step)
+                whole.append(step)
         return whole
 
     def newest(self) -> int | None:

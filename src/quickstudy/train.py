@@ -98,7 +98,8 @@ def train(
     stages = _stages(curriculum, objective, config)
     if wrong := config.errors():
         raise ConfigError(wrong)
-    if config.meta_steps and not meta_parameters(learner):
+    learned = meta_parameters(learner)
+    if config.meta_steps and not learned:
         raise ConfigError([f"{type(learner).__name__} has no meta-parameters, so nothing is trained: use meta_steps=0"])
     folder = RunFolder(out) if out is not None else None
     if folder is not None and resume is not None and config.devices == 0:
@@ -113,7 +114,6 @@ def train(
 
     with folder.locked() if folder is not None else contextlib.nullcontext(), _signals() as stop:
         devices = {"devices": config.devices, "devices_there": len(available())}
-        learned = meta_parameters(learner)
         listener({"event": "start", "meta_parameters": learned, "meta_steps": config.meta_steps, **devices})
         if config.meta_steps and _all_alike(splits.train):
             text = "warning: all tasks are one and the same, so what is learned is learned for it alone"
@@ -258,8 +258,9 @@ def _check(
     folder: RunFolder | None,
     saved: int,
 ) -> None:
-    there = folder is not None and saved in folder.steps()
-    kept = f"; the checkpoint of step {saved} in {folder.path} is kept" if folder is not None and there else ""
+    kept = ""
+    if folder is not None and saved in folder.steps():
+        kept = f"; the checkpoint of step {saved} in {folder.path} is kept"
     share = line["diverged"] / metrics["diverged"].size
     if share > config.max_diverged:
         raise TrainingFailed(

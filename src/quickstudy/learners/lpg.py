@@ -9,8 +9,7 @@ U sees no observation and no action, so it serves in environments of any size.
 
 Learned policy gradient (LPG): Oh, Hessel, Czarnecki, Xu, van Hasselt, Singh, Silver 2020, "Discovering Reinforcement
 Learning Algorithms", NeurIPS. Theirs chooses the rate of a life by a bandit and regularises targets by their entropy;
-here the rate and the weights are leaves, and x_t has no
-discount, which is one and the same here.
+here the rate and the weights are leaves, and x_t has no discount, which is one and the same.
 """
 
 from typing import Any

@@ -130,12 +130,14 @@ class Matching(Learner):
         return Examples(state.ring.push(new), settle(self.embed, experience.x))
 
     def apply(self, state: Examples, x: PyTree) -> Output:
-        told = jnp.argsort(state.ring.number)  # in the order of telling, which a full memory's slots are not in
-        query, known = with_statistics(self.embed, state.given)(x), state.ring.known[told]
-        support: Example = jax.tree.map(lambda leaf: leaf[told], state.ring.items)
-        keys = support.embedded
-        if self.context is not None:
-            keys = self.context.of_support(keys, known)
+        query, known = with_statistics(self.embed, state.given)(x), state.ring.known
+        support: Example = state.ring.items
+        if self.context is None:
+            keys = support.embedded
+        else:  # it reads in the order of telling, which a full memory's slots are not in
+            told = jnp.argsort(state.ring.number)
+            known, support = jax.tree.map(lambda leaf: leaf[told], (known, support))
+            keys = self.context.of_support(support.embedded, known)
             query = self.context.of_query(query, keys, known)
         said = attend(query, keys, self.sharpness.value, known) @ support.target
         return Output(prediction=said if self.classes is None else jnp.log(said + 1e-6))

@@ -93,9 +93,11 @@ class OnPolicy(Learner):
             return Learning(*self.update.step(state.weights, gradient, loss, state.memory)), None
 
         def epoch(state: Learning, key: Key[Array, ""]) -> tuple[Learning, None]:
-            order = jnp.arange(num) if self.minibatches == 1 else shuffled(num, key=key)
-            part = lambda x: x[order].reshape(self.minibatches, -1, *x.shape[1:])
-            return jax.lax.scan(improve, state, jax.tree.map(part, judged))[0], None
+            if self.minibatches == 1:
+                return improve(state, judged)
+            order = shuffled(num, key=key)
+            parts = jax.tree.map(lambda x: x[order].reshape(self.minibatches, -1, *x.shape[1:]), judged)
+            return jax.lax.scan(improve, state, parts)[0], None
 
         return jax.lax.scan(epoch, state, jax.random.split(key, self.epochs))[0]
 

@@ -46,7 +46,7 @@ class RL2(Recipe):
     act: Literal["sample", "mode"] = "sample"  # how the trained agent acts in the test
     # (meta-steps, length) of shorter trials to train on first, with `warmup_entropy`; longer ones than the trial itself
     # are left out
-    curriculum: tuple[tuple[int, int], ...] = ()  # meta-steps and a length, in pairs: shorter trials to begin with
+    curriculum: tuple[tuple[int, int], ...] = ()
 
     def errors(self) -> list[str]:
         wrong = super().errors()
