@@ -265,8 +265,10 @@ def main() -> None:
     if options.child and options.child != "ours":
         return peer_sinusoid(options.child)
     from quickstudy.devices import use_cores
+    from quickstudy.recipes import get
 
-    use_cores(0)
+    # As the command line has it: a core for the sinusoids, all of them for the rest.
+    use_cores(0, get("sinusoid-maml").cores if options.child else 0)
     if options.child:
         return ours_sinusoid()
     if options.what is None:

@@ -11,3 +11,15 @@ def test_two_devices():
     env = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(words, cwd=Path(__file__).parent, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+
+
+def test_one_core_is_one_device_and_leaves_the_environment_as_it_was():
+    code = (
+        "import os; from quickstudy.devices import use_cores; use_cores(0, 1); import jax; "
+        "print(jax.local_device_count(), os.environ.get('NPROC'))"
+    )
+    env = {name: value for name, value in os.environ.items() if name not in ("NPROC", "JAX_NUM_CPU_DEVICES")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**env, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["1", "None"], done.stderr

@@ -23,6 +23,7 @@ from quickstudy.cli import main
 from quickstudy.config import ConfigError
 from quickstudy.leaves import meta_parameters
 from quickstudy.recipes import all_recipes, get
+from quickstudy.recipes.terms import explained
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "quickstudy"
@@ -209,6 +210,13 @@ def data(tmp_path_factory):
     small_data.omniglot(folder, characters=1623)
     small_data.clinc150(folder, intents=15, sentences=20)
     return folder
+
+
+def test_every_field_of_every_recipe_is_explained():
+    silent = {
+        (name, field) for name, cls in all_recipes().items() for field, text in explained(cls).items() if not text
+    }
+    assert not silent
 
 
 @pytest.mark.parametrize("name", sorted(all_recipes()))

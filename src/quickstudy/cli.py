@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
@@ -23,6 +23,7 @@ from quickstudy._version import __version__
 from quickstudy.config import ConfigError
 from quickstudy.recipes import all_recipes, get
 from quickstudy.recipes.base import Recipe
+from quickstudy.recipes.terms import explained
 
 EXIT = {
     "ConfigError": 2, "Incompatible": 2, "DataError": 2,
@@ -100,7 +101,7 @@ def train(recipe: Recipe, folder: Path, output: Output, writers: Writers, resume
     _hello(output, f"quickstudy {__version__}: {recipe.name}, seed {recipe.seed}, into {folder}")
     try:
         recipe.check()
-        use_cores(recipe.devices)
+        use_cores(recipe.devices, recipe.cores)
         experiment = recipe.build()
         listener = writers.add(speak, folder, dataclasses.asdict(recipe))
         experiment.train(folder, resume=resume, listener=listener)
@@ -179,11 +180,17 @@ class Changes:
     meta_steps: int | None = None
     """Train up to this step instead."""
     log_every: int | None = None
+    """Meta-steps between two lines of metrics."""
     save_every: int | None = None
+    """Meta-steps between two checkpoints."""
     validate_every: int | None = None
+    """Meta-steps between two validations; -1: never."""
     max_diverged: float | None = None
+    """Fail when more than this fraction of the tasks between two lines diverge."""
     keep: int | None = None
+    """Checkpoints kept, the newest."""
     test_tasks: int | None = None
+    """Held-out tasks in the final test."""
     devices: int | None = None
     """Share the tasks by so many from here on, which draw others than before."""
 
@@ -202,7 +209,7 @@ def resume(folder: Path, output: Output, *, step: int | None, changes: Changes, 
 
     run = RunFolder(folder)
     about = run.about()
-    use_cores(changes.devices or about["config"]["devices"])
+    use_cores(changes.devices or about["config"]["devices"], about["config"]["cores"])
     experiment = experiment_of(run)
     recipe = experiment.recipe
     at = step if step is not None else (run.newest() or 0)
@@ -252,24 +259,37 @@ def _of_run(folder: Path, command: str = "resume") -> Iterator[None]:
         raise
 
 
+_FOLDER = tyro.conf.arg(
+    metavar="DIR",
+    help="The run folder.",
+    help_behavior_hint="(default: runs/RECIPE-seedN, numbered where that is taken)",
+)
+
+
 def _parse_train(name: str, words: Sequence[str]) -> Callable[[], None]:
     cls = get(name)
+    told, kinds = explained(cls), get_type_hints(cls)
+    again = lambda field: dataclasses.field(default=field.default, default_factory=field.default_factory)
+    fields = dataclasses.make_dataclass(
+        "Fields",
+        [
+            (field.name, Annotated[kinds[field.name], tyro.conf.arg(help=told[field.name])], again(field))
+            for field in dataclasses.fields(cls)
+        ],
+    )
 
     def options(
-        recipe: Annotated[cls, tyro.conf.arg(name="")],  # type: ignore[valid-type]
-        out: Path | None = None,
+        fields: Annotated[fields, tyro.conf.arg(name="")],  # type: ignore[valid-type]
+        out: Annotated[Path | None, _FOLDER] = None,
         output: Annotated[Output, tyro.conf.arg(name="")] = Output(),
         writers: Annotated[Writers, tyro.conf.arg(name="")] = Writers(),
     ) -> None:
-        """
-        Args:
-            out: The run folder (default: runs/RECIPE-seedN, numbered where that is taken).
-        """
+        recipe = cls(**vars(fields))
         folder = out or _free_folder(recipe)
         with _of_run(folder):
             train(recipe, folder, output, writers)
 
-    options.__doc__ = f"{cls.description}.\n\nExpected: {cls.expected}.\nSource: {cls.source}.\n{options.__doc__}"
+    options.__doc__ = f"{cls.description}.\n\nExpected: {cls.expected}.\nSource: {cls.source}."
     return _parsed(f"train {name}", options, words)
 
 

@@ -14,22 +14,22 @@ class Training:
     that follows `meta_steps`; they count meta-steps.
     """
 
-    meta_steps: int = 1000  # 0: the learner is tested as it is
+    meta_steps: int = 1000  # of meta-training; 0: the learner is tested as it is
     meta_batch: int = 32  # tasks a meta-step
-    seed: int = 0
+    seed: int = 0  # of everything that is drawn at random
     log_every: int = 0  # a line of metrics, the mean over this many steps (default: 200 a run, or as needed below)
     save_every: int = 0  # a checkpoint, after the line that reaches it (default: 20 a run)
     validate_every: int = 0  # held-out performance, likewise (default: 5 times a run; -1: never)
     max_diverged: float = 0.5  # the run fails when more than this fraction of the tasks between two lines diverge
     keep: int = 3  # checkpoints kept, the newest
     devices: int = 0  # that share the tasks of a meta-step (default: all there are, or as many as divide them)
+    cores: int = 0  # of a CPU, to be used at most (default: all; one alone is faster where operations are small)
 
     def errors(self) -> list[str]:
         """Everything wrong with the values, in a person's words."""
         wrong = self.must("be at least 1", lambda x: x >= 1, "meta_batch", "keep")
-        wrong += self.must(
-            "not be negative", lambda x: x >= 0, "meta_steps", "seed", "log_every", "save_every", "devices"
-        )
+        never = "meta_steps", "seed", "log_every", "save_every", "devices", "cores"
+        wrong += self.must("not be negative", lambda x: x >= 0, *never)
         wrong += self.must("be -1 or more", lambda x: x >= -1, "validate_every")
         if self.seed >= 2**32 - 1:
             wrong.append(f"seed must be below 2^32 - 1, got {self.seed}")

@@ -30,15 +30,19 @@ def tasks_along(axis: int) -> PartitionSpec:
     return PartitionSpec(*[None] * axis, DEVICES)
 
 
-def use_cores(wanted: int) -> None:
-    """Before JAX starts: makes a CPU so many devices, or with 0 one of each core, unless JAX was told a number. Later
-    nothing changes any more."""
-    told = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if wanted == 0 and (told or getattr(jax.config, "jax_num_cpu_devices", 0) > 0):
-        return
+def use_cores(devices: int, most: int = 0) -> None:
+    """Before JAX starts: makes a CPU so many devices, or with 0 one of each core, unless JAX was told a number; with
+    `most`, of so many cores alone. Later nothing changes any more."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", wanted or min(cores, MOST_CORES))
+    cores = min(cores, most or cores)
+    told = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if devices or not (told or getattr(jax.config, "jax_num_cpu_devices", 0) > 0):
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", devices or min(cores, MOST_CORES))
+    if most and "NPROC" not in os.environ:  # which XLA asks for its threads as it starts
+        os.environ["NPROC"] = str(cores)
+        jax.devices()
+        del os.environ["NPROC"]
 
 
 def available() -> list[Any]:

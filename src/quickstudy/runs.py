@@ -196,7 +196,7 @@ class RunFolder:
         about = self.read_json("run.json")
         if not isinstance(about, dict) or not isinstance(about.get("config"), dict):
             raise CheckpointRefused(f"{self.path / 'run.json'} has no configuration; the run folder is damaged")
-        return {**about, "config": {"devices": 1, **about["config"]}}
+        return {**about, "config": {"devices": 1, "cores": 0, **about["config"]}}
 
     def write_evaluation(self, summary: dict[str, Any], arrays: dict[str, np.ndarray], name: str) -> None:
         """The outcome of a test: name.json for people, name.safetensors with the scores of every task."""

@@ -20,7 +20,7 @@ class BanditRL2(RL2):
     meta_steps: int = 1500
     meta_batch: int = 2048
     test_tasks: int = 100_000
-    pulls: int = 10
+    pulls: int = 10  # of a trial
     arms: int = 5
     curriculum: tuple[tuple[int, int], ...] = ((300, 10), (100, 25), (100, 50))  # meta-steps and a length, in pairs
 

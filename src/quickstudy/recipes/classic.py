@@ -190,10 +190,10 @@ class CartPoleDQN(Classic):
     stretch: int = 1
     rate: float = 5e-4
     final_rate: float = 0.0
-    updates: int = 1
-    epsilon: float = 0.01
-    capacity: int = 50_000
-    copy_every: int = 50
+    updates: int = 1  # gradient steps after each step of the environment
+    epsilon: float = 0.01  # probability of a random action, in the end
+    capacity: int = 50_000  # transitions that are kept for replay
+    copy_every: int = 50  # updates between two copies to the target network
 
     environment = "CartPole-v1"
     name = "cartpole-dqn"
@@ -226,10 +226,10 @@ class PendulumDDPG(Classic):
     width: int = 4
     stretch: int = 1
     rate: float = 1e-3
-    updates: int = 1
-    critics: int = 1
-    smoothing: float = 0.0
-    delay: int = 1
+    updates: int = 1  # gradient steps after each step of the environment
+    critics: int = 1  # of whose values the least counts
+    smoothing: float = 0.0  # deviation of the noise on the target's actions
+    delay: int = 1  # updates of the critic for one of the actor
 
     environment = "Pendulum-v1"
     name = "pendulum-ddpg"

@@ -23,7 +23,7 @@ class Corners(Navigation):
     """What both share."""
 
     meta_steps: int = 300
-    episode: int = 30
+    episode: int = 30  # steps
     hidden: int = 32
 
     expected = "one corner or two of four, of the 26.4 of walking straight: 11.6 by back-propagation, 7.4 by evolution"

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class FewShotRecipe(Recipe):
     meta_steps: int = 6000
     meta_batch: int = 16
-    ways: int = 5
-    shots: int = 1
+    ways: int = 5  # classes of a task
+    shots: int = 1  # labelled examples of each class
     queries: int = 15  # of each class, in training and in testing
     training_ways: int = 0  # classes of a training task, where that is another number (0: the same)
     learning_rate: float = 1e-3
@@ -180,7 +180,7 @@ class MatchingMethod(FewShotRecipe):
     queries: int = 5
     training_ways: int = 20
     sharpness: float = 10.0  # of the attention, where it starts; the paper has 1, not learned
-    full_context: bool = False
+    full_context: bool = False  # embed each example in the light of the others, as the paper's FCE
 
     def errors(self) -> list[str]:
         return super().errors() + self.must("be above 0", lambda x: x > 0, "sharpness")

@@ -20,7 +20,7 @@ class GridRL2(RL2):
     meta_steps: int = 800
     meta_batch: int = 256
     minibatches: int = 4
-    episodes: int = 4
+    episodes: int = 4  # of a trial
     discount: float = 0.98
     trace: float = 0.95
     entropy: float = 3e-3

@@ -19,7 +19,7 @@ class ControlRL2(RL2):
     meta_steps: int = 300
     meta_batch: int = 64
     minibatches: int = 4
-    horizon: int = 500
+    horizon: int = 500  # steps of a trial
     learning_rate: float = 1e-3
     discount: float = 0.99
     trace: float = 0.95

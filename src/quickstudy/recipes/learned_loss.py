@@ -24,12 +24,12 @@ SIZE = 5
 class LearnedLoss(Recipe):
     meta_steps: int = 300
     meta_batch: int = 32
-    stretch: int = 20
-    width: int = 8
+    stretch: int = 20  # steps of each copy between two updates
+    width: int = 8  # parallel copies of the environment
     updates: int = 40  # in a life
     window: int = 5  # updates in a meta-step, through which is differentiated
-    predictions: int = 8
-    size: int = 32
+    predictions: int = 8  # categories of the agent's prediction y
+    size: int = 32  # of the LSTM that is the loss
     rate: float = 10.0
     discount: float = 0.95
     learning_rate: float = 3e-3

@@ -24,12 +24,12 @@ TUNED = {"rate": 1.0, "discount": 0.99, "epsilon": 0.01, "initial": 0.5}
 class MazeRecipe(Recipe):
     meta_steps: int = 300
     meta_batch: int = 32
-    size: int = 9
-    walls: float = 0.25
+    size: int = 9  # cells to a side
+    walls: float = 0.25  # share of the cells
     wind: float = 0.0
-    horizon: int = 1000
-    population: int = 32
-    sigma: float = 0.1
+    horizon: int = 1000  # steps of a life
+    population: int = 32  # of evolution: learners tried in each meta-step
+    sigma: float = 0.1  # standard deviation by which they differ
     learning_rate: float = 0.02
     initial: Literal["each", "one"] = "each"  # a value for each state and action to begin with, or one for all
     near_one: float = 0.98  # where a rate starts that the grid has at 1, which no bounded leaf can be

@@ -28,7 +28,7 @@ class MDPRL2(RL2):
     meta_steps: int = 1250
     meta_batch: int = 512
     final_rate: float = 0.03
-    episodes: int = 10
+    episodes: int = 10  # of a trial or life
     discount: float = 0.99
     value: float = 0.2
     value_scale: float = 50.0
@@ -125,9 +125,9 @@ class MDPAlone(Recipe):
     """A learner that needs no meta-training, on the same MDPs."""
 
     meta_steps: int = 0
-    states: int = 10
-    actions: int = 5
-    episodes: int = 10
+    states: int = 10  # of a task
+    actions: int = 5  # of a task
+    episodes: int = 10  # of a life
 
     def errors(self) -> list[str]:
         wrong = super().errors()

@@ -32,8 +32,8 @@ class CartPoleMetaGradient(Classic):
     trace: float = 0.9
     value: float = 0.5
     entropy: float = 0.01
-    outer_discount: float = 0.99
-    outer_trace: float = 0.95
+    outer_discount: float = 0.99  # γ of the returns by which the meta-gradient judges
+    outer_trace: float = 0.95  # λ of them
     learning_rate: float = 0.02
 
     environment = "CartPole-v1"

@@ -30,7 +30,7 @@ class Transfer(Recipe):
     """What the recipes of MKTN share."""
 
     size: int = 10  # of φ
-    rule: Literal["ridge", "proximal"] = "ridge"
+    rule: Literal["ridge", "proximal"] = "ridge"  # how φ moves: closed form, or proximal semi-gradient steps
     guidance: float = 0.1  # where the learned λ starts; 0: none, held there
     inner_rate: float = 0.1  # where the learned α of the proximal rule starts
     part: Literal["both", "knowledge", "inner"] = "both"  # knowledge: K alone; inner: φ alone on random features
@@ -95,8 +95,8 @@ class MazeMKTN(Transfer, OneMaze):
     hidden: int = 64
     discount: float = 0.95
     trace: float = 0.7
-    temperature: float = 0.015
-    epsilon: float = 0.02
+    temperature: float = 0.015  # of the policy softmax(Q / temperature)
+    epsilon: float = 0.02  # probability of any action instead
     learning_rate: float = 6e-3
     final_rate: float = 0.05  # of the learning rate, reached linearly at the end
     clip_norm: float = 1.0

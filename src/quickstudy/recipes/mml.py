@@ -44,7 +44,7 @@ class MMLRecipe(Recipe):
     kinds: int = 0  # of task, each with a prior of its own; 0: one prior, made by a network of what the task looks like
     latent: int = 32  # numbers that tell what it looks like
     refinements: int = 0  # gradient steps that refine them
-    refining_rate: float = 0.1
+    refining_rate: float = 0.1  # of these steps
     spread: float = 1.0  # 1: plans in a draw; 0: in the mean model
     bonus: float = 0.0  # standard deviations that are added to each mean reward
     replan: bool = False  # at every step; else at the end of an episode
@@ -147,7 +147,7 @@ class MMLRecipe(Recipe):
 
 @dataclasses.dataclass(frozen=True)
 class MDPFamily(MMLRecipe):
-    episodes: int = 10
+    episodes: int = 10  # of a life
 
     def errors(self) -> list[str]:
         return super().errors() + self.must("be a multiple of 10", lambda x: x >= 10 and x % 10 == 0, "episodes")
@@ -217,11 +217,11 @@ class MazeMML(MMLRecipe):
     spread: float = 0.0
     replan: bool = True
     epsilon: float = 0.1
-    size: int = 5
+    size: int = 5  # cells to a side
     wind: float = 0.3
-    layout: int = 0
+    layout: int = 0  # seed of the walls, which are the same in all tasks
     discount: float = 0.95
-    horizon: int = 100
+    horizon: int = 100  # steps of a life
 
     name = "maze-mml"
     description = "meta-model learning in mazes of one layout, where goal and wind differ"

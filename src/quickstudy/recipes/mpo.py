@@ -125,8 +125,8 @@ class MPOMethod(RL2):
     adjoint: Literal["unrolled", "first-order"] = "first-order"
     disappointed: bool = True  # weight a correction by how far the episode fell short of what the critic foresaw
     correction_rate: float = 1.0  # where it is learned, where it starts; and so with the next four
-    correction_discount: float = 0.05
-    correction_trace: float = 0.9
+    correction_discount: float = 0.05  # γ of a correction's returns
+    correction_trace: float = 0.9  # λ of them
     correction_clip: float = 0.8  # of a correction's gradient: its norm at most
     # How much the linear baseline of an episode is held back. One-hot states are as many features as an episode has
     # steps: unheld, it explains all that happened, and leaves nothing to correct by.

@@ -173,8 +173,8 @@ class NavigationMAML(Navigation):
 
 @dataclasses.dataclass(frozen=True)
 class NavigationESMAML(Navigation):
-    population: int = 32
-    sigma: float = 0.1
+    population: int = 32  # of evolution: learners tried in each meta-step
+    sigma: float = 0.1  # standard deviation by which they differ
     learning_rate: float = 1e-2
 
     name = "navigation-es-maml"

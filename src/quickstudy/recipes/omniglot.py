@@ -25,7 +25,7 @@ VINYALS = "Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra 2016, Matching Ne
 
 @dataclasses.dataclass(frozen=True)
 class Omniglot(FewShotRecipe):
-    split: Literal["maml", "vinyals"] = "maml"
+    split: Literal["maml", "vinyals"] = "maml"  # by whose protocol characters are held out
     rendering: Literal["area", "nearest"] = "area"  # how the drawings were made small
     turns: int = 4  # 4: training characters turned by right angles are classes of their own; 1: they are not
     test_turns: int = 1  # the same in validation and tests: 4 as in the papers, 1 is harder
@@ -33,7 +33,7 @@ class Omniglot(FewShotRecipe):
     warp: float = 0.0  # and by how much they are turned, scaled and sheared: 0.15 is about 9 degrees
     normalise: Literal["support", "layer", "group", "transductive", "none"] = "layer"
     pool: bool = False  # max-pooling instead of strides
-    filters: int = 64
+    filters: int = 64  # of each convolution
 
     def errors(self) -> list[str]:
         return super().errors() + self.must("be at least 1", lambda x: x >= 1, "filters")

@@ -32,7 +32,9 @@ class OmniglotStream(Omniglot):
     meta_steps: int = 6000
     shots: int = 10  # appearances of each class in the stream
     filters: int = 32
-    encoder: Literal["conv4", "pixels"] = "conv4"
+    encoder: Literal["conv4", "pixels"] = (
+        "conv4"  # what sees the images: a convolutional net, trained along, or nothing
+    )
     units: int = 128  # of the LSTM (200 in the paper)
     learning_rate: float = 2e-3
     late: bool = False  # labels come with the next image, as in the paper, and not beside their own
@@ -93,7 +95,7 @@ class OmniglotMANN(OmniglotStream):
     slots: int = 64  # of the memory (128 in the paper; a stream has 50 images)
     width: int = 40  # of a slot
     heads: int = 2  # reads, and writes, a step (4 in the paper)
-    usage_decay: float = 0.99
+    usage_decay: float = 0.99  # γ of the memory's usage weights
 
     name = "omniglot-mann"
     description = "MANN on streams of Omniglot characters: an external memory written where least is used"
@@ -134,8 +136,8 @@ class OmniglotLSTM(OmniglotStream):
 class OmniglotSNAIL(Omniglot):
     queries: int = 5
     width: int = 64  # of the tokens
-    blocks: int = 2
-    heads: int = 4
+    blocks: int = 2  # of attention
+    heads: int = 4  # of each block
     causal: bool = False  # examples attend to those before them, as in the paper; their order matters then
     # Without these two the loss stood at chance for 1,200 meta-steps; docs/learners/few_shot.md has the figures.
     likeness: float = 3.0  # how sharply a query asks for what is like itself, where training starts

@@ -57,7 +57,7 @@ class OmniglotMetaNetworks(Omniglot):
 class OmniglotTaskMemory(OmniglotGradient):
     learning_rate: float = 1e-3
     normalise: Literal["support", "layer", "group", "transductive", "none"] = "layer"
-    slots: int = 8
+    slots: int = 8  # of the memory of past tasks
     width: int = 64  # of the first of two fast layers
     task_features: int = 32  # of a task's feature and the slots' keys
     sharpness: float = 5.0  # of the selection, where it starts

@@ -28,11 +28,11 @@ class OneMaze(Recipe):
     goal was reached within the horizon."""
 
     maze: int = 7  # cells to a side
-    walls: float = 0.25
+    walls: float = 0.25  # share of the cells
     wind: float = 0.2
-    layout: int = 0
-    episode: int = 100
-    horizon: int = 200
+    layout: int = 0  # seed of the walls, which are the same in all tasks
+    episode: int = 100  # steps
+    horizon: int = 200  # steps of a life or trial
 
     def errors(self) -> list[str]:
         wrong = super().errors()

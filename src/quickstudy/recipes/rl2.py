@@ -30,7 +30,7 @@ PPO = "Schulman, Wolski, Dhariwal, Radford, Klimov 2017, Proximal Policy Optimiz
 @dataclasses.dataclass(frozen=True)
 class RL2(Recipe):
     cell: Literal["gru", "lstm", "s5", "attention"] = "gru"  # what remembers
-    size: int = 64
+    size: int = 64  # of the memory
     learning_rate: float = 2e-3
     final_rate: float = 0.01  # of the learning rate, reached linearly at the end
     discount: float = 1.0

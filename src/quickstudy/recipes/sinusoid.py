@@ -21,7 +21,8 @@ FINN = "Finn, Abbeel, Levine 2017, Model-Agnostic Meta-Learning for Fast Adaptat
 class Sinusoid(Recipe):
     meta_steps: int = 70_000
     meta_batch: int = 25
-    shots: int = 5
+    cores: int = 1  # its operations are microseconds long
+    shots: int = 5  # labelled points of a task
     queries: int = 5  # query points a task while training; tests use 100
     inner_rate: float = 0.01
     inner_steps: int = 1
@@ -156,7 +157,7 @@ class SinusoidANIL(Sinusoid):
 
 @dataclasses.dataclass(frozen=True)
 class SinusoidCAVIA(Sinusoid):
-    context: int = 5
+    context: int = 5  # numbers beside the input, which alone adapt
     inner_rate: float = 1.0
 
     name = "sinusoid-cavia"
@@ -200,6 +201,7 @@ class SinusoidReptile(Sinusoid):
     inner_batch: int = 10  # examples a step sees, as in the paper
     queries: int = 45  # 50 points a task, as in the paper: Reptile adapts on all of them while training
     meta_steps: int = 15_000
+    cores: int = 0
 
     name = "sinusoid-reptile"
     description = "the same learner under the Reptile objective"
@@ -235,6 +237,7 @@ class SinusoidLearnedOptimizer(Sinusoid):
     shots: int = 40
     queries: int = 40
     meta_steps: int = 4000
+    cores: int = 0
     inner_steps: int = 30
     hidden_state: int = 20  # of the LSTM that looks at the gradients
     adam_rate: float = 0.03  # of the ruler, the best of a grid on validation tasks

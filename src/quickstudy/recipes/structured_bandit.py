@@ -23,7 +23,7 @@ class CorrelatedBanditRL2(RL2):
     minibatches: int = 4
     size: int = 48
     test_tasks: int = 10_000
-    pulls: int = 100
+    pulls: int = 100  # of a trial
     arms: Literal["uniform", "easy", "medium", "hard"] = "uniform"
     learning_rate: float = 4e-3
     value: float = 0.02
@@ -73,7 +73,7 @@ class InformativeBanditRL2(RL2):
     minibatches: int = 4
     size: int = 48
     test_tasks: int = 10_000
-    pulls: int = 5
+    pulls: int = 5  # of a trial
     value_scale: float = 10.0
     # Without much entropy at first every agent learns to search: the arm that pays least is dropped before it is known
     # what it says, and that is a local optimum.

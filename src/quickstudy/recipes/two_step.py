@@ -28,7 +28,7 @@ class TwoStepRL2(RL2):
     minibatches: int = 4
     size: int = 48
     test_tasks: int = 2000
-    choices: int = 100
+    choices: int = 100  # of a trial, at the first step
     learning_rate: float = 4e-3
     value: float = 0.02
     trace: float = 0.9

@@ -22,8 +22,8 @@ class XLandRL2(RL2):
     meta_batch: int = 256
     minibatches: int = 4
     epochs: int = 1
-    benchmark: Literal["trivial", "small"] = "trivial"
-    rulesets: int = 10_000
+    benchmark: Literal["trivial", "small"] = "trivial"  # whose rulesets are drawn
+    rulesets: int = 10_000  # to draw tasks from
     horizon: int = 512  # steps of a trial; an episode that does not reach the goal takes 243
     window: int = 32  # steps between two updates; the gradient goes no further back
     learning_rate: float = 1e-3
