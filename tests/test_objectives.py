@@ -305,6 +305,12 @@ def test_online_predicts_before_it_sees_the_label():
     assert errors(stream).shape == (2, 6)
 
 
+def test_online_refuses_a_learner_that_predicts_nothing():
+    acts = Recurrent(GRU(2, 8, key=K), ActorCritic(8, 2, key=K), LabelFeedback(None, 1))
+    with pytest.raises(Incompatible, match="Recurrent must return an Output with a prediction"):
+        Online().collect(acts, (), SinusoidStreams(6).sample(2, key=K), key=K)
+
+
 def test_online_trains_on_streams():
     learner = Recurrent(GRU(2, 32, key=K), Prediction(32, 1, key=K), LabelFeedback(None, 1))
     result = train(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from quickstudy.axes import over_axes
-from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, State, Tasks
+from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, Tasks
 from quickstudy.data import Episode, Labelled, Output, Stretches
 from quickstudy.nn.measures import squared_error
 
@@ -30,11 +30,10 @@ def adapted(learner: Learner, episode: Episode, key: Key[Array, ""]):
     return learner.adapt(learner.init(key=begin), episode.support, key=learn)
 
 
-def predicted(learner: Learner, state: State, x: PyTree) -> Array:
-    """What is predicted of one input. Raises Incompatible for a learner that predicts nothing."""
-    said = learner.apply(state, x)
+def prediction_in(said: Output, learner: Learner) -> PyTree:
+    """What is predicted there. Raises Incompatible for a learner that predicts nothing."""
     if not isinstance(said, Output) or said.prediction is None:
-        raise Incompatible(f"{type(learner).__name__}.apply must return an Output with a prediction, got {said!r}")
+        raise Incompatible(f"{type(learner).__name__} must return an Output with a prediction, got {said!r}")
     return said.prediction
 
 
@@ -43,7 +42,7 @@ def query_mean(measure: Callable, learner: Learner, episode: Episode, key: Key[A
     state = adapted(learner, episode, key)
 
     def of_one(query: Labelled):
-        return measure(predicted(learner, state, query.x), query.y)
+        return measure(prediction_in(learner.apply(state, query.x), learner), query.y)
 
     return over_axes(of_one)(episode.query).mean()
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key
 from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, Tasks
 from quickstudy.data import Labelled
 from quickstudy.nn.measures import squared_error
+from quickstudy.objectives.few_shot import prediction_in
 
 
 class Streamed(eqx.Module):
@@ -97,4 +98,5 @@ class Online(Objective):
     ) -> Float[Array, "time"]:
         single = jax.tree.map(lambda x: x[:, None], stream)  # stretches of one step each
         outputs = learner.replay(learner.init(key=key), single, key=keys)
-        return jax.vmap(measure)(jax.tree.map(lambda p: p[:, 0], outputs.prediction), stream.y)
+        said = jax.tree.map(lambda p: p[:, 0], prediction_in(outputs, learner))
+        return jax.vmap(measure)(said, stream.y)

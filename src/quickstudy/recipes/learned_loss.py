@@ -88,7 +88,8 @@ class LearnedLoss(Recipe):
         )
         test = dataclasses.replace(
             objective, environment=tasks.unseen.environment, window=None, baseline="none", normalise=False,
-            report_every=self.stretch * next(n for n in range(1 + self.updates // 10, 0, -1) if self.updates % n == 0),
+            report_every=self.stretch
+            * next(n for n in range(max(1, self.updates // 10), 0, -1) if self.updates % n == 0),
         )  # fmt: skip
         table, with_value = Drawn(lambda key: TablePolicy(states, actions, key=key)), Drawn(draw)
         rulers = {}

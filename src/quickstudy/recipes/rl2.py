@@ -57,8 +57,7 @@ class RL2(Recipe):
             wrong.append(f"minibatches={self.minibatches} must divide meta_batch={self.meta_batch}")
         if any(len(stage) != 2 or min(stage) < 1 for stage in self.curriculum):
             wrong.append(f"curriculum must be pairs of meta-steps and a length, each at least 1, got {self.curriculum}")
-        elif sum(steps for steps, _ in self.before()) >= max(1, self.meta_steps):
-            taken = sum(steps for steps, _ in self.before())
+        elif (taken := sum(steps for steps, _ in self.before())) >= max(1, self.meta_steps):
             wrong.append(
                 f"the curriculum takes {taken} meta-steps, which leaves none of meta_steps={self.meta_steps}; "
                 "take more, or another curriculum (`--curriculum` with nothing after it: none)"

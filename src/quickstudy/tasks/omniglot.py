@@ -86,7 +86,9 @@ def omniglot(
 def _stored(folder: Path) -> dict[str, np.ndarray]:
     path = folder / FILE
     if not path.exists():
-        build(folder, progress=lambda line: print(line, file=sys.stderr, flush=True))
+        say = lambda line: print(line, file=sys.stderr, flush=True)
+        say(f"there is no {path} (--data or QUICKSTUDY_DATA say where it lies), so it is made")
+        build(folder, progress=say)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in ("images", "images_nearest", "vinyals")}
