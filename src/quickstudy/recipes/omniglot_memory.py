@@ -32,9 +32,7 @@ class OmniglotStream(Omniglot):
     meta_steps: int = 6000
     shots: int = 10  # appearances of each class in the stream
     filters: int = 32
-    encoder: Literal["conv4", "pixels"] = (
-        "conv4"  # what sees the images: a convolutional net, trained along, or nothing
-    )
+    encoder: Literal["conv4", "pixels"] = "conv4"  # of images: a convolutional net, trained along, or none
     units: int = 128  # of the LSTM (200 in the paper)
     learning_rate: float = 2e-3
     late: bool = False  # labels come with the next image, as in the paper, and not beside their own
