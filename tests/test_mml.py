@@ -16,9 +16,10 @@ from quickstudy.core import Positive
 from quickstudy.data import Transition
 from quickstudy.display import quiet
 from quickstudy.evaluate import Protocol, evaluate
-from quickstudy.learners.meta_models import Amortised, Prior, as_tables, constant, outcome, seen_in
+from quickstudy.learners.meta_models import Amortised, Prior, as_tables, constant, seen_in
 from quickstudy.learners.mixture import Mixture
 from quickstudy.learners.mml import MML, equivalence, likelihood
+from quickstudy.learners.tabular import outcome
 from quickstudy.load import load
 from quickstudy.objectives.trial import Trial
 from quickstudy.recipes import configure

@@ -10,7 +10,8 @@ from scipy.optimize import linprog
 
 from quickstudy.data import Transition
 from quickstudy.learners import mdps
-from quickstudy.learners.mdps import Seen, drawn, hopeful
+from quickstudy.learners.mdps import drawn, hopeful, mean_reward, mean_transition
+from quickstudy.learners.tabular import Statistics
 from quickstudy.rl.planning import backward_induction, value_iteration
 from quickstudy.tasks.mdps import TabularMDPs
 
@@ -60,10 +61,10 @@ def test_the_posterior_is_conjugate():
     life = lived([(0, 1, 2.0, 2, False), (2, 0, -1.0, 0, False), (0, 1, 4.0, 2, True), (0, 1, 3.0, 1, False)])
     seen = learner.adapt(state, life, key=K[1]).seen
     # Three visits of (0, 1): rewards 2, 4, 3 with prior N(1, 1) and noise 1; next states 2, 2, 1.
-    np.testing.assert_allclose(seen.mean_reward[0, 1], (1 + 9) / 4)
-    np.testing.assert_allclose(seen.mean_transition[0, 1], np.array([1, 2, 3]) / 6)
-    np.testing.assert_allclose(seen.mean_reward[1, 0], 1)
-    np.testing.assert_allclose(seen.mean_transition[1, 0], 1 / 3)
+    np.testing.assert_allclose(mean_reward(seen)[0, 1], (1 + 9) / 4)
+    np.testing.assert_allclose(mean_transition(seen)[0, 1], np.array([1, 2, 3]) / 6)
+    np.testing.assert_allclose(mean_reward(seen)[1, 0], 1)
+    np.testing.assert_allclose(mean_transition(seen)[1, 0], 1 / 3)
     reward, transition = jax.vmap(lambda key: drawn(seen, key))(jax.random.split(K[2], 20_000))
     np.testing.assert_allclose(reward[:, 0, 1].var(), 1 / 4, rtol=0.05)
     np.testing.assert_allclose(reward[:, 0, 1].mean(), 2.5, atol=0.02)
@@ -98,7 +99,7 @@ def test_a_plan_is_kept_through_the_episode_and_made_anew_after_it():
 def test_with_everything_seen_the_plan_is_the_optimal_one(make, mdp):
     reward, transition = mdp
     visits = 1e6
-    seen = Seen(jnp.asarray(visits * transition, float), jnp.asarray(visits * reward, float))
+    seen = Statistics(jnp.asarray(visits * transition, float), jnp.asarray(visits * reward, float))
     q = make(STATES, ACTIONS, EPISODE).plan(seen, K[0])
     best = backward_induction(jnp.asarray(reward, float), jnp.asarray(transition, float), EPISODE)
     np.testing.assert_allclose(q, best, atol=0.05)

@@ -26,31 +26,20 @@ from jaxtyping import Array, Float, Int, Key
 from quickstudy.axes import scan_replay
 from quickstudy.core import Learner
 from quickstudy.data import Categorical, Output, Transition
-from quickstudy.learners.tabular import one_by_one
+from quickstudy.learners.tabular import Statistics, one_by_one
 from quickstudy.rl.planning import backward_induction, greedy, induct, only_when
 
 
-class Seen(eqx.Module):
-    """What an MDP showed of itself."""
+def mean_reward(seen: Statistics) -> Float[Array, "states actions"]:
+    return (1 + seen.rewards) / (1 + seen.visits)
 
-    moves: Float[Array, "states actions states"]  # how often (s, a) led to s'
-    rewards: Float[Array, "states actions"]  # their sum
 
-    @property
-    def visits(self) -> Float[Array, "states actions"]:
-        return self.moves.sum(-1)
-
-    @property
-    def mean_reward(self) -> Float[Array, "states actions"]:
-        return (1 + self.rewards) / (1 + self.visits)
-
-    @property
-    def mean_transition(self) -> Float[Array, "states actions states"]:
-        return (1 + self.moves) / (self.moves.shape[-1] + self.visits[..., None])
+def mean_transition(seen: Statistics) -> Float[Array, "states actions states"]:
+    return (1 + seen.moves) / (seen.moves.shape[-1] + seen.visits[..., None])
 
 
 class Planned(eqx.Module):
-    seen: Seen
+    seen: Statistics
     policy: Int[Array, "episode states"]
     time: Int[Array, ""]  # within the episode
 
@@ -71,16 +60,14 @@ class Planner(Learner):
     differentiable = False
 
     def init(self, *, key: Key[Array, ""]) -> Planned:
-        seen = Seen(jnp.zeros((self.states, self.actions, self.states)), jnp.zeros((self.states, self.actions)))
+        seen = Statistics.none(self.states, self.actions, self.states)
         return Planned(seen, greedy(self.plan(seen, key)), jnp.zeros((), int))
 
     def adapt(self, state: Planned, experience: Transition, *, key: Key[Array, ""]) -> Planned:
         return one_by_one(self._absorb, state, experience, key)
 
     def _absorb(self, state: Planned, t: Transition, key: Key[Array, ""]) -> Planned:
-        s, then = t.observation.argmax(), t.next_observation
-        seen = Seen(state.seen.moves.at[s, t.action].add(then), state.seen.rewards.at[s, t.action].add(t.reward))
-        ended = t.terminated | t.truncated
+        seen, ended = state.seen.add(t), t.terminated | t.truncated
         # Keys go as plain numbers: conditions under `vmap` take arrays alone.
         plan = lambda seen, key: greedy(self.plan(seen, jax.random.wrap_key_data(key)))
         given = seen, jax.random.key_data(key)
@@ -94,10 +81,10 @@ class Planner(Learner):
     replay = scan_replay
 
 
-def drawn(seen: Seen, key: Key[Array, ""]) -> tuple[Array, Array]:
+def drawn(seen: Statistics, key: Key[Array, ""]) -> tuple[Array, Array]:
     """Rewards [states, actions] and transitions [states, actions, states], drawn from the posterior."""
     r, p = jax.random.split(key)
-    reward = seen.mean_reward + jax.random.normal(r, seen.rewards.shape) / jnp.sqrt(1 + seen.visits)
+    reward = mean_reward(seen) + jax.random.normal(r, seen.rewards.shape) / jnp.sqrt(1 + seen.visits)
     return reward, jax.random.dirichlet(p, 1 + seen.moves)
 
 
@@ -108,7 +95,7 @@ def psrl(states: int, actions: int, episode: int) -> Planner:
 def opsrl(states: int, actions: int, episode: int, *, draws: int = 2) -> Planner:
     """`draws`: of which each backup believes the best."""
 
-    def plan(seen: Seen, key: Key[Array, ""]) -> Array:
+    def plan(seen: Statistics, key: Key[Array, ""]) -> Array:
         reward, transition = jax.vmap(lambda key: drawn(seen, key))(jax.random.split(key, draws))
         return induct(lambda value: (reward + transition @ value).max(0), states, episode)
 
@@ -118,9 +105,9 @@ def opsrl(states: int, actions: int, episode: int, *, draws: int = 2) -> Planner
 def beb(states: int, actions: int, episode: int, *, scale: float) -> Planner:
     """`scale`: c, in units of the return."""
 
-    def plan(seen: Seen, key: Key[Array, ""]) -> Array:
+    def plan(seen: Statistics, key: Key[Array, ""]) -> Array:
         bonus = scale / (1 + states + seen.visits)
-        return backward_induction(seen.mean_reward + bonus, seen.mean_transition, episode)
+        return backward_induction(mean_reward(seen) + bonus, mean_transition(seen), episode)
 
     return Planner(states, actions, episode, plan, every_step=True)
 
@@ -128,11 +115,11 @@ def beb(states: int, actions: int, episode: int, *, scale: float) -> Planner:
 def ucrl2(states: int, actions: int, episode: int, *, scale: float, confidence: float = 0.05) -> Planner:
     """`scale`: of both bounds, those of the paper at 1; `confidence`: its δ."""
 
-    def plan(seen: Seen, key: Key[Array, ""]) -> Array:
+    def plan(seen: Statistics, key: Key[Array, ""]) -> Array:
         visits, time = 1 + seen.visits, 1 + seen.visits.sum()
-        reward = seen.mean_reward + scale * jnp.sqrt(3.5 * jnp.log(2 * states * actions * time / confidence) / visits)
+        reward = mean_reward(seen) + scale * jnp.sqrt(3.5 * jnp.log(2 * states * actions * time / confidence) / visits)
         radius = scale * jnp.sqrt(14 * states * jnp.log(2 * actions * time / confidence) / visits)
-        return induct(lambda value: reward + hopeful(seen.mean_transition, radius, value), states, episode)
+        return induct(lambda value: reward + hopeful(mean_transition(seen), radius, value), states, episode)
 
     return Planner(states, actions, episode, plan)
 
@@ -156,5 +143,5 @@ def hopeful(
 
 def bayes_greedy(states: int, actions: int, episode: int, *, random: float = 0.0) -> Planner:
     """`random`: the ε of ε-greedy."""
-    plan = lambda seen, key: backward_induction(seen.mean_reward, seen.mean_transition, episode)
+    plan = lambda seen, key: backward_induction(mean_reward(seen), mean_transition(seen), episode)
     return Planner(states, actions, episode, plan, every_step=True, random=random)

@@ -21,39 +21,11 @@ from jaxtyping import Array, Float, Key, PyTree
 from quickstudy.axes import over_axes
 from quickstudy.core import Positive, unwrap
 from quickstudy.data import Transition
+from quickstudy.learners.tabular import Statistics
 from quickstudy.nn.layers import Linear
 from quickstudy.nn.models import MLP
 
 LEAST = 1e-30  # of a probability, so that its logarithm and the slope of that are finite
-
-
-class Statistics(eqx.Module):
-    """What a task showed of itself. Outcomes are the states and, where episodes end by themselves, the end."""
-
-    moves: Float[Array, "*pairs outcomes"]  # how often (s, a) led there
-    rewards: Float[Array, "*pairs"]  # their sum
-
-    @staticmethod
-    def none(states: int, actions: int, outcomes: int) -> "Statistics":
-        return Statistics(jnp.zeros((states, actions, outcomes)), jnp.zeros((states, actions)))
-
-    @property
-    def visits(self) -> Float[Array, "*pairs"]:
-        return self.moves.sum(-1)
-
-    def add(self, t: Transition) -> "Statistics":
-        """With one more transition."""
-        s, a = t.observation.argmax(), t.action
-        return Statistics(
-            self.moves.at[s, a].add(outcome(t, self.moves.shape[-1])), self.rewards.at[s, a].add(t.reward)
-        )
-
-
-def outcome(t: Transition, outcomes: int) -> Float[Array, "outcomes"]:
-    """What one transition led to, one-hot: the next state, or the end where that is one more outcome."""
-    if outcomes == t.next_observation.size:
-        return t.next_observation
-    return jnp.append(jnp.where(t.terminated, 0.0, t.next_observation), t.terminated.astype(float))
 
 
 def seen_in(model: Any, t: Transition) -> PyTree:

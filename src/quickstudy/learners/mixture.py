@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Key
 
 from quickstudy.core import Positive, unwrap
 from quickstudy.data import Transition
-from quickstudy.learners.meta_models import Belief, Prior, Statistics, outcome, posterior
+from quickstudy.learners.meta_models import Belief, Prior, posterior
+from quickstudy.learners.tabular import Statistics, outcome
 
 
 class Weighed(eqx.Module):

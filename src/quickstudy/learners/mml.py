@@ -25,9 +25,9 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from quickstudy.axes import over_axes, scan_replay
 from quickstudy.core import Learner, unwrap
 from quickstudy.data import Output, Transition
-from quickstudy.learners.meta_models import Amortised, Belief, outcome
+from quickstudy.learners.meta_models import Amortised, Belief
 from quickstudy.learners.mixture import Mixture, MixtureBelief
-from quickstudy.learners.tabular import epsilon_greedy, one_by_one
+from quickstudy.learners.tabular import epsilon_greedy, one_by_one, outcome
 from quickstudy.rl.losses import mean
 from quickstudy.rl.planning import backward_induction, greedy, only_when
 

@@ -16,14 +16,12 @@ from jaxtyping import Array, Bool, Float, Key
 from quickstudy.axes import scan_replay
 from quickstudy.core import Learner, unwrap
 from quickstudy.data import Output, Transition
-from quickstudy.learners.tabular import epsilon_greedy, one_by_one
+from quickstudy.learners.tabular import Statistics, epsilon_greedy, one_by_one
 from quickstudy.rl.planning import only_when, value_iteration
 
 
 class Counted(eqx.Module):
-    moves: Float[Array, "states actions states"]  # those that did not end the episode
-    rewards: Float[Array, "states actions"]  # their sum
-    visits: Float[Array, "states actions"]
+    seen: Statistics
     q: Float[Array, "states actions"]
 
 
@@ -40,25 +38,20 @@ class RMax(Learner):
 
     def init(self, *, key: Key[Array, ""]) -> Counted:
         del key
-        pairs = (self.states, self.actions)
-        return Counted(
-            jnp.zeros((*pairs, self.states)), jnp.zeros(pairs), jnp.zeros(pairs), jnp.full(pairs, self._unknown())
-        )
+        unknown = jnp.full((self.states, self.actions), self._unknown())
+        return Counted(Statistics.none(self.states, self.actions, self.states + 1), unknown)
 
     def adapt(self, state: Counted, experience: Transition, *, key: Key[Array, ""]) -> Counted:
         return one_by_one(self._absorb, state, experience, key)
 
     def _absorb(self, state: Counted, t: Transition, key: Key[Array, ""]) -> Counted:
         del key
-        s, a = t.observation.argmax(), t.action
-        learning = state.visits[s, a] < self.visits  # what is known is known: later visits do not count
-        went = learning & ~t.terminated
-        moves = state.moves.at[s, a].add(went * t.next_observation)
-        rewards = state.rewards.at[s, a].add(learning * t.reward)
-        visits = state.visits.at[s, a].add(learning)
-        found = learning & (visits[s, a] >= self.visits)
-        given = moves, rewards, visits, visits >= self.visits, jnp.asarray(unwrap(self.discount)), self._unknown()
-        return Counted(moves, rewards, visits, only_when(found, optimistic, given, state.q))
+        pair = t.observation.argmax(), t.action
+        learning = state.seen.visits[pair] < self.visits  # what is known is known: later visits do not count
+        seen = state.seen.add(t, learning)
+        known = seen.visits >= self.visits
+        given = seen, known, jnp.asarray(unwrap(self.discount)), self._unknown()
+        return Counted(seen, only_when(learning & known[pair], optimistic, given, state.q))
 
     def _unknown(self) -> Array:
         return jnp.asarray(unwrap(self.most) / (1 - unwrap(self.discount)), float)
@@ -70,14 +63,10 @@ class RMax(Learner):
 
 
 def optimistic(
-    moves: Float[Array, "states actions states"],
-    rewards: Float[Array, "states actions"],
-    visits: Float[Array, "states actions"],
-    known: Bool[Array, "states actions"],
-    discount: Float[Array, ""],
-    unknown: Float[Array, ""],
+    seen: Statistics, known: Bool[Array, "states actions"], discount: Float[Array, ""], unknown: Float[Array, ""]
 ) -> Float[Array, "states actions"]:
     """Q where an unknown pair is worth `unknown` for good."""
-    tries = jnp.maximum(visits, 1)
-    reward = jnp.where(known, rewards / tries, unknown)
-    return value_iteration(reward, jnp.where(known[..., None], moves / tries[..., None], 0.0), discount)
+    tries = jnp.maximum(seen.visits, 1)
+    reward = jnp.where(known, seen.rewards / tries, unknown)
+    going_on = seen.moves[..., :-1] / tries[..., None]
+    return value_iteration(reward, jnp.where(known[..., None], going_on, 0.0), discount)

@@ -3,6 +3,7 @@
 Duan et al. 2016, "RL²: Fast Reinforcement Learning via Slow Reinforcement Learning", section 3.1.
 """
 
+from collections.abc import Callable
 from functools import cache
 
 import equinox as eqx
@@ -15,18 +16,24 @@ from quickstudy.tasks.environment import EnvironmentTasks, Spec, Stepped
 from quickstudy.tasks.splits import split_by_stream
 
 
+def at_times(worth: Float[Array, ""], key: Key[Array, ""]) -> Float[Array, ""]:
+    """1 with this probability."""
+    return jax.random.bernoulli(key, worth).astype(float)
+
+
 class BanditEnvironment(eqx.Module):
-    """One endless episode; the state is empty, the observation a vector of length 0, `params` the arms' p."""
+    """One endless episode; the state is empty, the observation a vector of length 0, `params` what the arms are worth,
+    of which pay(worth, key) is what a pull pays."""
+
+    pay: Callable = eqx.field(static=True, default=at_times)
 
     def reset(self, key: Key[Array, ""], params: Float[Array, "arms"]):
         del key, params
         return jnp.zeros(0), ()
 
     def step(self, key: Key[Array, ""], state: tuple, action: Int[Array, ""], params: Float[Array, "arms"]) -> Stepped:
-        reward = jax.random.bernoulli(key, params[action]).astype(float)
-        nothing = jnp.zeros(0)
-        never = jnp.zeros((), bool)
-        return nothing, state, reward, never, never, {"final_observation": nothing}
+        nothing, never = jnp.zeros(0), jnp.zeros((), bool)
+        return nothing, state, self.pay(params[action], key), never, never, {"final_observation": nothing}
 
 
 class Bandits(EnvironmentTasks):

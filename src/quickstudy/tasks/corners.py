@@ -14,36 +14,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from quickstudy.core import Splits
-from quickstudy.tasks.environment import EnvironmentTasks, Spec, Stepped, auto_reset
-from quickstudy.tasks.navigation import REACH, NavigationState
+from quickstudy.tasks.environment import EnvironmentTasks, Spec
+from quickstudy.tasks.navigation import REACH, NavigationEnvironment, distance
 from quickstudy.tasks.splits import split_by_stream
 
 CORNERS = ((0.5, 0.5), (0.5, -0.5), (-0.5, 0.5), (-0.5, -0.5))
 RADIUS = 0.25
 
 
-class CornersEnvironment(eqx.Module):
-    """The observation is the position; `params` is the goal."""
-
-    episode: int = eqx.field(static=True)
-
-    def reset(self, key: Key[Array, ""], params: Float[Array, "2"]):
-        del key, params
-        return jnp.zeros(2), NavigationState(jnp.zeros(2), jnp.zeros((), int))
-
-    def step(
-        self, key: Key[Array, ""], state: NavigationState, action: Float[Array, "2"], params: Float[Array, "2"]
-    ) -> Stepped:
-        position = state.position + jnp.clip(action, -REACH, REACH)
-        state = NavigationState(position, state.time + 1)
-        after = (position, state, nearness(position, params), jnp.zeros((), bool), state.time >= self.episode)
-        return auto_reset(self, key, after, params)
-
-
 def nearness(position: Float[Array, "*rest 2"], goal: Float[Array, "2"]) -> Float[Array, "*rest"]:
-    # The root has no derivative at 0, and a policy may well stand on the goal.
-    away = jnp.sqrt(((position - goal) ** 2).sum(-1) + 1e-12)
-    return jnp.maximum(0.0, 1 - away / RADIUS)
+    return jnp.maximum(0.0, 1 - distance(position, goal) / RADIUS)
 
 
 class Corners(EnvironmentTasks):
@@ -52,8 +32,8 @@ class Corners(EnvironmentTasks):
     episode: int = eqx.field(static=True, default=30)
 
     @property
-    def environment(self) -> CornersEnvironment:
-        return CornersEnvironment(self.episode)
+    def environment(self) -> NavigationEnvironment:
+        return NavigationEnvironment(self.episode, reward=nearness)
 
     @property
     def spec(self) -> Spec:

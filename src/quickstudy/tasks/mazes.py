@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from quickstudy.core import Splits
+from quickstudy.rl.planning import value_iteration
 from quickstudy.tasks.environment import EnvironmentTasks, Spec, Stepped, auto_reset
 from quickstudy.tasks.splits import split_by_stream
 
@@ -190,15 +191,9 @@ def expected_steps(tasks: Maze, *, tolerance: float = 1e-3) -> Float[Array, "num
     """Steps from start to goal in the mean, of the best policy in a wind that it knows."""
 
     def one(task: Maze) -> Float[Array, ""]:
+        reached = jnp.isfinite(distances(task.wall, task.start)).reshape(-1, 1)
         onward = tables(task)[1][..., :-1]
-        reached = jnp.isfinite(distances(task.wall, task.start)).reshape(-1)
-
-        def sweep(carry):
-            steps, _ = carry
-            new = jnp.where(reached, 1 + (onward @ steps).min(-1), 0.0)
-            return new, jnp.abs(new - steps).max()
-
-        start = jnp.zeros(task.wall.size), jnp.asarray(jnp.inf)
-        return jax.lax.while_loop(lambda carry: carry[1] > tolerance, sweep, start)[0][task.start]
+        steps = value_iteration(jnp.where(reached, -jnp.ones(4), 0.0), onward, 1.0, tolerance=tolerance)
+        return -steps[task.start].max()
 
     return jax.vmap(one)(tasks)

@@ -6,6 +6,7 @@ straight −0.50 more or less. Finn et al. 2017, section 5.3.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -24,11 +25,18 @@ class NavigationState(eqx.Module):
     time: Int[Array, ""]
 
 
+def distance(position: Float[Array, "*rest 2"], goal: Float[Array, "2"]) -> Float[Array, "*rest"]:
+    # The root has no derivative at 0, and a policy may well stand on the goal.
+    return jnp.sqrt(((position - goal) ** 2).sum(-1) + 1e-12)
+
+
 class NavigationEnvironment(eqx.Module):
-    """The observation is the position; `params` is the goal; actions are told in units of `unit`."""
+    """The observation is the position; `params` is the goal; actions are told in units of `unit`; `reward` is of where
+    a move led and of the goal."""
 
     episode: int = eqx.field(static=True, default=100)
     unit: float = eqx.field(static=True, default=1.0)
+    reward: Callable = eqx.field(static=True, default=lambda position, goal: -distance(position, goal))
 
     def reset(self, key: Key[Array, ""], params: Float[Array, "2"]):
         del key, params
@@ -38,11 +46,8 @@ class NavigationEnvironment(eqx.Module):
         self, key: Key[Array, ""], state: NavigationState, action: Float[Array, "2"], params: Float[Array, "2"]
     ) -> Stepped:
         position = state.position + jnp.clip(self.unit * action, -REACH, REACH)
-        away = position - params
-        # The root has no derivative at 0, and a policy may well stand on the goal.
-        reward = -jnp.sqrt((away**2).sum() + 1e-12)
         state = NavigationState(position, state.time + 1)
-        after = (position, state, reward, jnp.zeros((), bool), state.time >= self.episode)
+        after = (position, state, self.reward(position, params), jnp.zeros((), bool), state.time >= self.episode)
         return auto_reset(self, key, after, params)
 
 

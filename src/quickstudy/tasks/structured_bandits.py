@@ -11,11 +11,11 @@ As in tasks.bandits nothing is observed but the reward.
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from quickstudy.core import Splits
 from quickstudy.tasks.bandits import BanditEnvironment
-from quickstudy.tasks.environment import EnvironmentTasks, Spec, Stepped
+from quickstudy.tasks.environment import EnvironmentTasks, Spec
 from quickstudy.tasks.splits import split_by_stream
 
 TARGET, OTHER, UNIT = 5.0, 1.1, 0.1
@@ -41,25 +41,12 @@ class OpposedBandits(EnvironmentTasks):
         return split_by_stream(self, "" if self.better is None else "both tasks are met in training: which one it is")
 
 
-class PayoutEnvironment(eqx.Module):
-    """One endless episode; `params` are what the arms pay, always the same."""
-
-    def reset(self, key: Key[Array, ""], params: Float[Array, "arms"]):
-        del key, params
-        return jnp.zeros(0), ()
-
-    def step(self, key: Key[Array, ""], state: tuple, action: Int[Array, ""], params: Float[Array, "arms"]) -> Stepped:
-        del key
-        nothing, never = jnp.zeros(0), jnp.zeros((), bool)
-        return nothing, state, params[action], never, never, {"final_observation": nothing}
-
-
 class InformativeBandits(EnvironmentTasks):
     """A task is the vector of what the arms pay; the informative one is the last."""
 
     targets: int = eqx.field(static=True, default=10)
 
-    environment = PayoutEnvironment()
+    environment = BanditEnvironment(pay=lambda worth, key: worth)
 
     @property
     def spec(self) -> Spec:
