@@ -278,7 +278,9 @@ def _check(
 def _validate(
     progress: Progress, step: int, protocol: Protocol, tasks: HeldOut, folder: RunFolder | None, listener: Listener
 ) -> None:
-    small = dataclasses.replace(protocol, num_tasks=min(protocol.num_tasks, protocol.validation_tasks), rulers={})
+    nothing_beside = {"rulers": {}, "optimum": None, "trace": None, "survey": None, "behaviour": None}
+    num = min(protocol.num_tasks, protocol.validation_tasks)
+    small = dataclasses.replace(protocol, num_tasks=num, **nothing_beside)
     try:
         result = evaluate(progress.learner, protocol.objective, tasks, protocol=small)
     except FloatingPointError as error:  # training goes on: what it learns does not depend on who looks

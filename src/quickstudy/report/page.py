@@ -110,7 +110,7 @@ def _groups(runs: Sequence[Run]) -> list[list[Run]]:
 
 def _apart(run: Run, *names: str) -> dict[str, Any]:
     """The configuration without these fields, and without what leaves the run as it is."""
-    return {k: v for k, v in run.about.get("config", {}).items() if k not in ("devices", *names)}
+    return {k: v for k, v in run.about.get("config", {}).items() if k not in ("devices", "cores", *names)}
 
 
 def _label(run: Run, runs: Sequence[Run], *without: str) -> str:

@@ -6,6 +6,7 @@ Each is (learner, protocol, task, what was lived) -> arrays by name.
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -169,13 +170,16 @@ def transfer(learner: Learner, protocol: Protocol, task: PyTree, lived: Lived) -
     }
 
 
+_adapted = eqx.filter_jit(adapted)  # step by step each operation would be compiled apart
+
+
 def sinusoid(learner: Learner, protocol: Protocol, task: PyTree, lived: Judged) -> dict[str, NDArray]:
     """The support points, the query points as the truth, and the fit on a grid after each number of steps."""
     grid = jnp.linspace(*RANGE, 200)[:, None]
     fits = []
     for steps in protocol.steps or ():
         rebuilt = with_steps(learner, steps)
-        state = adapted(rebuilt, lived.episode, lived.key)
+        state = _adapted(rebuilt, lived.episode, lived.key)
         fits.append(jax.vmap(lambda x: rebuilt.apply(state, x).prediction[0])(grid))  # noqa: B023
     return {
         "x": np.asarray(task.support.x[:, 0]),
@@ -194,7 +198,7 @@ SHOWN = 4  # queries of each class
 def images(learner: Learner, protocol: Protocol, task: Episode, lived: Judged) -> dict[str, NDArray]:
     """support [ways, height, width], the first example of each class; query [ways, SHOWN, height, width]; and said
     [ways, SHOWN], the class each of them was taken for."""
-    state = adapted(with_steps(learner, max(protocol.steps)) if protocol.steps else learner, task, lived.key)
+    state = _adapted(with_steps(learner, max(protocol.steps)) if protocol.steps else learner, task, lived.key)
     said = over_axes(lambda x: learner.apply(state, x).prediction.argmax())(task.query.x)
     ways = int(task.support.y.max()) + 1
     by_class = lambda x: np.asarray(x).reshape(ways, -1, *x.shape[1:])
