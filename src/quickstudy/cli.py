@@ -95,6 +95,7 @@ def list_recipes(output: Output) -> None:
 
 def train(recipe: Recipe, folder: Path, output: Output, writers: Writers, resume: int | None = None) -> None:
     from quickstudy.devices import use_cores
+    from quickstudy.train import use_compilation_cache
 
     again = f"quickstudy resume {shlex.quote(str(folder))}"
     speak = output.listener(again)
@@ -102,6 +103,7 @@ def train(recipe: Recipe, folder: Path, output: Output, writers: Writers, resume
     try:
         recipe.check()
         use_cores(recipe.devices, recipe.cores)
+        use_compilation_cache()  # a learner is made by dozens of small programs
         experiment = recipe.build()
         listener = writers.add(speak, folder, dataclasses.asdict(recipe))
         experiment.train(folder, resume=resume, listener=listener)

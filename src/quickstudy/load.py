@@ -10,6 +10,7 @@ from quickstudy.evaluate import Evaluation, Protocol, evaluate
 from quickstudy.recipes import configure
 from quickstudy.recipes.experiment import Experiment
 from quickstudy.runs import CheckpointRefused, RunFolder
+from quickstudy.train import use_compilation_cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Loaded:
 
 def recipe(name: str, **values: Any) -> Experiment:
     """A recipe, built, with these values of its fields: `recipe("sinusoid-maml", seed=1).train("runs/1")`."""
+    use_compilation_cache()
     return configure(name, values).build()
 
 

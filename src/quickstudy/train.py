@@ -163,7 +163,8 @@ def use_compilation_cache() -> None:
         jax.config.update(
             "jax_compilation_cache_dir", os.environ.get("QUICKSTUDY_CACHE") or str(Path(home, "quickstudy"))
         )
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        # A run has dozens of small programs, which are read back many times faster than they are compiled.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.03)
 
 
 def _stages(curriculum: Curriculum, objective: Objective, config: Training) -> list[tuple[int, Objective]]:

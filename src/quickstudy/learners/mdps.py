@@ -31,10 +31,12 @@ from quickstudy.rl.planning import backward_induction, greedy, induct, only_when
 
 
 def mean_reward(seen: Statistics) -> Float[Array, "states actions"]:
+    """The mean of μ | data."""
     return (1 + seen.rewards) / (1 + seen.visits)
 
 
 def mean_transition(seen: Statistics) -> Float[Array, "states actions states"]:
+    """The mean of p | data."""
     return (1 + seen.moves) / (seen.moves.shape[-1] + seen.visits[..., None])
 
 

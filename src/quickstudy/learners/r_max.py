@@ -11,7 +11,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from quickstudy.axes import scan_replay
 from quickstudy.core import Learner, unwrap
@@ -47,11 +47,11 @@ class RMax(Learner):
     def _absorb(self, state: Counted, t: Transition, key: Key[Array, ""]) -> Counted:
         del key
         pair = t.observation.argmax(), t.action
-        learning = state.seen.visits[pair] < self.visits  # what is known is known: later visits do not count
+        learning = state.seen.moves[pair].sum() < self.visits  # what is known is known: later visits do not count
         seen = state.seen.add(t, learning)
-        known = seen.visits >= self.visits
-        given = seen, known, jnp.asarray(unwrap(self.discount)), self._unknown()
-        return Counted(seen, only_when(learning & known[pair], optimistic, given, state.q))
+        found = learning & (seen.moves[pair].sum() >= self.visits)
+        given = seen, jnp.asarray(self.visits), jnp.asarray(unwrap(self.discount)), self._unknown()
+        return Counted(seen, only_when(found, optimistic, given, state.q))
 
     def _unknown(self) -> Array:
         return jnp.asarray(unwrap(self.most) / (1 - unwrap(self.discount)), float)
@@ -63,10 +63,11 @@ class RMax(Learner):
 
 
 def optimistic(
-    seen: Statistics, known: Bool[Array, "states actions"], discount: Float[Array, ""], unknown: Float[Array, ""]
+    seen: Statistics, enough: Int[Array, ""], discount: Float[Array, ""], unknown: Float[Array, ""]
 ) -> Float[Array, "states actions"]:
-    """Q where an unknown pair is worth `unknown` for good."""
+    """Q where a pair is worth `unknown` for good until it was visited often enough."""
     tries = jnp.maximum(seen.visits, 1)
+    known = seen.visits >= enough
     reward = jnp.where(known, seen.rewards / tries, unknown)
     going_on = seen.moves[..., :-1] / tries[..., None]
     return value_iteration(reward, jnp.where(known[..., None], going_on, 0.0), discount)
