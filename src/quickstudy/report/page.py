@@ -129,22 +129,30 @@ def _curve(group: list[Run], runs: Sequence[Run]) -> dict[str, Any]:
     first = group[0].evaluation or {}
     curve, label = first["curve"], _label(group[0], runs)
     per_episode = abs(curve[-1]["mean"] - first["score"]) < 1e-3 * (1 + abs(first["score"]))
-    if len(group) > 1 and "curves" in group[0].arrays and group[0].arrays["curves"].shape[1] == len(curve):
-        stacked = np.stack([run.arrays["curves"] for run in group])  # [seeds, tasks, points]
-        sound = np.flatnonzero(np.isfinite(stacked).all((0, 2)))
-        left_out = stacked.shape[1] - len(sound)
-        if len(sound):
-            curve = [
-                {**p, "mean": float(column.mean()), "ci": stats.interval_over_seeds(column)}
-                for p, column in zip(curve, np.moveaxis(stacked[:, sound], 2, 0), strict=True)
-            ]
-            without = f", {left_out:,} of {stacked.shape[1]:,} tasks left out" if left_out else ""
-            label = f"{_label(group[0], runs, 'seed')} ({len(group)} seeds{without})"
+    pooled, left_out = _pooled(group, "curves")
+    if pooled.size and pooled.shape[2] == len(curve):
+        curve = [
+            {**p, "mean": float(column.mean()), "ci": stats.interval_over_seeds(column)}
+            for p, column in zip(curve, np.moveaxis(pooled, 2, 0), strict=True)
+        ]
+        without = f", {left_out:,} of {pooled.shape[1] + left_out:,} tasks left out" if left_out else ""
+        label = f"{_label(group[0], runs, 'seed')} ({len(group)} seeds{without})"
     unit = "gradient steps" if "inner_steps" in group[0].about.get("config", {}) else "updates of the agent"
     return {
         "label": label, "metric": first["metric"], "curve": curve, "rulers": first["rulers"],
         "per_episode": per_episode, "unit": unit,
     }  # fmt: skip
+
+
+def _pooled(group: list[Run], name: str) -> tuple[np.ndarray, int]:
+    """This array of several seeds on the same tasks, [seeds, tasks, ...], and how many tasks it is without: those that
+    are not finite in all. Empty where there is but one seed."""
+    arrays = [run.arrays[name] for run in group if name in run.arrays]
+    if not 1 < len(arrays) == len(group):
+        return np.zeros(0), 0
+    stacked = np.stack(arrays)
+    sound = np.isfinite(stacked).all(axis=(0, *range(2, stacked.ndim)))
+    return stacked[:, sound], int((~sound).sum())
 
 
 def _traces(run: Run) -> dict[str, np.ndarray]:
@@ -325,15 +333,13 @@ def _rulers(tested: Sequence[Run], runs: Sequence[Run]) -> str:
                 f"<td>{_interval(difference['mean'], difference['ci'])}</td></tr>"
             )
     for group in _groups(tested):
-        values = [run.arrays["values"] for run in group if "values" in run.arrays]
-        if len(group) > 1 and len(values) == len(group):
-            stacked = np.stack(values)
-            stacked = stacked[:, np.isfinite(stacked).all(0)]
+        pooled, _ = _pooled(group, "values")
+        if pooled.size:
             evaluation = group[0].evaluation or {}
             name = f"{_label(group[0], runs, 'seed')}, {len(group)} seeds together"
-            pooled = _interval(float(stacked.mean()), stats.interval_over_seeds(stacked)) if stacked.size else "–"
+            said = _interval(float(pooled.mean()), stats.interval_over_seeds(pooled))
             tables[evaluation["metric"], evaluation["lower_is_better"]].append(
-                f"<tr><td><b>{html.escape(name)}</b></td><td><b>{pooled}</b></td><td></td></tr>"
+                f"<tr><td><b>{html.escape(name)}</b></td><td><b>{said}</b></td><td></td></tr>"
             )
     return "".join(
         f"<table><tr><th></th><th>{html.escape(metric)} ({'lower' if lower else 'higher'} is better)</th>"
