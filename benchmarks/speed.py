@@ -267,7 +267,7 @@ def main() -> None:
     from quickstudy.devices import use_cores
     from quickstudy.recipes import get
 
-    # As the command line has it: a core for the sinusoids, all of them for the rest.
+    # As the command line has it: a core for sinusoids beside their peers, all of them for the rest.
     use_cores(0, get("sinusoid-maml").cores if options.child else 0)
     if options.child:
         return ours_sinusoid()

@@ -23,7 +23,7 @@ from quickstudy.cli import main
 from quickstudy.config import ConfigError
 from quickstudy.leaves import meta_parameters
 from quickstudy.recipes import all_recipes, get
-from quickstudy.recipes.terms import explained
+from quickstudy.recipes.terms import TERMS, explained
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "quickstudy"
@@ -217,6 +217,39 @@ def test_every_field_of_every_recipe_is_explained():
         (name, field) for name, cls in all_recipes().items() for field, text in explained(cls).items() if not text
     }
     assert not silent
+
+
+def test_an_own_recipe_is_explained_in_its_own_words(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        textwrap.dedent(
+            """\
+            from __future__ import annotations
+            import dataclasses
+            from quickstudy.recipes.sinusoid import SinusoidMAML
+
+            @dataclasses.dataclass(frozen=True, kw_only=True)
+            class Mine(SinusoidMAML):
+                needed: int
+                value: str = "#1"  # a colour
+                # and what
+                # stands above
+                above: int = 1
+                below: int = 1
+                \"\"\"What stands below.\"\"\"
+                derived: int = dataclasses.field(default=2, init=False)
+                name = "mine"
+            """
+        )
+    )
+    told = explained(get(f"{tmp_path / 'mine.py'}:Mine"))
+    assert [told[name] for name in ("value", "above", "below", "needed")] == [
+        "a colour", "and what stands above", "What stands below.", ""
+    ]  # fmt: skip
+    assert told["learning_rate"] == TERMS["learning_rate"] and told["meta_batch"].startswith("tasks")
+    with pytest.raises(SystemExit):
+        main(["train", f"{tmp_path / 'mine.py'}:Mine", "--help"])
+    page = capsys.readouterr().out
+    assert "--needed" in page and "a colour" in page and "--derived" not in page
 
 
 @pytest.mark.parametrize("name", sorted(all_recipes()))

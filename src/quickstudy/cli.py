@@ -128,9 +128,7 @@ def test(
     from quickstudy.load import load
     from quickstudy.report.page import report
     from quickstudy.runs import RunFolder
-    from quickstudy.train import use_compilation_cache
 
-    use_compilation_cache()
     other = other or {}
     run, loaded = RunFolder(folder), load(folder, step=step, **other)
     aside = dict(other) if loaded.step == run.steps()[-1] else {**other, "step": loaded.step}
@@ -270,15 +268,11 @@ _FOLDER = tyro.conf.arg(
 
 def _parse_train(name: str, words: Sequence[str]) -> Callable[[], None]:
     cls = get(name)
-    told, kinds = explained(cls), get_type_hints(cls)
+    told, kinds = explained(cls), get_type_hints(cls, include_extras=True)
+    of = lambda name: Annotated[kinds[name], tyro.conf.arg(help=told[name])] if told[name] else kinds[name]
     again = lambda field: dataclasses.field(default=field.default, default_factory=field.default_factory)
-    fields = dataclasses.make_dataclass(
-        "Fields",
-        [
-            (field.name, Annotated[kinds[field.name], tyro.conf.arg(help=told[field.name])], again(field))
-            for field in dataclasses.fields(cls)
-        ],
-    )
+    given = [field for field in dataclasses.fields(cls) if field.init]
+    fields = dataclasses.make_dataclass("Fields", [(f.name, of(f.name), again(f)) for f in given], kw_only=True)
 
     def options(
         fields: Annotated[fields, tyro.conf.arg(name="")],  # type: ignore[valid-type]
@@ -339,7 +333,11 @@ def _parse_evaluate(words: Sequence[str]) -> Callable[[], None]:
         """
         if tasks is not None and tasks < 2:
             raise ConfigError([f"tasks must be at least 2, got {tasks}"])
+        from quickstudy.devices import use_cores
+        from quickstudy.runs import RunFolder
+
         with _of_run(folder, "evaluate"):
+            use_cores(1, RunFolder(folder).about()["config"]["cores"])
             test(folder, output, step=step, tasks=tasks, other=_fields(other))
 
     return _parsed("evaluate", options, words)
@@ -358,6 +356,8 @@ def _fields(words: Sequence[str]) -> dict[str, Any]:
             fields[name.replace("-", "_")] = value
     if "data" in fields:
         raise ConfigError(["--other leaves the data as they are; set QUICKSTUDY_DATA to move them"])
+    if no := fields.keys() & {"devices", "cores"}:
+        raise ConfigError([f"--other is of what is tested: {' and '.join(sorted(no))} say where"])
     return fields
 
 

@@ -33,6 +33,8 @@ class Training:
         wrong += self.must("be -1 or more", lambda x: x >= -1, "validate_every")
         if self.seed >= 2**32 - 1:
             wrong.append(f"seed must be below 2^32 - 1, got {self.seed}")
+        if 0 < self.cores < self.devices:
+            wrong.append(f"devices={self.devices} do not fit on cores={self.cores}")
         if not 0 <= self.max_diverged <= 1:
             wrong.append(f"max_diverged must lie in [0, 1], got {self.max_diverged}")
         for name in ("save_every", "validate_every"):

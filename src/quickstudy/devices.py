@@ -32,7 +32,7 @@ def tasks_along(axis: int) -> PartitionSpec:
 
 def use_cores(devices: int, most: int = 0) -> None:
     """Before JAX starts: makes a CPU so many devices, or with 0 one of each core, unless JAX was told a number; with
-    `most`, of so many cores alone. Later nothing changes any more."""
+    `most`, of so many cores alone, unless it was told of more devices. Later nothing changes any more."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = min(cores, most or cores)
     told = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
@@ -41,8 +41,10 @@ def use_cores(devices: int, most: int = 0) -> None:
             jax.config.update("jax_num_cpu_devices", devices or min(cores, MOST_CORES))
     if most and "NPROC" not in os.environ:  # which XLA asks for its threads as it starts
         os.environ["NPROC"] = str(cores)
-        jax.devices()
-        del os.environ["NPROC"]
+        try:
+            jax.devices()
+        finally:
+            del os.environ["NPROC"]
 
 
 def available() -> list[Any]:

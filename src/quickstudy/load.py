@@ -42,6 +42,7 @@ def recipe(name: str, **values: Any) -> Experiment:
 
 def experiment_of(folder: RunFolder, **values: Any) -> Experiment:
     """The experiment that a run folder holds, with these values of its recipe's fields in place of its own."""
+    use_compilation_cache()
     about = folder.about()
     if not about.get("recipe"):
         raise ValueError(f"{folder.path} was not made by a recipe: give `like=`, a learner of the same structure")

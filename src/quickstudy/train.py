@@ -279,7 +279,7 @@ def _check(
 def _validate(
     progress: Progress, step: int, protocol: Protocol, tasks: HeldOut, folder: RunFolder | None, listener: Listener
 ) -> None:
-    nothing_beside = {"rulers": {}, "optimum": None, "trace": None, "survey": None, "behaviour": None}
+    nothing_beside = {"rulers": {}, "optimum": None, "trace": None, "survey": None}  # as few programs as can be
     num = min(protocol.num_tasks, protocol.validation_tasks)
     small = dataclasses.replace(protocol, num_tasks=num, **nothing_beside)
     try:

@@ -209,7 +209,7 @@ class MDPMML(MDPFamily):
 class MazeMML(MMLRecipe):
     meta_batch: int = 32
     meta_steps: int = 1000
-    learning_rate: float = 0.012  # a table of 26 outcomes has far to go from a uniform one
+    learning_rate: float = 0.012  # of Adam: a table of 26 outcomes has far to go from a uniform one
     # A maze has one goal, and kinds know it: a step that pays makes every other cell's chance smaller. The mean of all
     # kinds earns a little more than a draw of one. A plan made anew drops a goal as soon as it is refuted. Where no
     # goal is met for long, nothing but chance brings it back.

@@ -106,7 +106,9 @@ class OmniglotMAML(OmniglotGradient):
 class OmniglotFOMAML(OmniglotGradient):
     meta_steps: int = 9000
     inner_rate: float = 0.1
-    inner_steps: int = 4  # after a single one the query's gradient says little of what the start is to become
+    inner_steps: int = (
+        4  # of adaptation: after a single one the query's gradient says little of what the start is to become
+    )
     test_steps: int = 4
 
     name = "omniglot-fomaml"
@@ -231,8 +233,8 @@ class OmniglotMetaLSTM(OmniglotGradient):
     filters: int = 32
     inner_steps: int = 5
     test_steps: int = 5
-    inner_rate: float = 0.05  # about what the input gate says at first
-    retain: float = 0.999  # and the forget gate
+    inner_rate: float = 0.05  # about what the learned input gate says at first
+    retain: float = 0.999  # about what the learned forget gate says at first
     hidden: int = 16  # size of the LSTM that looks at gradients
 
     def errors(self) -> list[str]:

@@ -97,7 +97,7 @@ class Sinusoid(Recipe):
 class SinusoidMAML(Sinusoid):
     name = "sinusoid-maml"
     description = "MAML on 5-shot sinusoid regression, the paper's own protocol"
-    expected = "query MSE after 1/5/10 steps at most 0.67/0.38/0.35 (70,000 meta-steps, about a minute)"
+    expected = "query MSE after 1/5/10 steps at most 0.67/0.38/0.35 (70,000 meta-steps, half a minute)"
     source = FINN
 
 

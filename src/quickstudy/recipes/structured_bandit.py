@@ -24,7 +24,7 @@ class CorrelatedBanditRL2(RL2):
     size: int = 48
     test_tasks: int = 10_000
     pulls: int = 100  # of a trial
-    arms: Literal["uniform", "easy", "medium", "hard"] = "uniform"
+    arms: Literal["uniform", "easy", "medium", "hard"] = "uniform"  # how far apart they are
     learning_rate: float = 4e-3
     value: float = 0.02
     trace: float = 0.95

@@ -32,7 +32,7 @@ class TwoStepRL2(RL2):
     learning_rate: float = 4e-3
     value: float = 0.02
     trace: float = 0.9
-    discount: float = 0.9  # of the paper
+    discount: float = 0.9  # γ of the returns, the paper's
     curriculum: tuple[tuple[int, int], ...] = ((40, 20),)
 
     name = "two-step-rl2"

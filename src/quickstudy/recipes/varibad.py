@@ -73,7 +73,7 @@ class VariBADRecipe(RL2):
 @dataclasses.dataclass(frozen=True)
 class GridVariBAD(GridRL2, VariBADRecipe):
     meta_steps: int = 3000
-    entropy: float = 0.02  # until the belief tells goals apart, every way must stay open
+    entropy: float = 0.02  # of the policy: until the belief tells goals apart, every way must stay open
     curriculum: tuple[tuple[int, int], ...] = ()
 
     name = "grid-varibad"
