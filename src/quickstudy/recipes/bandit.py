@@ -1,7 +1,7 @@
 """RL² on Bernoulli bandits (Duan et al. 2016, table 1): total reward over n pulls of k arms.
 
-n=10, k=5: the exact optimum is 6.660, Bayesian greedy up to as much (by how ties go; 6.634 in the paper's
-table). n=100, k=5: greedy 75.5, Gittins 78.3.
+n=10, k=5: the exact optimum is 6.660, and Bayesian greedy close to it or 0.08 below, by how ties go. n=100, k=5: greedy
+75.5, Gittins 78.3.
 """
 
 import dataclasses
