@@ -250,6 +250,8 @@ def test_a_learner_is_not_saved_over_a_run(trained):
 def test_devices_that_are_not_there_leave_the_run_as_it_is(trained, capsys):
     before = (trained / "run.json").read_text()
     code, _, err = call(capsys, "resume", trained, "--devices", 64)
+    assert code == 2 and "devices=64 do not fit on cores=1" in err
+    code, _, err = call(capsys, "resume", trained, "--devices", 64, "--cores", 0)
     assert code == 2 and "devices=64, but JAX has" in err
     assert (trained / "run.json").read_text() == before
 

@@ -193,6 +193,8 @@ class Changes:
     """Held-out tasks in the final test."""
     devices: int | None = None
     """Share the tasks by so many from here on, which draw others than before."""
+    cores: int | None = None
+    """Use no more than so many of a CPU from here on."""
 
     def given(self) -> dict[str, Any]:
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
@@ -209,7 +211,8 @@ def resume(folder: Path, output: Output, *, step: int | None, changes: Changes, 
 
     run = RunFolder(folder)
     about = run.about()
-    use_cores(changes.devices or about["config"]["devices"], about["config"]["cores"])
+    where = {**about["config"], **changes.given()}
+    use_cores(where["devices"], where["cores"])
     experiment = experiment_of(run)
     recipe = experiment.recipe
     at = step if step is not None else (run.newest() or 0)

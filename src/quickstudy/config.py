@@ -34,7 +34,9 @@ class Training:
         if self.seed >= 2**32 - 1:
             wrong.append(f"seed must be below 2^32 - 1, got {self.seed}")
         if 0 < self.cores < self.devices:
-            wrong.append(f"devices={self.devices} do not fit on cores={self.cores}")
+            wrong.append(
+                f"devices={self.devices} do not fit on cores={self.cores}; give as many, or 0 for all there are"
+            )
         if not 0 <= self.max_diverged <= 1:
             wrong.append(f"max_diverged must lie in [0, 1], got {self.max_diverged}")
         for name in ("save_every", "validate_every"):
