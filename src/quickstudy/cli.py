@@ -334,11 +334,11 @@ def _parse_evaluate(words: Sequence[str]) -> Callable[[], None]:
             tasks: Number of held-out tasks (default: as the recipe says).
             other: Fields of the recipe that differ from training, as `--other ways=20 shots=5`.
         """
-        if tasks is not None and tasks < 2:
-            raise ConfigError([f"tasks must be at least 2, got {tasks}"])
         from quickstudy.devices import use_cores
         from quickstudy.runs import RunFolder
 
+        if tasks is not None and tasks < 2:
+            raise ConfigError([f"tasks must be at least 2, got {tasks}"])
         with _of_run(folder, "evaluate"):
             use_cores(1, RunFolder(folder).about()["config"]["cores"])
             test(folder, output, step=step, tasks=tasks, other=_fields(other))

@@ -36,17 +36,20 @@ class Loaded:
 
 def recipe(name: str, **values: Any) -> Experiment:
     """A recipe, built, with these values of its fields: `recipe("sinusoid-maml", seed=1).train("runs/1")`."""
-    use_compilation_cache()
+    return _built(name, values)
+
+
+def _built(name: str, values: dict[str, Any]) -> Experiment:
+    use_compilation_cache()  # a learner is made by dozens of small programs
     return configure(name, values).build()
 
 
 def experiment_of(folder: RunFolder, **values: Any) -> Experiment:
     """The experiment that a run folder holds, with these values of its recipe's fields in place of its own."""
-    use_compilation_cache()
     about = folder.about()
     if not about.get("recipe"):
         raise ValueError(f"{folder.path} was not made by a recipe: give `like=`, a learner of the same structure")
-    of = lambda **values: configure(about["recipe"], {**about["config"], **values}).build()
+    of = lambda **values: _built(about["recipe"], {**about["config"], **values})
     experiment = of(**values)
     held_out = lambda experiment: getattr(experiment.tasks, "parts", None)
     if values and held_out(experiment) != held_out(of()):

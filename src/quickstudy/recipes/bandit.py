@@ -23,7 +23,7 @@ class BanditRL2(RL2):
     test_tasks: int = 100_000
     pulls: int = 10  # of a trial
     arms: int = 5  # to choose from
-    curriculum: tuple[tuple[int, int], ...] = ((300, 10), (100, 25), (100, 50))  # meta-steps and a length, in pairs
+    curriculum: tuple[tuple[int, int], ...] = ((300, 10), (100, 25), (100, 50))
 
     name = "bandit-rl2"
     description = "RL² on Bernoulli bandits: a recurrent agent that explores, then exploits"

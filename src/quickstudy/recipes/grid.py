@@ -26,7 +26,7 @@ class GridRL2(RL2):
     entropy: float = 3e-3
     warmup_entropy: float = 0.03
     value_scale: float = 10.0
-    curriculum: tuple[tuple[int, int], ...] = ((60, 1), (60, 2))  # meta-steps and a length, in pairs
+    curriculum: tuple[tuple[int, int], ...] = ((60, 1), (60, 2))
 
     name = "grid-rl2"
     description = "RL² on 5×5 grids with a hidden goal: look for it, then go there at once"

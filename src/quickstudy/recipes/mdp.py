@@ -32,7 +32,7 @@ class MDPRL2(RL2):
     discount: float = 0.99
     value: float = 0.2
     value_scale: float = 50.0
-    curriculum: tuple[tuple[int, int], ...] = ((80, 5),)  # meta-steps and a length, in pairs
+    curriculum: tuple[tuple[int, int], ...] = ((80, 5),)
     test_tasks: int = 2000
 
     name = "mdp-rl2"
@@ -80,7 +80,7 @@ class KernelsTrial(MDPRL2):
     meta_batch: int = 64
     minibatches: int = 4
     final_rate: float = 0.01
-    curriculum: tuple[tuple[int, int], ...] = ((40, 2), (40, 5))  # meta-steps and a length, in pairs
+    curriculum: tuple[tuple[int, int], ...] = ((40, 2), (40, 5))
     test_tasks: int = 1000
     test_episodes: int = 0  # of a trial in the test (0: as in training)
     # What tasks do not share, in the test: as in training, or thrice the spread of rewards and a tenth of the closeness

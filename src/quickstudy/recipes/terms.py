@@ -12,10 +12,8 @@ import textwrap
 import tokenize
 
 TERMS = {
-    "adjoint": "how the outer gradient passes through the steps of adaptation",
     "clip": "the ε of PPO's clipped ratio",
     "clip_norm": "of the outer gradient: its norm at most",
-    "curriculum": "(meta-steps, length) of shorter trials to train on first; longer ones than the trial are left out",
     "discount": "γ of the returns",
     "entropy": "weight of the policy's entropy",
     "epochs": "passes over what was lived between two updates",
