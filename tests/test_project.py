@@ -38,6 +38,7 @@ LAYERS = [
     {"loop"},
     {"train", "report"},
     {"recipes", "load"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 ]
