@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from quickstudy import stats
-from quickstudy.report import figures
+from quickstudy.report import figures, style, task_figures
 from quickstudy.runs import METRICS, CheckpointRefused, RunFolder, storage, write_atomic
 
 
@@ -74,10 +74,10 @@ def report(paths: Sequence[str | os.PathLike], out: str | os.PathLike | None = N
         for i, run in enumerate(tested):
             if (done := figures.behaviour(_behaviour(run))) is not None:
                 pictures[_numbered("behaviour", i)] = done
-            drawn = figures.tasks(_traces(run), run.metric)
+            drawn = task_figures.tasks(_traces(run), run.metric)
             if drawn is not None:
                 pictures[_numbered("tasks", i)] = drawn
-            if (seen := figures.survey(_traces(run))) is not None:
+            if (seen := task_figures.survey(_traces(run))) is not None:
                 pictures[_numbered("survey", i)] = seen
         if any(run.metrics for run in runs):
             pictures["training"] = figures.training_curves(
@@ -92,7 +92,7 @@ def report(paths: Sequence[str | os.PathLike], out: str | os.PathLike | None = N
                 ]
             )
         for name, figure in pictures.items():
-            write_atomic(folder / f"{name}.png", figures.to_png(figure))
+            write_atomic(folder / f"{name}.png", style.to_png(figure))
         page = folder / "report.html"
         write_atomic(page, _page(runs, pictures).encode())
     return page
@@ -245,7 +245,7 @@ def _page(runs: Sequence[Run], pictures: Mapping[str, Figure]) -> str:
         notes = {run.evaluation["note"]: run for run in reversed(tested) if run.evaluation and run.evaluation["note"]}
         out += [f"<p class=note>{e(_label(run, runs))}: {e(note)}.</p>" for note, run in reversed(notes.items())]
         out.append("<h2>Adaptation to tasks it has never seen</h2>")
-        out.append(figures.to_svg(pictures["adaptation"]))
+        out.append(style.to_svg(pictures["adaptation"]))
         out.append(_rulers(tested, runs))
         out += [_in_numbers(run, runs) for run in tested]
     else:
@@ -255,10 +255,10 @@ def _page(runs: Sequence[Run], pictures: Mapping[str, Figure]) -> str:
         for kind, heading in HEADINGS.items():
             if (name := _numbered(kind, i)) in pictures:
                 out.append(f"<h2>{heading}{which}</h2>")
-                out.append(figures.to_svg(pictures[name]))
+                out.append(style.to_svg(pictures[name]))
     if "training" in pictures:
         out.append("<h2>Meta-training</h2>")
-        out.append(figures.to_svg(pictures["training"]))
+        out.append(style.to_svg(pictures["training"]))
     out.append("<h2>Health</h2>")
     out.append(_health(runs))
     for run in runs:
