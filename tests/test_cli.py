@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,38 @@ def test_train_json_is_json_to_the_last_line(capsys, tmp_path):
     start = next(line for line in lines if line.get("event") == "start")
     assert "start.net.layers[0].weight" in start["meta_parameters"]
     assert json.loads((tmp_path / "r" / "run.json").read_text())["config"]["seed"] == 3
+
+
+def test_writers_are_told_and_closed_also_when_training_fails(tmp_path, monkeypatch, capsys):
+    told = []
+
+    class Scalars:
+        def __init__(self, path):
+            self.path = path
+
+        def add_scalar(self, name, value, step):
+            told.append((name, step))
+
+        def close(self):
+            told.append("tensorboard closed")
+
+    class Weights:
+        def log(self, scalars, step):
+            told.append((set(scalars), step))
+
+        def finish(self):
+            told.append("wandb closed")
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=Scalars))
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda project, config: Weights()))
+    words = ["train", "sinusoid-maml", *SMALL, "--out", tmp_path / "run", "--tensorboard", "--wandb", "mine", "--quiet"]
+    code, _, said = call(capsys, *words)
+    assert code == 0, said
+    assert ("train/loss", 20) in told and any(isinstance(t, tuple) and "train/loss" in t[0] for t in told)
+    assert told[-2:] == ["tensorboard closed", "wandb closed"]
+    told.clear()
+    assert call(capsys, *words)[0] == 2  # the folder holds a run
+    assert told == ["tensorboard closed", "wandb closed"]
 
 
 def test_the_folder_is_enough(trained, capsys):

@@ -54,7 +54,7 @@ class Writers:
             extra.append(display.TensorBoard(str(folder / "tensorboard")))
         if self.wandb:
             extra.append(display.WeightsAndBiases(project=self.wandb, config=config))
-        return display.together(listener, *extra) if extra else listener
+        return display.Together(listener, *extra) if extra else listener
 
 
 def list_recipes(output: Output) -> None:
@@ -79,19 +79,17 @@ def train(recipe: Recipe, folder: Path, output: Output, writers: Writers, resume
     from quickstudy.train import use_compilation_cache
 
     again = f"quickstudy resume {shlex.quote(str(folder))}"
-    speak = output.listener(again)
+    listener = output.listener(again)
     _hello(output, f"quickstudy {__version__}: {recipe.name}, seed {recipe.seed}, into {folder}")
     try:
         recipe.check()
         use_cores(recipe.devices, recipe.cores)
         use_compilation_cache()  # a learner is made by dozens of small programs
         experiment = recipe.build()
-        listener = writers.add(speak, folder, dataclasses.asdict(recipe))
+        listener = writers.add(listener, folder, dataclasses.asdict(recipe))
         experiment.train(folder, resume=resume, listener=listener)
     finally:
-        close = getattr(speak, "close", None)
-        if close:
-            close()
+        display.close(listener)
     test(folder, output)
 
 

@@ -18,14 +18,25 @@ def quiet(event: Mapping[str, Any]) -> None:
     """Says nothing."""
 
 
-def together(*listeners: Listener) -> Listener:
-    """Tells each of them."""
+class Together:
+    """Tells each of them, and closes those that can be."""
 
-    def tell(event: Mapping[str, Any]) -> None:
-        for listener in listeners:
+    def __init__(self, *listeners: Listener):
+        self.listeners = listeners
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        for listener in self.listeners:
             listener(event)
 
-    return tell
+    def close(self) -> None:
+        for listener in self.listeners:
+            close(listener)
+
+
+def close(listener: Listener) -> None:
+    """Ends what it has open: a block on the terminal, a file, a connection."""
+    if end := getattr(listener, "close", None):
+        end()
 
 
 class Json:
@@ -180,6 +191,9 @@ class TensorBoard:
         for name, value in _scalars(event).items():
             self.writer.add_scalar(name, value, event["step"])
 
+    def close(self) -> None:
+        self.writer.close()
+
 
 class WeightsAndBiases:
     """Metrics to a Weights & Biases run. Needs the extra `wandb`."""
@@ -195,10 +209,13 @@ class WeightsAndBiases:
         if scalars := _scalars(event):
             self.run.log(scalars, step=event["step"])
 
+    def close(self) -> None:
+        self.run.finish()
+
 
 def _scalars(event: Mapping[str, Any]) -> dict[str, float]:
     if event["event"] == "metrics":
-        return {f"train/{k}": v for k, v in event.items() if k != "step" and isinstance(v, int | float)}
+        return {f"train/{k}": float(v) for k, v in event.items() if k != "step" and isinstance(v, int | float)}
     if event["event"] == "validation":
         return {f"held_out/after_{p['adaptations']}": p["mean"] for p in event["curve"]}
     return {}
