@@ -99,6 +99,19 @@ def test_writers_are_told_and_closed_also_when_training_fails(tmp_path, monkeypa
     assert told == ["tensorboard closed", "wandb closed"]
 
 
+def test_a_cache_that_cannot_be_written_is_said_in_one_line(tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    words = ["train", "sinusoid-maml", *SMALL, "--out", str(tmp_path / "run"), "--quiet"]
+    env = {**os.environ, "QUICKSTUDY_CACHE": str(tmp_path / "cache" / "below"), "PYTHONWARNINGS": "default"}
+    env.pop("JAX_COMPILATION_CACHE_DIR", None)
+    done = subprocess.run(
+        [sys.executable, "-m", "quickstudy", *words], capture_output=True, text=True, check=False, env=env
+    )
+    assert done.returncode == 0, done.stderr
+    [said] = done.stderr.splitlines()
+    assert said.startswith("quickstudy: warning: compiled programs are not kept") and "QUICKSTUDY_CACHE" in said
+
+
 def test_the_folder_is_enough(trained, capsys):
     code, out, err = call(capsys, "evaluate", trained, "--tasks", 30, "--json")
     assert code == 0, err

@@ -28,7 +28,7 @@ from quickstudy.recipes.terms import TERMS, explained
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "quickstudy"
 LAYERS = [
-    {"_version", "config"},
+    {"_version", "cache", "config"},
     {"axes", "core", "leaves", "display", "stats"},
     {"data"},
     {"rl", "nn"},

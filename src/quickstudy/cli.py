@@ -12,6 +12,7 @@ import os
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -236,6 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None:
         _in_large_pages(words)
+        warnings.formatwarning = lambda message, *_, **__: f"quickstudy: warning: {message}\n"  # to a person
     try:
         _command(words)()
     except SystemExit as error:  # the parser's own: it has said what is wrong

@@ -75,8 +75,8 @@ def list_recipes(output: Output) -> None:
 
 
 def train(recipe: Recipe, folder: Path, output: Output, writers: Writers, resume: int | None = None) -> None:
+    from quickstudy.cache import use_compilation_cache
     from quickstudy.devices import use_cores
-    from quickstudy.train import use_compilation_cache
 
     again = f"quickstudy resume {shlex.quote(str(folder))}"
     listener = output.listener(again)

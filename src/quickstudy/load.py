@@ -4,13 +4,13 @@ import dataclasses
 import os
 from typing import Any
 
+from quickstudy.cache import use_compilation_cache
 from quickstudy.config import ConfigError
 from quickstudy.core import HeldOut, Learner
 from quickstudy.evaluate import Evaluation, Protocol, evaluate
 from quickstudy.recipes import configure
 from quickstudy.recipes.experiment import Experiment
 from quickstudy.runs import CheckpointRefused, RunFolder
-from quickstudy.train import use_compilation_cache
 
 
 @dataclasses.dataclass(frozen=True)

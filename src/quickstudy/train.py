@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from quickstudy.cache import use_compilation_cache
 from quickstudy.config import ConfigError, Training
 from quickstudy.core import HeldOut, Learner, MetaOptimizer, Objective, TaskDistribution, drawn
 from quickstudy.devices import available
@@ -154,17 +154,6 @@ def _check_kinds(learner: Any, objective: Any, meta_optimizer: Any, tasks: Any) 
 def _all_alike(tasks: TaskDistribution, num: int = 8) -> bool:
     arrays = named_arrays(drawn(tasks, num, jax.random.key(0))).values()
     return bool(arrays) and all((array == array[:1]).all() for array in arrays)
-
-
-def use_compilation_cache() -> None:
-    """Compiled programs are kept between processes, in $QUICKSTUDY_CACHE or the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        jax.config.update(
-            "jax_compilation_cache_dir", os.environ.get("QUICKSTUDY_CACHE") or str(Path(home, "quickstudy"))
-        )
-        # A run has dozens of small programs, which are read back many times faster than they are compiled.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.03)
 
 
 def _stages(curriculum: Curriculum, objective: Objective, config: Training) -> list[tuple[int, Objective]]:

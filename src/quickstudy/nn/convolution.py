@@ -23,12 +23,13 @@ import json
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
+
+from quickstudy.cache import cache_folder
 
 WAYS = ("patches", "winograd", "xla")
 MEASURED = "convolution.json"
@@ -79,7 +80,7 @@ def measure(*, size: int = 14, channels: int = 64, filters: int = 64, stride: in
             jax.block_until_ready(outer(x, k))
             times.append(time.perf_counter() - began)
         took[how] = 1e3 * sorted(times)[1]
-    where = _cache() / MEASURED
+    where = cache_folder() / MEASURED
     where.parent.mkdir(parents=True, exist_ok=True)
     place = _place(jax.default_backend(), stride, channels, size)
     known = {**_remembered(), place: min(took, key=lambda how: took[how])}
@@ -97,15 +98,10 @@ def _place(platform: str, stride: int, channels: int, size: int) -> str:
     return f"{platform}: stride {stride}, {channels} channels, {size} high"
 
 
-def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("QUICKSTUDY_CACHE") or Path(home, "quickstudy"))
-
-
 @functools.cache
 def _remembered() -> dict[str, str]:
     try:
-        found = json.loads((_cache() / MEASURED).read_text())
+        found = json.loads((cache_folder() / MEASURED).read_text())
         return {name: how for name, how in found.items() if how in WAYS}
     except (OSError, ValueError, AttributeError):
         return {}
