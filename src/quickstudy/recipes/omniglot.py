@@ -106,9 +106,8 @@ class OmniglotMAML(OmniglotGradient):
 class OmniglotFOMAML(OmniglotGradient):
     meta_steps: int = 9000
     inner_rate: float = 0.1
-    inner_steps: int = (
-        4  # of adaptation: after a single one the query's gradient says little of what the start is to become
-    )
+    # of adaptation: after a single one the query's gradient says little of what the start is to become
+    inner_steps: int = 4
     test_steps: int = 4
 
     name = "omniglot-fomaml"
