@@ -14,7 +14,7 @@ from quickstudy.data import Episode
 from quickstudy.learners.adjoints import FirstOrder, Implicit, Unrolled
 from quickstudy.learners.gradient import Gradient, minibatches
 from quickstudy.learners.inner_losses import PolicyAndValue, PolicyGradient, Supervised
-from quickstudy.learners.updates import SGD, Optax, clipped, per_weight
+from quickstudy.learners.updates import SGD, Optax, Scaled, clipped, per_weight
 from quickstudy.leaves import combine, meta_parameters, partition
 from quickstudy.meta_optimizers.backprop import mean_gradient
 from quickstudy.nn.models import MLP, Contextual, Predictor, context, head
@@ -159,6 +159,21 @@ def test_meta_sgd_with_equal_rates_is_sgd_and_learns_its_rates():
     g_same, g_ours = meta_gradient(same, tasks), meta_gradient(ours, tasks)
     close(jax.tree.leaves(g_ours.start), jax.tree.leaves(g_same.start))
     assert all((leaf != 0).any() for leaf in jax.tree.leaves(g_ours.update))
+
+
+def test_a_step_of_cut_entries_is_the_one_written_by_hand():
+    model, plain = small()
+    tasks = Sinusoids(5, 7).sample(4, key=K)
+    gradients = jax.vmap(lambda s: jax.grad(mse)(plain, s.x, s.y))(tasks.support)
+    assert 0.1 < np.mean([(abs(g) > 0.2).mean() for g in jax.tree.leaves(gradients)]) < 0.9
+
+    def by_hand(params):
+        cut = lambda s: jax.tree.map(lambda g: jnp.clip(g, -0.2, 0.2), jax.grad(mse)(params, s.x, s.y))
+        adapt = lambda s: jax.tree.map(lambda p, g: p - 0.1 * g, params, cut(s))
+        return jax.vmap(lambda e: mse(adapt(e.support), e.query.x, e.query.y))(tasks).mean()
+
+    ours = meta_gradient(Gradient(model, Supervised(), Scaled(0.1, optax.clip(0.2))), tasks)
+    close(layers(ours), jax.jit(jax.grad(by_hand))(plain))
 
 
 def test_only_the_fast_leaves_adapt():

@@ -11,6 +11,7 @@ two arms that look alike, the one less known is worth more.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -35,6 +36,7 @@ class IndexStrategy(Learner):
 
     arms: int = eqx.field(static=True)
     index: Callable = eqx.field(static=True)
+    least_first: bool = eqx.field(static=True, default=True)  # of arms that look alike
 
     differentiable = False
 
@@ -50,14 +52,20 @@ class IndexStrategy(Learner):
 
     def apply(self, state: Counts, x: PyTree) -> Output:
         del x
-        least = state.won + state.lost
+        least = state.won + state.lost if self.least_first else 0.0
         return Output(policy=Deterministic((state.index - 1e-6 * least).argmax()))
 
     replay = scan_replay
 
 
-def bayes_greedy(arms: int) -> IndexStrategy:
-    return IndexStrategy(arms, lambda won, lost, key: (won + 1) / (won + lost + 2))
+def bayes_greedy(arms: int, *, ties: Literal["least pulled", "random"] = "least pulled") -> IndexStrategy:
+    at_random = ties == "random"
+
+    def index(won: Float[Array, "arms"], lost: Float[Array, "arms"], key: Key[Array, ""]) -> Float[Array, "arms"]:
+        mean = (won + 1) / (won + lost + 2)
+        return mean + 1e-6 * jax.random.uniform(key, (arms,)) if at_random else mean
+
+    return IndexStrategy(arms, index, least_first=not at_random)
 
 
 def opposed() -> IndexStrategy:

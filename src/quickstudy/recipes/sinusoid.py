@@ -3,6 +3,10 @@
 The paper's protocol: 5 or 10 shots, an MLP of 40-40 ReLUs, one inner step of rate 0.01, meta-batch 25, Adam 1e-3,
 70,000 meta-steps; tested after 1, 5 and 10 steps. Query MSE at 5 shots: MAML 0.67 / 0.38 / 0.35, pre-training on
 all tasks and fine-tuning 2.41 / 2.23 / 2.19.
+
+Trained with one step, nothing keeps further ones from overshooting: in one task of some thousands, most of whose points
+lie on one side, the error grows from step to step, to 10² and more, and the mean with it. So the entries of an inner
+gradient are cut at a size that one first step in ten reaches; the paper cuts none (`--inner-clip 0`).
 """
 
 import dataclasses
@@ -12,6 +16,7 @@ from quickstudy.recipes.base import Recipe
 
 if TYPE_CHECKING:
     from quickstudy.core import MetaOptimizer
+    from quickstudy.learners.updates import Update
     from quickstudy.recipes.experiment import Experiment
 
 FINN = "Finn, Abbeel, Levine 2017, Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, ICML"
@@ -25,6 +30,7 @@ class Sinusoid(Recipe):
     shots: int = 5  # labelled points of a task
     queries: int = 5  # query points a task while training; tests use 100
     inner_rate: float = 0.01
+    inner_clip: float = 30.0  # size at which each entry of a plain inner step's gradient is cut; 0: never
     inner_steps: int = 1
     learning_rate: float = 1e-3
     hidden: int = 40
@@ -34,13 +40,21 @@ class Sinusoid(Recipe):
         wrong = super().errors()
         wrong += self.must("be at least 1", lambda x: x >= 1, "shots", "queries", "hidden")
         wrong += self.must("be above 0", lambda x: x > 0, "inner_rate", "learning_rate", "scratch_rate")
-        wrong += self.must("not be negative", lambda x: x >= 0, "inner_steps")
+        wrong += self.must("not be negative", lambda x: x >= 0, "inner_steps", "inner_clip")
         return wrong
 
     def parts(self) -> dict[str, Any]:
         """What a member of the family changes: fields of Gradient or the learner, the objective, the meta-optimizer,
         steps to test after, citations."""
         return {}
+
+    def descent(self, rate: Any) -> "Update":
+        """Plain steps of `rate`, one for all weights or a tree of them."""
+        import optax
+
+        from quickstudy.learners.updates import SGD, Scaled
+
+        return Scaled(rate, optax.clip(self.inner_clip)) if self.inner_clip else SGD(rate)
 
     def falling(self) -> "MetaOptimizer":
         """Adam with a clipped gradient and a rate that falls, for learners whose meta-gradient is wild at times."""
@@ -70,7 +84,7 @@ class Sinusoid(Recipe):
         parts = self.parts()
         first, second = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1))
         model = lambda key: Predictor(MLP((1, self.hidden, self.hidden, 1), key=key))
-        gradient = {"start": model(first), "update": SGD(self.inner_rate), "steps": self.inner_steps}
+        gradient = {"start": model(first), "update": self.descent(self.inner_rate), "steps": self.inner_steps}
         learner = parts.get("learner") or Gradient(inner_loss=Supervised(), **{**gradient, **parts.get("gradient", {})})
         judge = FewShot()
         return Experiment(
@@ -97,7 +111,9 @@ class Sinusoid(Recipe):
 class SinusoidMAML(Sinusoid):
     name = "sinusoid-maml"
     description = "MAML on 5-shot sinusoid regression, the paper's own protocol"
-    expected = "query MSE after 1/5/10 steps at most 0.67/0.38/0.35 (70,000 meta-steps, half a minute)"
+    expected = (
+        "query MSE after 1/5/10 steps 0.59/0.36/0.33, the paper 0.67/0.38/0.35 (70,000 meta-steps, half a minute)"
+    )
     source = FINN
 
 
@@ -105,7 +121,7 @@ class SinusoidMAML(Sinusoid):
 class SinusoidFOMAML(Sinusoid):
     name = "sinusoid-fomaml"
     description = "first-order MAML: the inner gradients are taken for constants"
-    expected = "query MSE after 10 steps below 1 (MAML's paper gives none for sinusoids)"
+    expected = "query MSE after 10 steps 0.34 (MAML's paper gives none for sinusoids)"
     source = FINN
 
     def parts(self) -> dict[str, Any]:
@@ -146,7 +162,7 @@ class SinusoidIMAML(Sinusoid):
 class SinusoidANIL(Sinusoid):
     name = "sinusoid-anil"
     description = "ANIL: only the last layer adapts"
-    expected = "query MSE after 10 steps below 1 (the ANIL paper gives none for this setting)"
+    expected = "query MSE after 10 steps 0.62 (the ANIL paper gives none for this setting)"
     source = "Raghu, Raghu, Bengio, Vinyals 2020, Rapid Learning or Feature Reuse?, ICLR"
 
     def parts(self) -> dict[str, Any]:
@@ -180,9 +196,11 @@ class SinusoidCAVIA(Sinusoid):
 
 @dataclasses.dataclass(frozen=True)
 class SinusoidMetaSGD(Sinusoid):
+    inner_clip: float = 0.0  # rates that are learned grow by what is cut: 0.42 after one step with 30, 0.31 without
+
     name = "sinusoid-meta-sgd"
     description = "Meta-SGD: a learned rate for every weight"
-    expected = "query MSE after one step below MAML's 0.67"
+    expected = "query MSE after one step 0.31 (MAML has 0.59)"
     source = "Li, Zhou, Chen, Li 2017, Meta-SGD: Learning to Learn Quickly for Few-Shot Learning"
 
     def parts(self) -> dict[str, Any]:
@@ -192,7 +210,8 @@ class SinusoidMetaSGD(Sinusoid):
         from quickstudy.nn.models import MLP, Predictor
 
         shaped = Predictor(MLP((1, self.hidden, self.hidden, 1), key=jax.random.key(0)))
-        return {"gradient": {"update": per_weight(shaped, self.inner_rate)}, "citations": (self.source, FINN)}
+        rates = per_weight(shaped, self.inner_rate).rate
+        return {"gradient": {"update": self.descent(rates)}, "citations": (self.source, FINN)}
 
 
 @dataclasses.dataclass(frozen=True)
