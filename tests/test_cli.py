@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from quickstudy.cli import main
+from quickstudy.runs import StorageFailed
 
 SMALL = ["--meta-steps", "20", "--meta-batch", "4", "--test-tasks", "20", "--hidden", "8"]
 
@@ -68,14 +69,16 @@ def test_train_json_is_json_to_the_last_line(capsys, tmp_path):
 
 
 def test_writers_are_told_and_closed_also_when_training_fails(tmp_path, monkeypatch, capsys):
-    told = []
+    told, full = [], []
 
     class Scalars:
         def __init__(self, path):
-            self.path = path
+            told.append("tensorboard opened")
 
         def add_scalar(self, name, value, step):
             told.append((name, step))
+            if full:
+                raise StorageFailed("writing failed: no space")
 
         def close(self):
             told.append("tensorboard closed")
@@ -97,7 +100,11 @@ def test_writers_are_told_and_closed_also_when_training_fails(tmp_path, monkeypa
     assert told[-2:] == ["tensorboard closed", "wandb closed"]
     told.clear()
     assert call(capsys, *words)[0] == 2  # the folder holds a run
-    assert told == ["tensorboard closed", "wandb closed"]
+    assert told == []  # nothing was opened for it
+    full.append("disk")
+    words[words.index(tmp_path / "run")] = tmp_path / "other"
+    assert call(capsys, *words)[0] == 6
+    assert told[0] == "tensorboard opened" and told[-1] == "tensorboard closed"
 
 
 def test_a_cache_that_cannot_be_written_is_said_in_one_line(tmp_path):

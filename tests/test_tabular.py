@@ -156,6 +156,10 @@ def test_distances_are_those_of_a_search_and_goals_can_be_reached():
     assert len({tuple(np.asarray(w).ravel()) for w in tasks.wall}) > 15
     shared = Mazes(size=7, walls=0.3, layout=5).sample(10, key=K[1])
     assert (shared.wall == shared.wall[0]).all() and len(set(shared.goal.tolist())) > 3
+    small = Mazes(size=3, walls=0.8).sample(50, key=K[1])  # most draws leave the start alone
+    assert (small.goal != small.start).all()
+    with pytest.raises(ValueError, match=r"got 3 and 1\.0"):
+        Mazes(size=3, walls=1.0)
 
 
 def test_walls_and_edges_stop_a_step_and_wind_carries_it_away():

@@ -116,7 +116,8 @@ def test(
     changes: dict[str, Any] = {} if tasks is None else {"num_tasks": tasks, "chunk": min(tasks, loaded.protocol.chunk)}
     count = changes.get("num_tasks", loaded.protocol.num_tasks)
     _hello(output, f"testing on {count:,} held-out tasks …")
-    result = loaded.evaluate(**changes)
+    with display.waiting(lambda event: _hello(output, event["text"]), "testing"):
+        result = loaded.evaluate(**changes)
     summary = {"step": loaded.step, **result.summary(), **({"other": other} if other else {})}
     arrays = {"values": result.values, "curves": result.curves}
     arrays |= {f"trace/{key}": value for key, value in result.traces.items()}
@@ -216,7 +217,6 @@ def resume(folder: Path, output: Output, *, step: int | None, changes: Changes, 
         )
     if not at and run.lines(METRICS):
         _hello(output, f"warning: {run.checkpoints} has no checkpoint left, so the run begins anew")
-    _hello(output, f"going on from step {at} of {recipe.meta_steps}")
     made, here = about.get("fingerprint", {}), fingerprint()
     if other := ", ".join(f"{k} was {v}, is {here[k]}" for k, v in made.items() if k in here and here[k] != v):
         _hello(output, f"numerically close, not identical, to the uninterrupted run: {other}")

@@ -7,6 +7,8 @@ normalises over its own tasks alone is not: its gradients are summed all the sam
 
 import contextlib
 import os
+import resource
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +53,13 @@ def available() -> list[Any]:
     """This process's devices that are of the first one's kind."""
     first, *others = jax.local_devices()
     return [first, *(device for device in others if device.device_kind == first.device_kind)]
+
+
+def peak_memory() -> int:
+    """Bytes that the first device has held at most or, where it does not tell, as a CPU, this process."""
+    told = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    kept = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return told or (kept if sys.platform == "darwin" else 1024 * kept)
 
 
 def choose(wanted: int, tasks: int, minibatches: int) -> int:

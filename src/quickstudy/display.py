@@ -1,14 +1,17 @@
 """What a person, or another program, sees of a run. A listener is anything that is called with events.
 
-    {"event": "start" | "compile" | "compiled" | "metrics" | "validation" | "save" | "warning" | ..., ...}
+    {"event": "start" | "compile" | "compiled" | "metrics" | "validation" | "save" | "waiting" | "warning" | ..., ...}
 
 Writers for TensorBoard and Weights & Biases are listeners too (extras `tensorboard`, `wandb`).
 """
 
+import abc
+import contextlib
 import json
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 Listener = Callable[[Mapping[str, Any]], None]
@@ -39,6 +42,24 @@ def close(listener: Listener) -> None:
         end()
 
 
+@contextlib.contextmanager
+def waiting(listener: Listener, doing: str, every: float = 20.0) -> Iterator[None]:
+    """Says every so many seconds that `doing` goes on, where nothing else would."""
+    done, began = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not done.wait(every):
+            listener({"event": "waiting", "text": f"{doing}, {time.monotonic() - began:.0f} s so far …"})
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
+
+
 class Json:
     """Every event is a line of JSON."""
 
@@ -58,7 +79,8 @@ def describe(event: Mapping[str, Any]) -> str | None:
         listed = "\n".join(f"  {name} {list(shape)}" for name, shape in learned.items())
         there = event.get("devices_there", 1)
         shared = f"\n{event['devices']} of {there} devices share the tasks" if there > 1 else ""
-        return f"meta-parameters ({total:,} numbers in {len(learned)} arrays):\n{listed}{shared}"
+        again = f"going on from step {event['step']} of {event['meta_steps']}\n" if event["step"] else ""
+        return f"{again}meta-parameters ({total:,} numbers in {len(learned)} arrays):\n{listed}{shared}"
     if kind == "compile":
         which = f" stage {event['stage'] + 1} of {event['stages']}" if event["stages"] > 1 else ""
         return f"compiling{which} …"
@@ -75,7 +97,7 @@ def describe(event: Mapping[str, Any]) -> str | None:
 
 def metrics_line(event: Mapping[str, Any]) -> str:
     """step, what was measured, how fast; and who diverged."""
-    skip = {"event", "step", "steps_per_second", "diverged", "diverged_tasks"}
+    skip = {"event", "step", "steps_per_second", "memory", "diverged", "diverged_tasks"}
     shown = "  ".join(
         f"{name} {value:.4g}" for name, value in event.items()
         if name not in skip and not name.endswith("_std") and value is not None
@@ -117,7 +139,8 @@ class Plain:
 
 
 class Live:
-    """One block at the bottom of a terminal: progress, time left, speed, held-out performance, health, last save."""
+    """One block at the bottom of a terminal: progress, time left, speed, held-out performance, health, memory, last
+    save."""
 
     def __init__(self, resume: str | None = None):
         from rich.console import Console
@@ -135,7 +158,7 @@ class Live:
             self.steps = event["meta_steps"]
             self.console.print(describe(event), highlight=False)
             self.block.start()
-        elif kind in ("compile", "compiled"):
+        elif kind in ("compile", "compiled", "waiting"):
             self.lines["state"] = describe(event) or ""
             self.first = None  # the time left is reckoned without compiling
         elif kind == "metrics":
@@ -164,6 +187,7 @@ class Live:
         remaining = f"{left // 60:.0f} min {left % 60:02.0f} s left" if left is not None else ""
         self.lines["state"] = f"{'━' * bar}{'┄' * (30 - bar)} {event['step']}/{self.steps}  {remaining}"
         self.lines["training"] = metrics_line(event)
+        self.lines["memory"] = f"{event['memory'] / 2**30:.1f} GB at most"
 
     def _draw(self) -> None:
         from rich.table import Table
@@ -177,7 +201,30 @@ class Live:
         self.block.stop()
 
 
-class TensorBoard:
+class Writer(abc.ABC):
+    """Writes scalars elsewhere, which it opens with the first of them: a run that is refused leaves nothing there."""
+
+    def __init__(self, begin: Callable[[], Any]):
+        self.begin = begin
+        self.there: Any = None
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if scalars := _scalars(event):
+            self.there = self.there or self.begin()
+            self.write(scalars, event["step"])
+
+    @abc.abstractmethod
+    def write(self, scalars: Mapping[str, float], step: int) -> None: ...
+
+    @abc.abstractmethod
+    def end(self) -> None: ...
+
+    def close(self) -> None:
+        if self.there is not None:
+            self.end()
+
+
+class TensorBoard(Writer):
     """Metrics as TensorBoard scalars. Needs the extra `tensorboard`."""
 
     def __init__(self, path: str):
@@ -185,17 +232,17 @@ class TensorBoard:
             from tensorboardX import SummaryWriter
         except ImportError as error:
             raise ImportError("tensorboardX is not installed: pip install 'quickstudy[tensorboard]'") from error
-        self.writer = SummaryWriter(path)
+        super().__init__(lambda: SummaryWriter(path))
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        for name, value in _scalars(event).items():
-            self.writer.add_scalar(name, value, event["step"])
+    def write(self, scalars: Mapping[str, float], step: int) -> None:
+        for name, value in scalars.items():
+            self.there.add_scalar(name, value, step)
 
-    def close(self) -> None:
-        self.writer.close()
+    def end(self) -> None:
+        self.there.close()
 
 
-class WeightsAndBiases:
+class WeightsAndBiases(Writer):
     """Metrics to a Weights & Biases run. Needs the extra `wandb`."""
 
     def __init__(self, **settings: Any):
@@ -203,14 +250,13 @@ class WeightsAndBiases:
             import wandb
         except ImportError as error:
             raise ImportError("wandb is not installed: pip install 'quickstudy[wandb]'") from error
-        self.run = wandb.init(**settings)
+        super().__init__(lambda: wandb.init(**settings))
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        if scalars := _scalars(event):
-            self.run.log(scalars, step=event["step"])
+    def write(self, scalars: Mapping[str, float], step: int) -> None:
+        self.there.log(scalars, step=step)
 
-    def close(self) -> None:
-        self.run.finish()
+    def end(self) -> None:
+        self.there.finish()
 
 
 def _scalars(event: Mapping[str, Any]) -> dict[str, float]:

@@ -19,8 +19,8 @@ import numpy as np
 from quickstudy.cache import use_compilation_cache
 from quickstudy.config import ConfigError, Training
 from quickstudy.core import HeldOut, Learner, MetaOptimizer, Objective, TaskDistribution, drawn
-from quickstudy.devices import available
-from quickstudy.display import Listener, Plain
+from quickstudy.devices import available, peak_memory
+from quickstudy.display import Listener, Plain, waiting
 from quickstudy.evaluate import Evaluation, Protocol, evaluate
 from quickstudy.leaves import meta_parameters
 from quickstudy.loop import Loop, Progress
@@ -113,11 +113,6 @@ def train(
     use_compilation_cache()
 
     with folder.locked() if folder is not None else contextlib.nullcontext(), _signals() as stop:
-        devices = {"devices": config.devices, "devices_there": len(available())}
-        listener({"event": "start", "meta_parameters": learned, "meta_steps": config.meta_steps, **devices})
-        if config.meta_steps and _all_alike(splits.train):
-            text = "warning: all tasks are one and the same, so what is learned is learned for it alone"
-            listener({"event": "warning", "text": text})
         progress, step = loop.begin(), 0
         if folder is not None:
             if resume:
@@ -130,6 +125,12 @@ def train(
             if canonical(made.get("config")) != canonical(about["config"]):  # what made it stays as it was noted
                 folder.write_json("run.json", {**about, **made, "config": about["config"]})
             folder.rewind(step)
+        steps = {"step": step, "meta_steps": config.meta_steps}
+        devices = {"devices": config.devices, "devices_there": len(available())}
+        listener({"event": "start", "meta_parameters": learned, **steps, **devices})
+        if config.meta_steps and _all_alike(splits.train):
+            text = "warning: all tasks are one and the same, so what is learned is learned for it alone"
+            listener({"event": "warning", "text": text})
         validate = lambda progress, step: _validate(progress, step, protocol, splits.validation, folder, listener)
         progress = _run(loop, progress, step, config, folder, listener, validate, stop)
     digests = {name: digest(part) for name, part in progress.parts().items()}
@@ -195,12 +196,14 @@ def _run(
         if stage not in loop.programs:
             listener({"event": "compile", "stage": stage, "stages": len(loop.stages)})
             before = loop.compile_seconds
-            loop.program(stage, progress)
+            with waiting(listener, "compiling"):
+                loop.program(stage, progress)
             listener({"event": "compiled", "seconds": round(loop.compile_seconds - before, 2)})
         line_end = (step // config.log_interval + 1) * config.log_interval
         beyond = min(line_end, loop.stages[stage][0], config.meta_steps)
         began = time.perf_counter()
-        new, metrics = loop.program(stage, progress)(progress, step, beyond)
+        with waiting(listener, f"steps {step} to {beyond}"):
+            new, metrics = loop.program(stage, progress)(progress, step, beyond)
         seconds = time.perf_counter() - began
         line = _summary(metrics, step, beyond)
         _check(new, line, metrics, step, config, folder, saved)
@@ -208,7 +211,8 @@ def _run(
         if folder is not None:
             folder.append(METRICS, line)
             folder.append("timing.jsonl", {"step": step, "seconds": round(seconds, 6), "steps": step - before})
-        listener({"event": "metrics", **line, "steps_per_second": (step - before) / seconds})
+        health = {"steps_per_second": (step - before) / seconds, "memory": peak_memory()}
+        listener({"event": "metrics", **line, **health})
         if step // config.save_interval > before // config.save_interval or step == config.meta_steps or stop:
             save()
         if stop:
@@ -272,7 +276,8 @@ def _validate(
     num = min(protocol.num_tasks, protocol.validation_tasks)
     small = dataclasses.replace(protocol, num_tasks=num, **nothing_beside)
     try:
-        result = evaluate(progress.learner, protocol.objective, tasks, protocol=small)
+        with waiting(listener, "validating"):
+            result = evaluate(progress.learner, protocol.objective, tasks, protocol=small)
     except FloatingPointError as error:  # training goes on: what it learns does not depend on who looks
         listener({"event": "warning", "text": f"warning: validation at step {step}: {error}"})
         return

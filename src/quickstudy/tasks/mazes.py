@@ -118,7 +118,8 @@ class GoalGrids(EnvironmentTasks):
 
 class Mazes(EnvironmentTasks):
     """size: of the square; the start is a corner
-    walls: share of the cells that are walls; a layout that cuts off more than half of the others is drawn again
+    walls: share of the cells that are walls; a layout that cuts off more than half of the others, or all of them, is
+        drawn again
     wind: largest probability that a step goes astray; each maze has its own, with one direction
     layout: a number draws one layout for all tasks, of which goal and wind then differ; None: each its own
     episode: steps after which an episode is cut
@@ -129,6 +130,10 @@ class Mazes(EnvironmentTasks):
     wind: float = eqx.field(static=True, default=0.0)
     layout: int | None = eqx.field(static=True, default=None)
     episode: int = eqx.field(static=True, default=200)
+
+    def __check_init__(self):
+        if self.size < 2 or not 0 <= self.walls < 1:  # or there is nowhere to go
+            raise ValueError(f"mazes need a size of 2 or more and walls in [0, 1), got {self.size} and {self.walls}")
 
     @property
     def environment(self) -> GridEnvironment:
@@ -163,7 +168,7 @@ class Mazes(EnvironmentTasks):
         def cut_off(carry):
             _, wall, tries = carry
             reached = jnp.isfinite(distances(wall, jnp.zeros((), int))).sum()
-            return (2 * reached < (~wall).sum()) | (tries == 0)
+            return (2 * reached < (~wall).sum()) | (reached < 2) | (tries == 0)
 
         nothing = jnp.zeros((self.size, self.size), bool)
         return jax.lax.while_loop(cut_off, draw, (key, nothing, jnp.zeros((), int)))[1]
