@@ -21,8 +21,7 @@ these mazes: `--maze 5 --wind 0.3 --episode 20 --horizon 100 --meta-steps 1500`)
 
 The first runs of navigation failed both; docs/learners/mpo.md has all figures, and why the defaults have changed since.
 With today's both hold on MDPs, and in navigation but for one comparison each: the recurrent hypernetwork is better in
-distribution, and MAML-RL level on the shifted family. In mazes neither holds: all that remember are level inside, and
-another layout is too far for all.
+distribution, and MAML-RL level on the shifted family. In mazes the first holds, and another layout is too far for all.
 """
 
 import dataclasses
