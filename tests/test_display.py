@@ -39,6 +39,7 @@ def test_the_block_has_at_most_ten_lines_with_all_that_is_owed(monkeypatch):
         {**metrics, "step": 100},
         {"event": "validation", "step": 100, "metric": "return", "curve": CURVE, "n": 100},
         {"event": "save", "step": 100},
+        {"event": "waiting", "text": "steps 100 to 150, 20 s so far …"},  # does not reset the time left
         {**metrics, "step": 150},
     ]
     for event in events:

@@ -2,6 +2,8 @@
 
     {"event": "start" | "compile" | "compiled" | "metrics" | "validation" | "save" | "waiting" | "warning" | ..., ...}
 
+"waiting" comes from a thread of its own, while the one that tells all else is busy.
+
 Writers for TensorBoard and Weights & Biases are listeners too (extras `tensorboard`, `wandb`).
 """
 
@@ -48,8 +50,9 @@ def waiting(listener: Listener, doing: str, every: float = 20.0) -> Iterator[Non
     done, began = threading.Event(), time.monotonic()
 
     def tell() -> None:
-        while not done.wait(every):
-            listener({"event": "waiting", "text": f"{doing}, {time.monotonic() - began:.0f} s so far …"})
+        with contextlib.suppress(OSError):  # nobody reads: what is said next finds that out too
+            while not done.wait(every):
+                listener({"event": "waiting", "text": f"{doing}, {time.monotonic() - began:.0f} s so far …"})
 
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()
@@ -160,7 +163,8 @@ class Live:
             self.block.start()
         elif kind in ("compile", "compiled", "waiting"):
             self.lines["state"] = describe(event) or ""
-            self.first = None  # the time left is reckoned without compiling
+            if kind != "waiting":
+                self.first = None  # the time left is reckoned without compiling
         elif kind == "metrics":
             self._metrics(event)
         elif kind == "validation":
