@@ -101,10 +101,19 @@ def test_writers_are_told_and_closed_also_when_training_fails(tmp_path, monkeypa
     told.clear()
     assert call(capsys, *words)[0] == 2  # the folder holds a run
     assert told == []  # nothing was opened for it
-    full.append("disk")
+
+    def refuse(project, config):
+        raise ValueError("no key")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=refuse))
     words[words.index(tmp_path / "run")] = tmp_path / "other"
-    assert call(capsys, *words)[0] == 6
-    assert told[0] == "tensorboard opened" and told[-1] == "tensorboard closed"
+    code, said, error = call(capsys, *[word for word in words if word != "--quiet"])
+    assert code == 2 and "no key" in error and "compiling" not in said
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda project, config: Weights()))
+    told.clear()
+    full.append("disk")
+    assert call(capsys, *words)[0] == 6  # and the folder was free
+    assert told[0] == "tensorboard opened" and told[-2:] == ["tensorboard closed", "wandb closed"]
 
 
 def test_a_cache_that_cannot_be_written_is_said_in_one_line(tmp_path):

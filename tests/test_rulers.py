@@ -49,6 +49,10 @@ def test_counts_and_choices():
     assert state.won.tolist() == [2, 0, 1] and state.lost.tolist() == [0, 1, 0]
     assert choice == 0  # 3/4 against 1/3 and 2/3
     assert after(bandits.bayes_greedy(3), [0, 0], [1, 0])[1] == 1  # all means are ½: the least known, then the first
+    at_random = bandits.bayes_greedy(5, ties="random")
+    first = jax.vmap(lambda key: at_random.apply(at_random.init(key=key), jnp.zeros(0)).policy.mode())
+    shares = np.bincount(first(jax.random.split(K, 20_000)), minlength=5) / 20_000
+    np.testing.assert_allclose(shares, 0.2, atol=0.012)  # four standard errors
     assert after(bandits.ucb1(3), [0, 0, 0, 0], [1, 1, 0, 0])[1] == 1  # means ½ all, the bonus decides
     assert after(bandits.ucb1(3, scale=0.01), [0, 1], [1, 0])[1] == 0  # with hardly any bonus it is greedy
 

@@ -57,7 +57,7 @@ def available() -> list[Any]:
 
 def peak_memory() -> int:
     """Bytes that the first device has held at most or, where it does not tell, as a CPU, this process."""
-    told = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    told = (available()[0].memory_stats() or {}).get("peak_bytes_in_use")
     kept = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return told or (kept if sys.platform == "darwin" else 1024 * kept)
 

@@ -46,13 +46,17 @@ def close(listener: Listener) -> None:
 
 @contextlib.contextmanager
 def waiting(listener: Listener, doing: str, every: float = 20.0) -> Iterator[None]:
-    """Says every so many seconds that `doing` goes on, where nothing else would."""
+    """Says every so many seconds that `doing` goes on, where nothing else would. What the listener raises then is
+    raised at the end."""
     done, began = threading.Event(), time.monotonic()
+    failed: list[Exception] = []
 
     def tell() -> None:
-        with contextlib.suppress(OSError):  # nobody reads: what is said next finds that out too
+        try:
             while not done.wait(every):
                 listener({"event": "waiting", "text": f"{doing}, {time.monotonic() - began:.0f} s so far …"})
+        except Exception as error:
+            failed.append(error)
 
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()
@@ -61,6 +65,8 @@ def waiting(listener: Listener, doing: str, every: float = 20.0) -> Iterator[Non
     finally:
         done.set()
         teller.join()
+    if failed:
+        raise failed[0]
 
 
 class Json:
@@ -157,14 +163,16 @@ class Live:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         kind = event["event"]
+        self.lines.pop("waiting", None)
         if kind == "start":
             self.steps = event["meta_steps"]
             self.console.print(describe(event), highlight=False)
             self.block.start()
-        elif kind in ("compile", "compiled", "waiting"):
+        elif kind in ("compile", "compiled"):
             self.lines["state"] = describe(event) or ""
-            if kind != "waiting":
-                self.first = None  # the time left is reckoned without compiling
+            self.first = None  # the time left is reckoned without compiling
+        elif kind == "waiting":
+            self.lines["waiting"] = event["text"]
         elif kind == "metrics":
             self._metrics(event)
         elif kind == "validation":
@@ -191,7 +199,7 @@ class Live:
         remaining = f"{left // 60:.0f} min {left % 60:02.0f} s left" if left is not None else ""
         self.lines["state"] = f"{'━' * bar}{'┄' * (30 - bar)} {event['step']}/{self.steps}  {remaining}"
         self.lines["training"] = metrics_line(event)
-        self.lines["memory"] = f"{event['memory'] / 2**30:.1f} GB at most"
+        self.lines["memory"] = f"{event['memory'] / 1e9:.1f} GB at most"
 
     def _draw(self) -> None:
         from rich.table import Table
@@ -206,15 +214,16 @@ class Live:
 
 
 class Writer(abc.ABC):
-    """Writes scalars elsewhere, which it opens with the first of them: a run that is refused leaves nothing there."""
+    """Writes scalars elsewhere, which it opens as training starts: a run that is refused leaves nothing there."""
 
     def __init__(self, begin: Callable[[], Any]):
         self.begin = begin
         self.there: Any = None
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        if scalars := _scalars(event):
-            self.there = self.there or self.begin()
+        if event["event"] == "start":
+            self.there = self.begin()
+        elif scalars := _scalars(event):
             self.write(scalars, event["step"])
 
     @abc.abstractmethod

@@ -121,13 +121,15 @@ def train(
                 raise ConfigError([f"{folder.path} already holds a run; resume it, or choose another folder"])
             elif not folder.exists and folder.steps():
                 raise ConfigError([f"{folder.checkpoints} holds what no run of ours made; choose another folder"])
+        # A listener that cannot start leaves the folder as it was.
+        steps = {"step": step, "meta_steps": config.meta_steps}
+        devices = {"devices": config.devices, "devices_there": len(available())}
+        listener({"event": "start", "meta_parameters": learned, **steps, **devices})
+        if folder is not None:
             made = folder.about() if folder.exists else {}
             if canonical(made.get("config")) != canonical(about["config"]):  # what made it stays as it was noted
                 folder.write_json("run.json", {**about, **made, "config": about["config"]})
             folder.rewind(step)
-        steps = {"step": step, "meta_steps": config.meta_steps}
-        devices = {"devices": config.devices, "devices_there": len(available())}
-        listener({"event": "start", "meta_parameters": learned, **steps, **devices})
         if config.meta_steps and _all_alike(splits.train):
             text = "warning: all tasks are one and the same, so what is learned is learned for it alone"
             listener({"event": "warning", "text": text})

@@ -7,7 +7,8 @@
 
 w and l count an arm's ones and zeros, n = w + l, t pulls in all. UCB1 knows the prior too, as two pulls an arm had
 before, or short trials would go into trying every arm once. Ties go to the arm pulled least, then to the first: of
-two arms that look alike, the one less known is worth more.
+two arms that look alike, the one less known is worth more. Greedy alone can be had with ties at random too, as it is
+commonly played: over ten pulls of five arms it expects 6.626 so, and 6.657 by the rule above (computed exactly).
 """
 
 from collections.abc import Callable
@@ -63,7 +64,7 @@ def bayes_greedy(arms: int, *, ties: Literal["least pulled", "random"] = "least 
 
     def index(won: Float[Array, "arms"], lost: Float[Array, "arms"], key: Key[Array, ""]) -> Float[Array, "arms"]:
         mean = (won + 1) / (won + lost + 2)
-        return mean + 1e-6 * jax.random.uniform(key, (arms,)) if at_random else mean
+        return jnp.where(mean == mean.max(), jax.random.uniform(key, (arms,)), -1.0) if at_random else mean
 
     return IndexStrategy(arms, index, least_first=not at_random)
 
