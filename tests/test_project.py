@@ -141,6 +141,7 @@ LEARNED = {
     "sinusoid-meta-sgd": SINUSOID | moved(SINUSOID, "start.", "update.rate."),
     "sinusoid-mktn": mlp("net", 3) | {"rule.guidance.log"},
     "maze-mktn": mlp("net", 2) | {"rule.rate.log", "rule.guidance.log"},
+    "kernels-mktn": mlp("net", 2) | {"rule.rate.log", "rule.guidance.log"},
     "sinusoid-learned-optimizer": lstm("update.cell") | both("update.out") | {"update.scale.log"},
     "navigation": NAVIGATION,
     "navigation-maml": moved(NAVIGATION, "inner_loss.", "inner_loss.policy."),

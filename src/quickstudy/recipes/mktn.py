@@ -8,14 +8,16 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
 from quickstudy.recipes.base import Recipe
-from quickstudy.recipes.one_maze import ACTIONS, OneMaze
+from quickstudy.recipes.one_maze import OneMaze
 from quickstudy.recipes.sinusoid import FINN, Sinusoid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from quickstudy.core import Learner
     from quickstudy.learners.mktn import MKTN, Reading
     from quickstudy.recipes.experiment import Experiment
+    from quickstudy.tasks.environment import EnvironmentTasks
 
 ALPACA = "Harrison, Sharma, Pavone 2018, Meta-Learning Priors for Efficient Online Bayesian Regression, WAFR"
 R2D2 = "Bertinetto, Henriques, Torr, Vedaldi 2019, Meta-learning with Differentiable Closed-Form Solvers, ICLR"
@@ -83,9 +85,8 @@ class SinusoidMKTN(Transfer, Sinusoid):
 
 
 @dataclasses.dataclass(frozen=True)
-class MazeMKTN(Transfer, OneMaze):
-    """To be won: goals within the horizon in 1,000 held-out tasks, paired, against K alone, φ alone and λ = 0, each
-    trained as long, and against Q-learning and Dyna-Q from scratch."""
+class Controlled(Transfer):
+    """Values of actions where observations are one-hot."""
 
     meta_steps: int = 400
     size: int = 16
@@ -101,18 +102,22 @@ class MazeMKTN(Transfer, OneMaze):
     final_rate: float = 0.05  # of the learning rate, reached linearly at the end
     clip_norm: float = 1.0
 
-    name = "maze-mktn"
-    description = "MKTN in one maze with a goal and a wind of its own in each task: the ways are known, where to is not"
-    expected = "14 goals in 200 steps, where Dyna-Q from scratch has 7 and K alone 6 (2 minutes)"
-    source = BRADTKE
-
     def errors(self) -> list[str]:
         wrong = super().errors() + self.must("be at least 1", lambda x: x >= 1, "hidden")
         wrong += self.must("lie in [0, 1)", lambda x: 0 <= x < 1, "discount", "epsilon")
         wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "trace", "final_rate")
         return wrong + self.must("be above 0", lambda x: x > 0, "temperature", "learning_rate", "clip_norm")
 
-    def build(self) -> "Experiment":
+    def control(
+        self,
+        tasks: "EnvironmentTasks",
+        horizon: int,
+        *,
+        opinion: float,
+        rulers: "dict[str, Learner]",
+        optimum: "Callable[[Any], Any]",
+    ) -> "Experiment":
+        """`opinion`: scale of what the knowledge says to begin with, relative to that of a plain network."""
         import equinox as eqx
         import jax
         import jax.numpy as jnp
@@ -127,17 +132,18 @@ class MazeMKTN(Transfer, OneMaze):
         from quickstudy.report.traces import transfer
         from quickstudy.rl import losses
 
-        tasks = self.tasks()
+        length, actions = tasks.spec.observation, tasks.spec.actions
+        assert actions is not None
         key = jax.random.fold_in(jax.random.key(self.seed), 1)
-        net = MLP((self.maze**2, self.hidden, ACTIONS * (1 + self.size)), key=key, activation=jnp.tanh)
-        # A one-hot input has a variance of 1/length. Without this all cells look alike to begin with, and what is
-        # learned in one is learned in all. The knowledge begins near indifference, so that every goal is found.
-        small = jnp.tile(jnp.array([0.01] + [1.0] * self.size), ACTIONS)
-        net = eqx.tree_at(lambda n: n.layers[0].weight, net, self.maze * net.layers[0].weight)
+        net = MLP((length, self.hidden, actions * (1 + self.size)), key=key, activation=jnp.tanh)
+        # A one-hot input has a variance of 1/length. Without this all of them look alike to begin with, and what is
+        # learned of one is learned of all.
+        small = jnp.tile(jnp.array([opinion] + [1.0] * self.size), actions)
+        net = eqx.tree_at(lambda n: n.layers[0].weight, net, length**0.5 * net.layers[0].weight)
         net = eqx.tree_at(lambda n: n.layers[-1], net, jax.tree.map(lambda w: (w.T * small).T, net.layers[-1]))
         trial = Trial(
             tasks.environment,
-            horizon=self.horizon,
+            horizon=horizon,
             terms=((1.0, losses.q_value),),
             discount=self.discount,
             trace=self.trace,
@@ -152,12 +158,62 @@ class MazeMKTN(Transfer, OneMaze):
             Backprop(optax.chain(optax.clip_by_global_norm(self.clip_norm), optax.adam(rate))),
             tasks,
             Protocol(
-                dataclasses.replace(trial, report_every=self.horizon // 10, baseline="none"),
+                dataclasses.replace(trial, report_every=horizon // 10, baseline="none"),
                 num_tasks=self.test_tasks,
-                rulers=self.rulers(),
-                optimum=self.optimum,
+                rulers=rulers,
+                optimum=optimum,
                 trace=transfer,
                 chunk=min(500, self.test_tasks),
             ),
             citations=(BRADTKE, WATKINS),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class MazeMKTN(Controlled, OneMaze):
+    """To be won: goals within the horizon in 1,000 held-out tasks, paired, against K alone, φ alone and λ = 0, each
+    trained as long, and against Q-learning and Dyna-Q from scratch."""
+
+    name = "maze-mktn"
+    description = "MKTN in one maze with a goal and a wind of its own in each task: the ways are known, where to is not"
+    expected = "14 goals in 200 steps, where Dyna-Q from scratch has 7 and K alone 6 (2 minutes)"
+    source = BRADTKE
+
+    def build(self) -> "Experiment":
+        # The knowledge begins near indifference, so that every goal is found.
+        return self.control(self.tasks(), self.horizon, opinion=0.01, rulers=self.rulers(), optimum=self.optimum)
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelsMKTN(Controlled):
+    """To be won: total reward of the life in 1,000 held-out MDPs, paired, against K alone, φ alone and λ = 0, each
+    trained as long, and against posterior sampling from scratch. RL² is `kernels-rl2` on the same tasks."""
+
+    discount: float = 0.9
+    temperature: float = 0.1  # of the policy softmax(Q / temperature)
+    episodes: int = 10  # of a life
+
+    name = "kernels-mktn"
+    description = "MKTN on MDPs that mix shared kernels: what they share is known, what they mix is not"
+    expected = "10 episodes: 187 (RL² 179, K alone 140, from scratch 138, the task known 225; half a minute)"
+    source = BRADTKE
+
+    def errors(self) -> list[str]:
+        return super().errors() + self.must("be a multiple of 10", lambda x: x >= 10 and x % 10 == 0, "episodes")
+
+    def build(self) -> "Experiment":
+        import jax
+
+        from quickstudy.learners import mdps
+        from quickstudy.rl.planning import backward_induction
+        from quickstudy.tasks.mdps import KernelMDPs
+
+        tasks = KernelMDPs()
+        best = lambda task: backward_induction(task.reward, task.transition, tasks.episode)[0, 0].max()
+        return self.control(
+            tasks,
+            tasks.episode * self.episodes,
+            opinion=1.0,
+            rulers={"PSRL, flat prior": mdps.psrl(tasks.states, tasks.actions, tasks.episode)},
+            optimum=lambda drawn: self.episodes * jax.vmap(best)(drawn),
         )
