@@ -138,19 +138,16 @@ class MDPAlone(Recipe):
         raise NotImplementedError
 
     def build(self) -> "Experiment":
-        import jax
-
         from quickstudy.evaluate import Protocol
         from quickstudy.meta_optimizers.untrained import Untrained
         from quickstudy.objectives.trial import Trial
         from quickstudy.recipes.experiment import Experiment
-        from quickstudy.rl.planning import backward_induction
+        from quickstudy.rl.planning import best_returns
         from quickstudy.tasks.mdps import TabularMDPs
 
         tasks = TabularMDPs(self.states, self.actions)
         horizon = tasks.episode * self.episodes
         trial = Trial(tasks.environment, horizon=horizon, baseline="none", normalise=False, report_every=tasks.episode)
-        best = lambda task: backward_induction(task.reward, task.transition, tasks.episode)[0, 0].max()
         return Experiment(
             self,
             self.learner(tasks),
@@ -160,7 +157,7 @@ class MDPAlone(Recipe):
             Protocol(
                 trial,
                 num_tasks=self.test_tasks,
-                optimum=lambda drawn: self.episodes * jax.vmap(best)(drawn),
+                optimum=lambda drawn: self.episodes * best_returns(drawn, tasks.episode),
                 chunk=min(500, self.test_tasks),
             ),
             citations=(self.source, DUAN),

@@ -202,18 +202,15 @@ class KernelsMKTN(Controlled):
         return super().errors() + self.must("be a multiple of 10", lambda x: x >= 10 and x % 10 == 0, "episodes")
 
     def build(self) -> "Experiment":
-        import jax
-
         from quickstudy.learners import mdps
-        from quickstudy.rl.planning import backward_induction
+        from quickstudy.rl.planning import best_returns
         from quickstudy.tasks.mdps import KernelMDPs
 
         tasks = KernelMDPs()
-        best = lambda task: backward_induction(task.reward, task.transition, tasks.episode)[0, 0].max()
         return self.control(
             tasks,
             tasks.episode * self.episodes,
             opinion=1.0,
             rulers={"PSRL, flat prior": mdps.psrl(tasks.states, tasks.actions, tasks.episode)},
-            optimum=lambda drawn: self.episodes * jax.vmap(best)(drawn),
+            optimum=lambda drawn: self.episodes * best_returns(drawn, tasks.episode),
         )

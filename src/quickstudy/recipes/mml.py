@@ -153,11 +153,8 @@ class MDPFamily(MMLRecipe):
         return super().errors() + self.must("be a multiple of 10", lambda x: x >= 10 and x % 10 == 0, "episodes")
 
     def of_mdps(self, tasks: "TabularMDPs | KernelMDPs", average: tuple, *, flat: float) -> "Experiment":
-        import jax
+        from quickstudy.rl.planning import best_returns
 
-        from quickstudy.rl.planning import backward_induction
-
-        best = lambda task: backward_induction(task.reward, task.transition, tasks.episode)[0, 0].max()
         return self.compose(
             tasks,
             lambda task: (task.reward, task.transition),
@@ -167,7 +164,7 @@ class MDPFamily(MMLRecipe):
             horizon=tasks.episode * self.episodes,
             flat=flat,
             guess=1.0,
-            optimum=lambda drawn: self.episodes * jax.vmap(best)(drawn),
+            optimum=lambda drawn: self.episodes * best_returns(drawn, tasks.episode),
         )
 
 

@@ -32,6 +32,12 @@ def backward_induction(
     return induct(lambda value: reward + transition @ value, len(reward), horizon)
 
 
+def best_returns(tasks: PyTree, steps: int) -> Float[Array, "num"]:
+    """What an episode of so many steps is worth in each of `tasks`, MDPs with `reward` and `transition`, where it is
+    known from the start."""
+    return jax.vmap(lambda task: backward_induction(task.reward, task.transition, steps)[0, 0].max())(tasks)
+
+
 def value_iteration(
     reward: Float[Array, "states actions"],
     transition: Float[Array, "states actions states"],
