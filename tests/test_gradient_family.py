@@ -257,7 +257,7 @@ def test_what_is_learned_is_what_is_listed():
     assert "update.rate.log" in meta_parameters(gradient(SGD(Positive(0.1))))
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 4])
+@pytest.mark.parametrize("chunk", [1, 3, 4])
 def test_any_chunking_of_the_tasks_gives_the_same_gradient(chunk):
     tasks = Sinusoids(5, 7).sample(8, key=K)
     learner, objective = gradient(), FewShot()

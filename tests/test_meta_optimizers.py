@@ -123,28 +123,36 @@ def test_evosax_searches_for_a_rate(strategy):
         Evosax("SimulatedAnnealing").init(learner)
 
 
-@pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_a_diverged_task_contributes_exactly_zero(where):
+@pytest.mark.parametrize("where", ["loss", "gradient", "both"])
+@pytest.mark.parametrize("chunk", [None, 1, 3])
+def test_diverged_tasks_contribute_exactly_zero(where, chunk):
     learner = gradient(SGD(0.05))
-    tasks = Sinusoids(5, 5).sample(4, key=K)
     objective = FewShot()
-    clean, _ = objective.collect(learner, (), tasks, key=K)
-    if where == "loss":
-        bad, _ = objective.collect(learner, (), poison(tasks, 2), key=K)
-    else:  # the loss is finite, only its derivative is not
+    of_loss, of_gradient = {"loss": ([2, 6], []), "gradient": ([], [0, 5]), "both": ([2], [3])}[where]
+    tasks = Sinusoids(5, 5).sample(7, key=K)
+    if of_gradient:  # where the prediction is the label: the loss is finite, its derivative is not
         objective = FewShot(of_loss=lambda p, y: jnp.sqrt(jnp.abs(p[0] - y[0])) ** 2)
-        learner0 = eqx.tree_at(lambda l: l.start.net.layers[-1].weight, gradient(SGD(0.0)), replace_fn=jnp.zeros_like)
-        learner = eqx.tree_at(lambda l: l.start.net.layers[-1].bias, learner0, replace_fn=jnp.zeros_like)
-        bad, _ = objective.collect(
-            learner, (), eqx.tree_at(lambda t: t.query.y, tasks, tasks.query.y.at[2].set(0.0)), key=K
-        )
-        clean, _ = objective.collect(learner, (), tasks, key=K)
-    _, _, ours, diverged = mean_gradient(objective, learner, bad)
-    assert diverged.tolist() == [False, False, True, False]
-    rest = jax.tree.map(lambda x: x[jnp.array([0, 1, 3])], clean)
-    _, _, three, _ = mean_gradient(objective, learner, rest)
-    np.testing.assert_allclose(flat(ours), flat(three) * 3 / 4, rtol=1e-4, atol=1e-6)
-    assert np.isfinite(flat(ours)).all()
+        last = lambda l: (l.start.net.layers[-1].weight, l.start.net.layers[-1].bias)
+        learner = eqx.tree_at(last, gradient(SGD(0.0)), replace_fn=jnp.zeros_like)
+        tasks = eqx.tree_at(lambda t: t.query.y, tasks, tasks.query.y.at[jnp.array(of_gradient)].set(0.0))
+    for task in of_loss:
+        tasks = poison(tasks, task)
+    batch, _ = objective.collect(learner, (), tasks, key=K)
+    losses, _, ours, diverged = eqx.filter_jit(lambda l, b: mean_gradient(objective, l, b, chunk=chunk))(learner, batch)
+    assert np.flatnonzero(diverged).tolist() == of_loss + of_gradient
+    assert np.flatnonzero(~np.isfinite(losses)).tolist() == of_loss
+    good = jax.tree.map(lambda x: x[~diverged], batch)
+    alone = [mean_gradient(objective, learner, jax.tree.map(lambda x, i=i: x[i : i + 1], good)) for i in range(5)]
+    np.testing.assert_allclose(flat(ours), sum(flat(one[2]) for one in alone) / 7, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(losses[~diverged], [one[0][0] for one in alone], rtol=1e-4)
+
+
+def test_where_all_diverge_nothing_moves():
+    learner, objective = gradient(), FewShot()
+    tasks = poison(poison(Sinusoids(5, 5).sample(2, key=K), 0), 1)
+    batch, _ = objective.collect(learner, (), tasks, key=K)
+    _, _, ours, diverged = mean_gradient(objective, learner, batch)
+    assert diverged.all() and not flat(ours).any()
 
 
 def test_minibatches_and_epochs_take_that_many_steps():

@@ -16,50 +16,63 @@ from quickstudy.leaves import combine, partition
 
 
 def mean_gradient(objective: Objective, learner: Learner, batch: Batch, *, chunk: int | None = None):
-    """(losses [tasks], metrics, gradient of their mean, mask of the diverged tasks). Where devices share the tasks, the
-    gradient is that of all of them, the rest of this device's.
+    """(losses [tasks], metrics, gradient of their mean, mask of the diverged tasks), from at most `chunk` tasks at a
+    time. Where devices share the tasks, the gradient is that of all of them, the rest of this device's.
 
-    A task whose loss or gradient is not finite contributes exactly zero. Telling whose gradient it is needs one
-    gradient a task, which costs memory and time, so that is done only when something was not finite.
+    A task whose loss or gradient is not finite contributes exactly zero. To tell whose gradient it is would take one
+    gradient a task, so that is asked only when something was not finite: tasks whose loss is not are left out first,
+    then halves are tried. All in one program, because a second one takes as long to compile as the first.
     """
     learned, rest = partition(learner)
     num = jax.tree.leaves(batch)[0].shape[0]
+    most = num if chunk is None else min(chunk, num)
 
-    def total(learned, part):
+    def total(learned, part, counts):
         losses, metrics = objective.loss(combine(learned, rest), part)
-        return losses.sum(), (losses, metrics)
+        return (counts * losses).sum(), (losses, metrics)
 
-    def over(part):
-        (_, (losses, metrics)), gradient = jax.value_and_grad(total, has_aux=True)(learned, part)
-        return losses, metrics, gradient
+    def attempt(progress):
+        first, size, summed, told, diverged = progress
+        start = jnp.minimum(first, num - most) if most < num else 0
+        place = start + jnp.arange(most)
+        cut = lambda tree: jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, most), tree)
+        paste = lambda tree, part: jax.tree.map(
+            lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, start, 0), tree, part
+        )
+        choose = lambda mask, a, b, axis=0: jax.vmap(jnp.where, (0, 0, axis))(mask, a, b)
 
-    def in_parts(size, keep):
-        parts = jax.tree.map(lambda x: x.reshape(num // size, size, *x.shape[1:]), batch)
+        counts = (place >= first) & (place < first + size) & ~cut(diverged)
+        part = cut(batch)
+        if most > 1:  # 0·NaN is NaN, so the place of a task that does not count is taken by one that does
+            one = jnp.argmax(counts)
+            part = jax.lax.cond(
+                counts.all(), lambda: part, lambda: jax.tree.map(lambda x: choose(counts, x, x[one], None), part)
+            )
+        (_, new), gradient = jax.value_and_grad(total, has_aux=True)(learned, part, counts)
 
-        def add(summed, part):
-            losses, metrics, gradient = over(part)
-            good = keep(losses, gradient)
-            gradient = jax.tree.map(lambda s, g: s + jnp.where(good, g, 0.0), summed, gradient)
-            return gradient, (losses, metrics, jnp.broadcast_to(~good, losses.shape))
+        clean, last = _finite((new[0], gradient)), size == 1
+        bad = counts & ~jnp.where(last, clean, jnp.isfinite(new[0]))
+        done = clean | last | ~counts.any()
+        summed = jax.tree.map(lambda s, g: s + jnp.where(clean, g, 0.0), summed, gradient)
+        told = paste(told, jax.tree.map(lambda a, b: choose(counts, a, b), new, cut(told)))
+        diverged = paste(diverged, cut(diverged) | bad)
+        smaller = jnp.where(bad.any(), size, size // 2)
+        return (
+            jnp.where(done, first + size, first),
+            jnp.where(done, jnp.minimum(2 * size, most), smaller),
+            summed,
+            told,
+            diverged,
+        )
 
-        zero = jax.tree.map(jnp.zeros_like, learned)
-        gradient, out = jax.lax.scan(add, zero, parts)
-        losses, metrics, diverged = jax.tree.map(lambda x: x.reshape(num, *x.shape[2:]), out)
-        return losses, metrics, gradient, diverged
-
-    mean = lambda gradient: jax.tree.map(lambda g: g / num, mean_over_devices(gradient))
-    isolate = lambda: in_parts(1, lambda losses, gradient: _finite(losses) & _finite(gradient))
-    if chunk == 1:
-        losses, metrics, gradient, diverged = isolate()
-        return losses, metrics, mean(gradient), diverged
-    if chunk is None or chunk >= num:
-        fast = (*over(batch), jnp.zeros(num, bool))
-    else:
-        size = next(size for size in range(chunk, 0, -1) if num % size == 0)
-        fast = in_parts(size, lambda losses, gradient: jnp.ones((), bool))
-
-    losses, metrics, gradient, diverged = jax.lax.cond(_finite((fast[0], fast[2])), lambda: fast, isolate)
-    return losses, metrics, mean(gradient), diverged
+    empty = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+    told = empty(jax.eval_shape(lambda: objective.loss(learner, batch)))
+    _, _, summed, (losses, metrics), diverged = jax.lax.while_loop(
+        lambda progress: progress[0] < num,
+        attempt,
+        (jnp.int32(0), jnp.int32(most), empty(learned), told, jnp.zeros(num, bool)),
+    )
+    return losses, metrics, jax.tree.map(lambda g: g / num, mean_over_devices(summed)), diverged
 
 
 def tasks_at_once(num: int, bytes_each: int) -> int | None:
