@@ -143,6 +143,26 @@ def test_an_encoder_comes_before_the_cell():
     close(said(with_it, stream, scan_replay), said(without, encoded))
 
 
+def test_an_lstm_begins_as_an_associative_memory():
+    size, given = 1024, jnp.array([2, 0, 1])
+    xs, noise = jax.random.normal(K, (2, 3, 20))
+    cell = LSTM(23, size, key=K, labels=3)
+    labels = jnp.linalg.pinv(cell.cell.weight_ih[-3:, 2 * size : 3 * size])  # units to labels
+    seen = lambda x, label: jnp.concatenate([x, label])
+
+    def shown(hidden, xs):
+        read = jnp.stack([cell.features(cell(hidden, seen(x, jnp.zeros(3)))) for x in xs]) @ labels
+        return read - read.mean(0)  # all gates are open by half, to whatever comes
+
+    hidden = cell.initial()
+    assert not shown(hidden, xs).any()
+    for x, label in zip(xs, given, strict=True):
+        hidden = cell(hidden, seen(x, jax.nn.one_hot(label, 3)))
+    np.testing.assert_array_equal(shown(hidden, xs + 0.3 * noise).argmax(1), given)
+    for gate in LSTM(23, 8, key=K).cell.weight_hh.reshape(8, 4, 8).swapaxes(0, 1):  # it begins otherwise if not asked
+        np.testing.assert_allclose(gate @ gate.T, jnp.eye(8), atol=1e-5)
+
+
 def test_without_an_encoder_a_recurrent_learner_has_the_leaves_it_always_had():
     learner = Recurrent(LSTM(5, 8, key=K), Prediction(8, 3, key=K), LabelFeedback(3))
     assert {path.split(".")[0] for path in meta_parameters(learner)} == {"cell", "heads"}

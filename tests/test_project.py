@@ -170,6 +170,7 @@ LEARNED = {
         "weights[1].log",
         "weights[2].log",
     },
+    "cartpole-es-dqn": {"update.rate.log", "discount.logit", "epsilon.logit"},
     "maze-lpg": LPG,
     "mdp-lpg": LPG,
     "maze": {"rate.logit", "discount.logit", "epsilon.logit", "initial"},

@@ -47,6 +47,28 @@ def _orthogonal(cell, size: int, gates: int, key: Key[Array, ""]):
     return eqx.tree_at(lambda c: c.weight_hh, cell, blocks.reshape(gates * size, size).T)
 
 
+def _associative(cell: LSTMCell, labels: int, key: Key[Array, ""]) -> LSTMCell:
+    """c' = σ(4) c + σ(A x) tanh(B y),   h' = σ(C x) tanh(c')       x the other inputs, y the labels, h unused at first
+
+    Each unit holds labels of the inputs that open its input gate, and shows them to those that open its output gate. A
+    label is then shown to whatever looks like what it came with, weakly, which training has but to sharpen. From small
+    weights that product of three things is found late or never: a gate that is open by half whatever comes binds
+    nothing.
+    """
+    input_gate, forget_gate, candidate, output_gate = range(4)
+    shape = (cell.weight_ih.shape[0] - labels, cell.size)
+    written, opened, shown = jax.random.split(key, 3)
+    weight = jnp.zeros((*cell.weight_ih.shape[:1], 4, cell.size))
+    weight = weight.at[-labels:, candidate].set(jax.random.normal(written, (labels, cell.size)))
+    for gate, k in ((input_gate, opened), (output_gate, shown)):
+        weight = weight.at[:-labels, gate].set(2 * jax.random.normal(k, shape) / shape[0] ** 0.5)
+    bias = jnp.zeros((4, cell.size)).at[forget_gate].set(4.0)  # half is left after 38 steps
+    leaves = lambda c: (c.weight_ih, c.weight_hh, c.bias)
+    return eqx.tree_at(
+        leaves, cell, (weight.reshape(cell.weight_ih.shape), jnp.zeros_like(cell.weight_hh), bias.reshape(-1))
+    )
+
+
 class GRU(Cell):
     cell: GRUCell
 
@@ -67,11 +89,15 @@ class GRU(Cell):
 
 
 class LSTM(Cell):
+    """labels: how many inputs, the last ones, are to be remembered by the others, which are about 1 in size. It then
+    begins as an associative memory, and not with orthogonal weights: see `_associative`."""
+
     cell: LSTMCell
 
-    def __init__(self, inputs: int, size: int, *, key: Key[Array, ""]):
+    def __init__(self, inputs: int, size: int, *, key: Key[Array, ""], labels: int = 0):
         outer, inner = jax.random.split(key)
-        self.cell = _orthogonal(LSTMCell(inputs, size, key=outer), size, 4, inner)
+        cell = LSTMCell(inputs, size, key=outer)
+        self.cell = _associative(cell, labels, inner) if labels else _orthogonal(cell, size, 4, inner)
 
     def initial(self) -> PyTree:
         return jnp.zeros(self.cell.size), jnp.zeros(self.cell.size)

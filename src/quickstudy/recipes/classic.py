@@ -50,14 +50,17 @@ class Classic(Recipe):
     def learner(self, spec: "Spec") -> "Learner":
         raise NotImplementedError
 
-    def adam(self, updates: int, *, clip: float = 0.5) -> "Update":
-        """Adam for so many updates in a life; gradients are clipped to a norm of `clip`."""
+    def adam(self, updates: int, *, clip: float = 0.5, rate: Any = None) -> "Update":
+        """Adam for so many updates in a life, at `rate` or one that may be learned; gradients are clipped to a norm of
+        `clip`."""
         import optax
 
         from quickstudy.learners.updates import Scaled, clipped
 
         falling = optax.scale_by_schedule(optax.linear_schedule(1.0, self.final_rate, updates))
-        return Scaled(self.rate, optax.chain(clipped(clip), optax.scale_by_adam(eps=1e-5), falling))
+        return Scaled(
+            self.rate if rate is None else rate, optax.chain(clipped(clip), optax.scale_by_adam(eps=1e-5), falling)
+        )
 
     def build(self) -> "Experiment":
         from quickstudy.evaluate import Protocol
@@ -201,23 +204,73 @@ class CartPoleDQN(Classic):
     expected = "a return of at least 475 an episode at the end"
     source = "Mnih et al. 2015, Human-level control through deep reinforcement learning"
 
-    def learner(self, spec: "Spec") -> "Learner":
+    def learner(self, spec: "Spec", **choices: Any) -> "Learner":
         from quickstudy.learners.dqn import DQN
         from quickstudy.learners.starts import Drawn
         from quickstudy.nn.models import MLP
 
         draw = lambda key: MLP((spec.observation, self.hidden, self.hidden, spec.actions or 0), key=key)
+        rates = {"discount": self.discount, "epsilon": self.epsilon, **choices}
         return DQN(
             Drawn(draw),
-            self.adam(self.adaptations * self.updates, clip=10.0),
+            self.adam(self.adaptations * self.updates, clip=10.0, rate=rates.pop("rate", None)),
             spec.observation,
             updates=self.updates,
-            discount=self.discount,
-            epsilon=self.epsilon,
             capacity=self.capacity,
             decay=self.steps // 4,
             copy_every=self.copy_every,
+            **rates,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class CartPoleESDQN(CartPoleDQN):
+    """A fiftieth of the steps, in which cartpole-dqn's own rates learn little, on poles that differ."""
+
+    meta_steps: int = 60
+    meta_batch: int = 4
+    test_tasks: int = 100
+    steps: int = 10_000
+    capacity: int = 10_000
+    population: int = 16  # of evolution: learners tried in each meta-step
+    sigma: float = 0.1  # standard deviation by which they differ, relative to the size of what differs
+    learning_rate: float = 0.1
+
+    name = "cartpole-es-dqn"
+    description = "DQN in short lives on CartPole with random pole and force, its rate, discount and ε evolved"
+    expected = "196 an episode, as the best of a grid has; the rate, discount and ε it begins with have 44"
+
+    def errors(self) -> list[str]:
+        wrong = super().errors()
+        wrong += self.must("be even and at least 2", lambda x: x >= 2 and x % 2 == 0, "population")
+        wrong += self.must("lie in (0, 1)", lambda x: 0 < x < 1, "discount", "epsilon")
+        return wrong + self.must("be above 0", lambda x: x > 0, "sigma", "learning_rate")
+
+    def tasks(self) -> "GymnaxTasks":
+        from quickstudy.tasks.gymnax import GymnaxTasks, random_cartpole
+
+        return GymnaxTasks.make(self.environment, random_cartpole)
+
+    def build(self) -> "Experiment":
+        import optax
+
+        from quickstudy.core import Bounded, Positive
+        from quickstudy.meta_optimizers.evolution import Evolution
+
+        experiment = super().build()
+        spec = experiment.tasks.spec
+        evolved = self.learner(
+            spec, rate=Positive(self.rate), discount=Bounded(self.discount), epsilon=Bounded(self.epsilon)
+        )
+        falling = optax.linear_schedule(self.learning_rate, 0.0, self.meta_steps)
+        grid = {
+            f"rate {rate}, γ {discount}": self.learner(spec, rate=rate, discount=discount)
+            for rate in (1e-3, 3e-3, 1e-2)
+            for discount in (0.95, 0.99)
+        }
+        protocol = dataclasses.replace(experiment.protocol, rulers={"where it began": experiment.learner, **grid})
+        optimizer = Evolution(optax.adam(falling), population=self.population, sigma=self.sigma)
+        return dataclasses.replace(experiment, learner=evolved, meta_optimizer=optimizer, protocol=protocol)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,7 +39,9 @@ class CartPoleMetaGradient(Classic):
     environment = "CartPole-v1"
     name = "cartpole-meta-gradient"
     description = "an actor-critic whose discount, trace, rate and loss weights are learned by meta-gradients"
-    expected = "about 350 an episode after 250 meta-steps, where it began with 200 and the best of the grid has 410"
+    expected = (
+        "level with where it began and with the best of the grid: 305, 307 and 321 by 12 agents, who differ by more"
+    )
     source = "Xu, van Hasselt, Silver 2018, Meta-Gradient Reinforcement Learning, NeurIPS"
 
     def errors(self) -> list[str]:
