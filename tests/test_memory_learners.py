@@ -143,10 +143,12 @@ def test_an_encoder_comes_before_the_cell():
     close(said(with_it, stream, scan_replay), said(without, encoded))
 
 
-def test_an_lstm_begins_as_an_associative_memory():
-    size, given = 1024, jnp.array([2, 0, 1])
-    xs, noise = jax.random.normal(K, (2, 3, 20))
-    cell = LSTM(23, size, key=K, labels=3)
+@pytest.mark.parametrize("seed", range(5))
+def test_an_lstm_begins_as_an_associative_memory(seed):
+    size, given = 512, jnp.array([2, 0, 1])
+    of_cell, of_inputs = jax.random.split(jax.random.key(seed))
+    xs, noise = jax.random.normal(of_inputs, (2, 3, 20))
+    cell = LSTM(23, size, key=of_cell, labels=3)
     labels = jnp.linalg.pinv(cell.cell.weight_ih[-3:, 2 * size : 3 * size])  # units to labels
     seen = lambda x, label: jnp.concatenate([x, label])
 
@@ -159,8 +161,13 @@ def test_an_lstm_begins_as_an_associative_memory():
     for x, label in zip(xs, given, strict=True):
         hidden = cell(hidden, seen(x, jax.nn.one_hot(label, 3)))
     np.testing.assert_array_equal(shown(hidden, xs + 0.3 * noise).argmax(1), given)
-    for gate in LSTM(23, 8, key=K).cell.weight_hh.reshape(8, 4, 8).swapaxes(0, 1):  # it begins otherwise if not asked
+
+
+def test_an_lstm_without_labels_begins_with_orthogonal_weights():
+    for gate in LSTM(23, 8, key=K).cell.weight_hh.reshape(8, 4, 8).swapaxes(0, 1):
         np.testing.assert_allclose(gate @ gate.T, jnp.eye(8), atol=1e-5)
+    with pytest.raises(ValueError, match="of 3 inputs 3 cannot be labels"):
+        LSTM(3, 8, key=K, labels=3)
 
 
 def test_without_an_encoder_a_recurrent_learner_has_the_leaves_it_always_had():

@@ -147,6 +147,23 @@ def test_diverged_tasks_contribute_exactly_zero(where, chunk):
     np.testing.assert_allclose(losses[~diverged], [one[0][0] for one in alone], rtol=1e-4)
 
 
+def test_many_bad_gradients_are_found_in_bounded_time_and_none_is_kept():
+    objective = FewShot(of_loss=lambda p, y: jnp.sqrt(jnp.abs(p[0] - y[0])) ** 2)
+    last = lambda l: (l.start.net.layers[-1].weight, l.start.net.layers[-1].bias)
+    learner = eqx.tree_at(last, gradient(SGD(0.0)), replace_fn=jnp.zeros_like)
+    tasks = Sinusoids(5, 5).sample(256, key=K)
+    bad = np.arange(256) % 3 == 0
+    tasks = eqx.tree_at(lambda t: t.query.y, tasks, jnp.where(bad[:, None, None], 0.0, tasks.query.y))
+    batch, _ = objective.collect(learner, (), tasks, key=K)
+    both = eqx.filter_jit(lambda l, b: mean_gradient(objective, l, b))
+    _, _, ours, diverged = both(learner, batch)
+    assert (diverged[bad]).all() and not diverged[1]  # what is left of the others is left out with them in the end
+    _, _, good, _ = both(learner, jax.tree.map(lambda x: x[~diverged], batch))
+    np.testing.assert_allclose(flat(ours), flat(good) * (~diverged).sum() / 256, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
+        mean_gradient(objective, learner, batch, chunk=0)
+
+
 def test_where_all_diverge_nothing_moves():
     learner, objective = gradient(), FewShot()
     tasks = poison(poison(Sinusoids(5, 5).sample(2, key=K), 0), 1)

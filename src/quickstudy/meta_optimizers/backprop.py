@@ -14,6 +14,8 @@ from quickstudy.axes import mean_over_devices
 from quickstudy.core import Batch, Incompatible, Learner, Memory, MetaOptimizer, Metrics, Objective
 from quickstudy.leaves import combine, partition
 
+PATIENCE = 32  # halvings in a meta-step, in search of the tasks whose gradient is not finite
+
 
 def mean_gradient(objective: Objective, learner: Learner, batch: Batch, *, chunk: int | None = None):
     """(losses [tasks], metrics, gradient of their mean, mask of the diverged tasks), from at most `chunk` tasks at a
@@ -21,8 +23,11 @@ def mean_gradient(objective: Objective, learner: Learner, batch: Batch, *, chunk
 
     A task whose loss or gradient is not finite contributes exactly zero. To tell whose gradient it is would take one
     gradient a task, so that is asked only when something was not finite: tasks whose loss is not are left out first,
-    then halves are tried. All in one program, because a second one takes as long to compile as the first.
+    then halves are tried, each of which takes as long as a chunk, and after `PATIENCE` halvings what fails is left out
+    whole. All in one program, because a second one takes as long to compile as the first.
     """
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
     learned, rest = partition(learner)
     num = jax.tree.leaves(batch)[0].shape[0]
     most = num if chunk is None else min(chunk, num)
@@ -32,7 +37,7 @@ def mean_gradient(objective: Objective, learner: Learner, batch: Batch, *, chunk
         return (counts * losses).sum(), (losses, metrics)
 
     def attempt(progress):
-        first, size, summed, told, diverged = progress
+        first, size, halvings, summed, told, diverged = progress
         start = jnp.minimum(first, num - most) if most < num else 0
         place = start + jnp.arange(most)
         cut = lambda tree: jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, most), tree)
@@ -50,16 +55,18 @@ def mean_gradient(objective: Objective, learner: Learner, batch: Batch, *, chunk
             )
         (_, new), gradient = jax.value_and_grad(total, has_aux=True)(learned, part, counts)
 
-        clean, last = _finite((new[0], gradient)), size == 1
-        bad = counts & ~jnp.where(last, clean, jnp.isfinite(new[0]))
-        done = clean | last | ~counts.any()
+        clean, sound = _finite((new[0], gradient)), jnp.isfinite(new[0])
+        stuck = ~clean & sound.all()  # it is a gradient that is not finite, of whichever task
+        last = stuck & ((counts.sum() == 1) | (halvings >= PATIENCE))
+        left = counts & sound & ~last
+        done = clean | ~left.any()
         summed = jax.tree.map(lambda s, g: s + jnp.where(clean, g, 0.0), summed, gradient)
         told = paste(told, jax.tree.map(lambda a, b: choose(counts, a, b), new, cut(told)))
-        diverged = paste(diverged, cut(diverged) | bad)
-        smaller = jnp.where(bad.any(), size, size // 2)
+        diverged = paste(diverged, cut(diverged) | (counts & ~left))
         return (
             jnp.where(done, first + size, first),
-            jnp.where(done, jnp.minimum(2 * size, most), smaller),
+            jnp.where(done, jnp.minimum(2 * size, most), jnp.where(stuck, size // 2, size)),
+            halvings + stuck,
             summed,
             told,
             diverged,
@@ -67,10 +74,10 @@ def mean_gradient(objective: Objective, learner: Learner, batch: Batch, *, chunk
 
     empty = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
     told = empty(jax.eval_shape(lambda: objective.loss(learner, batch)))
-    _, _, summed, (losses, metrics), diverged = jax.lax.while_loop(
+    *_, summed, (losses, metrics), diverged = jax.lax.while_loop(
         lambda progress: progress[0] < num,
         attempt,
-        (jnp.int32(0), jnp.int32(most), empty(learned), told, jnp.zeros(num, bool)),
+        (jnp.int32(0), jnp.int32(most), jnp.int32(0), empty(learned), told, jnp.zeros(num, bool)),
     )
     return losses, metrics, jax.tree.map(lambda g: g / num, mean_over_devices(summed)), diverged
 

@@ -48,20 +48,21 @@ def _orthogonal(cell, size: int, gates: int, key: Key[Array, ""]):
 
 
 def _associative(cell: LSTMCell, labels: int, key: Key[Array, ""]) -> LSTMCell:
-    """c' = σ(4) c + σ(A x) tanh(B y),   h' = σ(C x) tanh(c')       x the other inputs, y the labels, h unused at first
+    """c' = σ(4) c + σ(A x) tanh(B y),   h' = σ(A x) tanh(c')       x the other inputs, y the labels, h unused at first
 
-    Each unit holds labels of the inputs that open its input gate, and shows them to those that open its output gate. A
-    label is then shown to whatever looks like what it came with, weakly, which training has but to sharpen. From small
-    weights that product of three things is found late or never: a gate that is open by half whatever comes binds
-    nothing.
+    Each unit holds labels of the inputs that open its gates, and shows them to inputs that open them too: a label to
+    whatever looks like what it came with, faintly, which training has but to sharpen. From small weights a gate is open
+    by half whatever comes, and what that product of three things could tell is found late or never.
     """
+    others = cell.weight_ih.shape[0] - labels
+    if others < 1:
+        raise ValueError(f"of {cell.weight_ih.shape[0]} inputs {labels} cannot be labels: nothing is left to label")
     input_gate, forget_gate, candidate, output_gate = range(4)
-    shape = (cell.weight_ih.shape[0] - labels, cell.size)
-    written, opened, shown = jax.random.split(key, 3)
-    weight = jnp.zeros((*cell.weight_ih.shape[:1], 4, cell.size))
+    written, opened = jax.random.split(key)
+    gates = 2 * jax.random.normal(opened, (others, cell.size)) / others**0.5
+    weight = jnp.zeros((others + labels, 4, cell.size))
     weight = weight.at[-labels:, candidate].set(jax.random.normal(written, (labels, cell.size)))
-    for gate, k in ((input_gate, opened), (output_gate, shown)):
-        weight = weight.at[:-labels, gate].set(2 * jax.random.normal(k, shape) / shape[0] ** 0.5)
+    weight = weight.at[:-labels, input_gate].set(gates).at[:-labels, output_gate].set(gates)
     bias = jnp.zeros((4, cell.size)).at[forget_gate].set(4.0)  # half is left after 38 steps
     leaves = lambda c: (c.weight_ih, c.weight_hh, c.bias)
     return eqx.tree_at(

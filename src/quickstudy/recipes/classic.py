@@ -2,6 +2,7 @@
 
 Every held-out task is the same environment, lived by a new agent with a new network: `test_tasks` says how many
 agents learn. The score is the mean return of the episodes in the last tenth of a life, exploration included.
+`cartpole-es-dqn` alone is meta-trained, on poles that differ.
 """
 
 import dataclasses
@@ -204,6 +205,9 @@ class CartPoleDQN(Classic):
     expected = "a return of at least 475 an episode at the end"
     source = "Mnih et al. 2015, Human-level control through deep reinforcement learning"
 
+    def errors(self) -> list[str]:
+        return super().errors() + self.must("be at least 1", lambda x: x >= 1, "updates", "capacity", "copy_every")
+
     def learner(self, spec: "Spec", **choices: Any) -> "Learner":
         from quickstudy.learners.dqn import DQN
         from quickstudy.learners.starts import Drawn
@@ -232,9 +236,10 @@ class CartPoleESDQN(CartPoleDQN):
     test_tasks: int = 100
     steps: int = 10_000
     capacity: int = 10_000
+    rate: float = 5e-4  # where evolution begins, as `discount` and `epsilon`
     population: int = 16  # of evolution: learners tried in each meta-step
     sigma: float = 0.1  # standard deviation by which they differ, relative to the size of what differs
-    learning_rate: float = 0.1
+    learning_rate: float = 0.1  # of Adam on what evolves
 
     name = "cartpole-es-dqn"
     description = "DQN in short lives on CartPole with random pole and force, its rate, discount and ε evolved"
@@ -243,7 +248,9 @@ class CartPoleESDQN(CartPoleDQN):
     def errors(self) -> list[str]:
         wrong = super().errors()
         wrong += self.must("be even and at least 2", lambda x: x >= 2 and x % 2 == 0, "population")
-        wrong += self.must("lie in (0, 1)", lambda x: 0 < x < 1, "discount", "epsilon")
+        wrong += self.must("lie between 0 and 1", lambda x: 0 < x < 1, "epsilon")
+        if self.discount in (0, 1):
+            wrong.append(f"discount={self.discount:g} cannot be where evolution begins: give one between 0 and 1")
         return wrong + self.must("be above 0", lambda x: x > 0, "sigma", "learning_rate")
 
     def tasks(self) -> "GymnaxTasks":

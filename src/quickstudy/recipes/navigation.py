@@ -179,7 +179,10 @@ class NavigationESMAML(Navigation):
 
     name = "navigation-es-maml"
     description = "the same MAML learner, improved by evolution instead of back-propagation"
-    expected = "a stated share of the gap closed after one adaptation (see RESULTS.md); ES-MAML's paper has other tasks"
+    expected = (
+        "64 % of the gap closed after one adaptation (--meta-steps 630 --meta-batch 10 --adaptations 1), in the time "
+        "that navigation-maml takes; ES-MAML's paper has other tasks"
+    )
     source = "Song et al. 2020, ES-MAML: Simple Hessian-Free Meta Learning, ICLR"
 
     def errors(self) -> list[str]:
