@@ -4,6 +4,8 @@
 is a surrogate. The mean over tasks is plain, so the tasks may be gone through in chunks of any size.
 """
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -44,14 +46,14 @@ def mean_gradient(objective: Objective, learner: Learner, batch: Batch, *, chunk
         paste = lambda tree, part: jax.tree.map(
             lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, start, 0), tree, part
         )
-        choose = lambda mask, a, b, axis=0: jax.vmap(jnp.where, (0, 0, axis))(mask, a, b)
 
         counts = (place >= first) & (place < first + size) & ~cut(diverged)
         part = cut(batch)
         if most > 1:  # 0·NaN is NaN, so the place of a task that does not count is taken by one that does
             one = jnp.argmax(counts)
+            put = jax.vmap(jnp.where, (0, 0, None))
             part = jax.lax.cond(
-                counts.all(), lambda: part, lambda: jax.tree.map(lambda x: choose(counts, x, x[one], None), part)
+                counts.all(), lambda: part, lambda: jax.tree.map(lambda x: put(counts, x, x[one]), part)
             )
         (_, new), gradient = jax.value_and_grad(total, has_aux=True)(learned, part, counts)
 
@@ -61,7 +63,7 @@ def mean_gradient(objective: Objective, learner: Learner, batch: Batch, *, chunk
         left = counts & sound & ~last
         done = clean | ~left.any()
         summed = jax.tree.map(lambda s, g: s + jnp.where(clean, g, 0.0), summed, gradient)
-        told = paste(told, jax.tree.map(lambda a, b: choose(counts, a, b), new, cut(told)))
+        told = paste(told, jax.tree.map(partial(jax.vmap(jnp.where), counts), new, cut(told)))
         diverged = paste(diverged, cut(diverged) | (counts & ~left))
         return (
             jnp.where(done, first + size, first),

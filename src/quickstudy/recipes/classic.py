@@ -265,7 +265,7 @@ class CartPoleESDQN(CartPoleDQN):
         from quickstudy.meta_optimizers.evolution import Evolution
 
         experiment = super().build()
-        spec = experiment.tasks.spec
+        spec = self.tasks().spec
         evolved = self.learner(
             spec, rate=Positive(self.rate), discount=Bounded(self.discount), epsilon=Bounded(self.epsilon)
         )
