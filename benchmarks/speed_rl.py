@@ -71,7 +71,7 @@ def ours_xland(folder: Path, peer: Path) -> None:
     import numpy as np
 
     import quickstudy
-    from quickstudy.loop import Loop
+    from quickstudy.train.loop import Loop
 
     n = XLAND
     windows = n["horizon"] // n["window"]

@@ -8,43 +8,42 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from quickstudy.core import Bounded, Positive
-from quickstudy.data import Labelled, Transition
-from quickstudy.learners import bandits, mdps
-from quickstudy.learners.actor_critic import actor_critic
-from quickstudy.learners.adjoints import FirstOrder, Implicit, Unrolled
-from quickstudy.learners.attention import Attention
-from quickstudy.learners.ddpg import DDPG, ActorAndCritics
-from quickstudy.learners.dqn import DQN
-from quickstudy.learners.dyna_q import DynaQ
-from quickstudy.learners.from_scratch import FromScratch
-from quickstudy.learners.goal_grids import BestExplorer, GoalSampling
-from quickstudy.learners.gradient import Gradient
-from quickstudy.learners.inner_losses import PolicyAndValue, PolicyGradient, Supervised
-from quickstudy.learners.learned_updates import LSTMOptimizer, MetaLSTM
-from quickstudy.learners.logistic_regression import LogisticRegression
-from quickstudy.learners.lpg import LPG
-from quickstudy.learners.mann import LRUAMemory
-from quickstudy.learners.matching import FullContext, Matching
-from quickstudy.learners.meta_models import Amortised
-from quickstudy.learners.meta_networks import MetaNetworks
-from quickstudy.learners.mixture import Mixture
-from quickstudy.learners.mktn import MKTN, Control, Proximal, Regression, Ridge
-from quickstudy.learners.mml import MML
-from quickstudy.learners.mpo import MPO, no_generation_yet
-from quickstudy.learners.ppo import ppo
-from quickstudy.learners.prototypical import Prototypical
-from quickstudy.learners.q_learning import SARSA, QLearning
-from quickstudy.learners.r_max import RMax
-from quickstudy.learners.recurrent import ActorCritic, LabelFeedback, OutcomeFeedback, Prediction, Recurrent
-from quickstudy.learners.reinforce import reinforce
-from quickstudy.learners.sinusoid_posterior import SinusoidPosterior
-from quickstudy.learners.starts import Drawn
-from quickstudy.learners.structured_bandits import TargetSearch
-from quickstudy.learners.task_memory import OfPairs, TaskMemory, empty_memory
-from quickstudy.learners.two_step import TwoStepFilter, TwoStepValues
-from quickstudy.learners.updates import SGD, Scaled, per_step, per_weight
-from quickstudy.learners.varibad import Decoder, Latent, VariBAD
+from quickstudy.baselines import bandits, mdps
+from quickstudy.baselines.from_scratch import FromScratch
+from quickstudy.baselines.goal_grids import BestExplorer, GoalSampling
+from quickstudy.baselines.logistic_regression import LogisticRegression
+from quickstudy.baselines.sinusoid_posterior import SinusoidPosterior
+from quickstudy.baselines.structured_bandits import TargetSearch
+from quickstudy.baselines.two_step import TwoStepFilter, TwoStepValues
+from quickstudy.data.batches import Labelled, Transition
+from quickstudy.learners.generated.mktn import MKTN, Control, Proximal, Regression, Ridge
+from quickstudy.learners.generated.mpo import MPO, no_generation_yet
+from quickstudy.learners.gradient.adjoints import FirstOrder, Implicit, Unrolled
+from quickstudy.learners.gradient.inner_losses import PolicyAndValue, PolicyGradient, Supervised
+from quickstudy.learners.gradient.learned_updates import LSTMOptimizer, MetaLSTM
+from quickstudy.learners.gradient.maml import Gradient
+from quickstudy.learners.gradient.task_memory import OfPairs, TaskMemory, empty_memory
+from quickstudy.learners.gradient.updates import SGD, Scaled, per_step, per_weight
+from quickstudy.learners.inference.meta_models import Amortised
+from quickstudy.learners.inference.mixture import Mixture
+from quickstudy.learners.inference.mml import MML
+from quickstudy.learners.inference.varibad import Decoder, Latent, VariBAD
+from quickstudy.learners.initialisation import Drawn
+from quickstudy.learners.inner_rl.actor_critic import actor_critic
+from quickstudy.learners.inner_rl.ddpg import DDPG, ActorAndCritics
+from quickstudy.learners.inner_rl.dqn import DQN
+from quickstudy.learners.inner_rl.dyna_q import DynaQ
+from quickstudy.learners.inner_rl.lpg import LPG
+from quickstudy.learners.inner_rl.ppo import ppo
+from quickstudy.learners.inner_rl.q_learning import SARSA, QLearning
+from quickstudy.learners.inner_rl.r_max import RMax
+from quickstudy.learners.inner_rl.reinforce import reinforce
+from quickstudy.learners.memory.attention import Attention
+from quickstudy.learners.memory.mann import LRUAMemory
+from quickstudy.learners.memory.recurrent import ActorCritic, LabelFeedback, OutcomeFeedback, Prediction, Recurrent
+from quickstudy.learners.metric.matching import FullContext, Matching
+from quickstudy.learners.metric.meta_networks import MetaNetworks
+from quickstudy.learners.metric.prototypical import Prototypical
 from quickstudy.nn.cells import GRU, LSTM
 from quickstudy.nn.layers import Linear
 from quickstudy.nn.linear_recurrence import LinearRecurrence
@@ -61,6 +60,7 @@ from quickstudy.nn.models import (
     everything,
     head,
 )
+from quickstudy.parameters import Bounded, Positive
 
 
 class Row(NamedTuple):

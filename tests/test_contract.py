@@ -9,10 +9,10 @@ import numpy as np
 import optax
 import pytest
 
-from quickstudy.axes import along, scan_replay
 from quickstudy.core import Incompatible
-from quickstudy.leaves import combine, meta_parameters, partition
+from quickstudy.learners.replay import along, scan_replay
 from quickstudy.meta_optimizers.backprop import Backprop
+from quickstudy.parameters import combine, meta_parameters, partition
 from quickstudy.runs import RunFolder
 from registry import REGISTRY
 

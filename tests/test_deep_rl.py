@@ -9,27 +9,28 @@ import numpy as np
 import optax
 import pytest
 
-from quickstudy.core import Bounded, Incompatible, Positive
-from quickstudy.data import Output, Transition
-from quickstudy.learners.actor_critic import actor_critic
-from quickstudy.learners.ddpg import DDPG, ActorAndCritics
-from quickstudy.learners.dqn import DQN
-from quickstudy.learners.lpg import LPG
-from quickstudy.learners.ppo import ppo
-from quickstudy.learners.reinforce import reinforce
-from quickstudy.learners.ring import Ring
-from quickstudy.learners.starts import Drawn
-from quickstudy.learners.updates import SGD, Scaled
+from quickstudy.core import Incompatible
+from quickstudy.data.batches import Output, Transition
+from quickstudy.data.ring import Ring
+from quickstudy.learners.gradient.updates import SGD, Scaled
+from quickstudy.learners.initialisation import Drawn
+from quickstudy.learners.inner_rl.actor_critic import actor_critic
+from quickstudy.learners.inner_rl.ddpg import DDPG, ActorAndCritics
+from quickstudy.learners.inner_rl.dqn import DQN
+from quickstudy.learners.inner_rl.lpg import LPG
+from quickstudy.learners.inner_rl.ppo import ppo
+from quickstudy.learners.inner_rl.reinforce import reinforce
 from quickstudy.meta_optimizers.backprop import Backprop
 from quickstudy.meta_optimizers.evolution import Evolution
 from quickstudy.nn.models import MLP, CategoricalPolicy, TablePolicy, WithValue
 from quickstudy.objectives.trial import Trial
+from quickstudy.parameters import Bounded, Positive
 from quickstudy.recipes import configure
 from quickstudy.rl import losses
 from quickstudy.tasks.mazes import Mazes
 from quickstudy.tasks.mdps import TabularMDPs
 from quickstudy.tasks.transfer import Transfer
-from quickstudy.train import Training, train
+from quickstudy.train.run import Training, train
 from registry import actor_and_critic, choices
 
 K = jax.random.split(jax.random.key(5), 4)

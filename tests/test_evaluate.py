@@ -5,18 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.core import Splits, TaskDistribution
-from quickstudy.data import Labelled
-from quickstudy.evaluate import Protocol, evaluate
-from quickstudy.learners import bandits
-from quickstudy.learners.prototypical import Prototypical
-from quickstudy.learners.updates import SGD
+from quickstudy.baselines import bandits
+from quickstudy.core import Splits, TaskDistribution, split_by_stream
+from quickstudy.data.batches import Labelled
+from quickstudy.evaluate.config import Protocol
+from quickstudy.evaluate.run import evaluate
+from quickstudy.learners.gradient.updates import SGD
+from quickstudy.learners.metric.prototypical import Prototypical
 from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.online import Online
 from quickstudy.objectives.trial import Trial
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.sinusoid import Sinusoids
-from quickstudy.tasks.splits import split_by_stream
 from registry import gradient
 
 

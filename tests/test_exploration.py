@@ -10,18 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.axes import over_axes
-from quickstudy.core import Bounded
-from quickstudy.data import Transition
-from quickstudy.evaluate import Protocol, evaluate
-from quickstudy.learners import bandits
-from quickstudy.learners.goal_grids import BestExplorer, GoalSampling, best_path, towards
-from quickstudy.learners.inner_losses import PolicyGradient
-from quickstudy.learners.structured_bandits import TargetSearch
-from quickstudy.learners.two_step import TwoStepFilter, TwoStepValues
+from quickstudy.baselines import bandits
+from quickstudy.baselines.goal_grids import BestExplorer, GoalSampling, best_path, towards
+from quickstudy.baselines.structured_bandits import TargetSearch
+from quickstudy.baselines.two_step import TwoStepFilter, TwoStepValues
+from quickstudy.data.batches import Transition
+from quickstudy.evaluate.config import Protocol
+from quickstudy.evaluate.run import evaluate
+from quickstudy.learners.gradient.inner_losses import PolicyGradient
 from quickstudy.nn.cells import scan_along
 from quickstudy.nn.linear_recurrence import LinearRecurrence
 from quickstudy.objectives.trial import Trial
+from quickstudy.parallel.axes import over_axes
+from quickstudy.parameters import Bounded
 from quickstudy.recipes import get
 from quickstudy.report import behaviour, figures
 from quickstudy.rl.exploration import explore, shortest

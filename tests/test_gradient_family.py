@@ -9,17 +9,17 @@ import numpy as np
 import optax
 import pytest
 
-from quickstudy.core import Bounded, Fixed, Incompatible, Positive
-from quickstudy.data import Episode
-from quickstudy.learners.adjoints import FirstOrder, Implicit, Unrolled
-from quickstudy.learners.gradient import Gradient, minibatches
-from quickstudy.learners.inner_losses import PolicyAndValue, PolicyGradient, Supervised
-from quickstudy.learners.updates import SGD, Optax, Scaled, clipped, per_weight
-from quickstudy.leaves import combine, meta_parameters, partition
+from quickstudy.core import Incompatible
+from quickstudy.data.batches import Episode
+from quickstudy.learners.gradient.adjoints import FirstOrder, Implicit, Unrolled
+from quickstudy.learners.gradient.inner_losses import PolicyAndValue, PolicyGradient, Supervised
+from quickstudy.learners.gradient.maml import Gradient, minibatches
+from quickstudy.learners.gradient.updates import SGD, Optax, Scaled, clipped, per_weight
 from quickstudy.meta_optimizers.backprop import mean_gradient
 from quickstudy.nn.models import MLP, Contextual, Predictor, context, head
 from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.trial import Trial
+from quickstudy.parameters import Bounded, Fixed, Positive, combine, meta_parameters, partition
 from quickstudy.rl import losses
 from quickstudy.tasks.navigation import Navigation
 from quickstudy.tasks.sinusoid import Sinusoids

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.axes import over_axes
 from quickstudy.core import Incompatible
 from quickstudy.nn import convolution, images
 from quickstudy.nn.convolution import WAYS, choose, convolve, convolve_quads
 from quickstudy.nn.statistics import settle, unsettled, with_statistics
+from quickstudy.parallel.axes import over_axes
 
 K = jax.random.split(jax.random.key(0), 4)
 

@@ -8,19 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.axes import over_axes, scan_replay
-from quickstudy.data import Labelled
-from quickstudy.evaluate import Protocol, evaluate
-from quickstudy.learners.attention import Attention
-from quickstudy.learners.mann import EMPTY, LRUAMemory, Memory, access, empty, least_used
-from quickstudy.learners.prototypical import Prototypical
-from quickstudy.learners.recurrent import LabelFeedback, Prediction, Recurrent
-from quickstudy.leaves import meta_parameters
+from quickstudy.data.batches import Labelled
+from quickstudy.evaluate.config import Protocol
+from quickstudy.evaluate.run import evaluate
+from quickstudy.learners.memory.attention import Attention
+from quickstudy.learners.memory.mann import EMPTY, LRUAMemory, Memory, access, empty, least_used
+from quickstudy.learners.memory.recurrent import LabelFeedback, Prediction, Recurrent
+from quickstudy.learners.metric.prototypical import Prototypical
+from quickstudy.learners.replay import scan_replay
 from quickstudy.nn.cells import LSTM
 from quickstudy.nn.images import Conv4
 from quickstudy.nn.layers import GRUCell, Linear, LSTMCell
 from quickstudy.nn.measures import accuracy, cross_entropy
 from quickstudy.objectives.online import Online, Streamed
+from quickstudy.parallel.axes import over_axes
+from quickstudy.parameters import meta_parameters
 from quickstudy.recipes.omniglot_memory import OmniglotMANN, OmniglotSNAIL
 from quickstudy.tasks.classes import from_arrays
 

@@ -6,20 +6,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.axes import along
-from quickstudy.data import Episode, Labelled
-from quickstudy.evaluate import with_steps
-from quickstudy.learners.gradient import Gradient
-from quickstudy.learners.inner_losses import Supervised
-from quickstudy.learners.meta_networks import SMALLEST, MetaNetworks, augmented
-from quickstudy.learners.task_memory import OfInputs, OfPairs, TaskMemory, empty_memory
-from quickstudy.learners.updates import SGD
-from quickstudy.leaves import combine, partition
+from quickstudy.data.batches import Episode, Labelled
+from quickstudy.evaluate.run import with_steps
+from quickstudy.learners.gradient.inner_losses import Supervised
+from quickstudy.learners.gradient.maml import Gradient
+from quickstudy.learners.gradient.task_memory import OfInputs, OfPairs, TaskMemory, empty_memory
+from quickstudy.learners.gradient.updates import SGD
+from quickstudy.learners.metric.meta_networks import SMALLEST, MetaNetworks, augmented
+from quickstudy.learners.replay import along
 from quickstudy.nn.attention import attend
 from quickstudy.nn.gradients import log_and_sign
 from quickstudy.nn.measures import cross_entropy
 from quickstudy.nn.models import MLP, head
 from quickstudy.objectives.few_shot import query_mean
+from quickstudy.parameters import combine, partition
 from registry import K, gradient, predictor
 
 preprocess = lambda g: log_and_sign(g, SMALLEST)

@@ -7,23 +7,23 @@ import numpy as np
 import optax
 import pytest
 
+from quickstudy.baselines import bandits
 from quickstudy.config import Training
-from quickstudy.core import Bounded, Fixed, Incompatible
-from quickstudy.data import Episode, Labelled
-from quickstudy.display import quiet
-from quickstudy.learners import bandits
-from quickstudy.learners.adjoints import FirstOrder
-from quickstudy.learners.q_learning import QLearning
-from quickstudy.learners.updates import SGD
-from quickstudy.leaves import combine, partition
+from quickstudy.core import Incompatible
+from quickstudy.data.batches import Episode, Labelled
+from quickstudy.display.events import quiet
+from quickstudy.learners.gradient.adjoints import FirstOrder
+from quickstudy.learners.gradient.updates import SGD
+from quickstudy.learners.inner_rl.q_learning import QLearning
 from quickstudy.meta_optimizers.backprop import Backprop, mean_gradient
 from quickstudy.meta_optimizers.evolution import Evolution
 from quickstudy.meta_optimizers.evosax import Evosax
 from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.trial import Trial
+from quickstudy.parameters import Bounded, Fixed, combine, partition
 from quickstudy.tasks.mdps import TabularMDPs
 from quickstudy.tasks.sinusoid import Sinusoids
-from quickstudy.train import train
+from quickstudy.train.run import train
 from registry import K, gradient, recurrent
 
 

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from quickstudy.config import ConfigError
-from quickstudy.data import Output, Transition
-from quickstudy.evaluate import Protocol
-from quickstudy.learners.mktn import MKTN, Control, Proximal, Regression, Ridge
-from quickstudy.learners.q_learning import QLearning
-from quickstudy.leaves import meta_parameters
+from quickstudy.data.batches import Output, Transition
+from quickstudy.evaluate.config import Protocol
+from quickstudy.learners.generated.mktn import MKTN, Control, Proximal, Regression, Ridge
+from quickstudy.learners.inner_rl.q_learning import QLearning
 from quickstudy.meta_optimizers.backprop import mean_gradient
 from quickstudy.nn.models import MLP
 from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.trial import Trial
+from quickstudy.parameters import meta_parameters
 from quickstudy.recipes import configure
 from quickstudy.report import task_figures, traces
 from quickstudy.rl import losses

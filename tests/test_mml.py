@@ -12,16 +12,17 @@ import pytest
 from scipy import special, stats
 
 from quickstudy.config import ConfigError
-from quickstudy.core import Positive
-from quickstudy.data import Transition
-from quickstudy.display import quiet
-from quickstudy.evaluate import Protocol, evaluate
-from quickstudy.learners.meta_models import Amortised, Prior, as_tables, constant, seen_in
-from quickstudy.learners.mixture import Mixture
-from quickstudy.learners.mml import MML, equivalence, likelihood
-from quickstudy.learners.tabular import outcome
+from quickstudy.data.batches import Transition
+from quickstudy.display.events import quiet
+from quickstudy.evaluate.config import Protocol
+from quickstudy.evaluate.run import evaluate
+from quickstudy.learners.inference.meta_models import Amortised, Prior, as_tables, constant, seen_in
+from quickstudy.learners.inference.mixture import Mixture
+from quickstudy.learners.inference.mml import MML, equivalence, likelihood
+from quickstudy.learners.inner_rl.tabular import outcome
 from quickstudy.load import load
 from quickstudy.objectives.trial import Trial
+from quickstudy.parameters import Positive
 from quickstudy.recipes import configure
 from quickstudy.rl.planning import backward_induction, greedy, value_iteration
 from quickstudy.tasks.mazes import Mazes, shortest, tables

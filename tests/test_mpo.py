@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.axes import scan_replay
-from quickstudy.core import Incompatible, Positive
-from quickstudy.data import Categorical, Gaussian
-from quickstudy.learners.adjoints import FirstOrder, Implicit
-from quickstudy.learners.gradient import Gradient
-from quickstudy.learners.inner_losses import PolicyGradient
-from quickstudy.learners.mpo import no_generation_yet
-from quickstudy.learners.updates import SGD
-from quickstudy.leaves import combine, meta_parameters, partition
+from quickstudy.core import Incompatible
+from quickstudy.data.distributions import Categorical, Gaussian
+from quickstudy.learners.generated.mpo import no_generation_yet
+from quickstudy.learners.gradient.adjoints import FirstOrder, Implicit
+from quickstudy.learners.gradient.inner_losses import PolicyGradient
+from quickstudy.learners.gradient.maml import Gradient
+from quickstudy.learners.gradient.updates import SGD
+from quickstudy.learners.replay import scan_replay
 from quickstudy.nn.models import MLP, GaussianPolicy, input_bias
 from quickstudy.objectives.trial import Trial
+from quickstudy.parameters import Positive, combine, meta_parameters, partition
 from quickstudy.recipes.mpo import KernelsMPO, MazeMPO, NavigationMPO
 from quickstudy.rl import losses
 from quickstudy.tasks.mdps import KernelMDPs

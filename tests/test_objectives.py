@@ -11,24 +11,24 @@ import pytest
 
 from quickstudy.config import Training
 from quickstudy.core import Incompatible, Objective
-from quickstudy.data import Transition
-from quickstudy.display import quiet
-from quickstudy.learners.gradient import Gradient
-from quickstudy.learners.inner_losses import PolicyGradient
-from quickstudy.learners.recurrent import ActorCritic, LabelFeedback, OutcomeFeedback, Prediction, Recurrent
-from quickstudy.learners.updates import SGD
-from quickstudy.leaves import combine, partition
+from quickstudy.data.batches import Transition
+from quickstudy.display.events import quiet
+from quickstudy.learners.gradient.inner_losses import PolicyGradient
+from quickstudy.learners.gradient.maml import Gradient
+from quickstudy.learners.gradient.updates import SGD
+from quickstudy.learners.memory.recurrent import ActorCritic, LabelFeedback, OutcomeFeedback, Prediction, Recurrent
 from quickstudy.meta_optimizers.backprop import Backprop
 from quickstudy.nn.cells import GRU
 from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.online import Online
 from quickstudy.objectives.reptile import Reptile
 from quickstudy.objectives.trial import Trial
+from quickstudy.parameters import combine, partition
 from quickstudy.rl import losses, returns
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.mdps import TabularMDPs
 from quickstudy.tasks.sinusoid import Sinusoids, SinusoidStreams
-from quickstudy.train import train
+from quickstudy.train.run import train
 from registry import K, gradient, policy, recurrent
 from test_gradient_family import close, navigation_trial
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from quickstudy.data import Transition
-from quickstudy.learners import mdps
-from quickstudy.learners.mdps import drawn, hopeful, mean_reward, mean_transition
-from quickstudy.learners.tabular import Statistics
+from quickstudy.baselines import mdps
+from quickstudy.baselines.mdps import drawn, hopeful, mean_reward, mean_transition
+from quickstudy.data.batches import Transition
+from quickstudy.learners.inner_rl.tabular import Statistics
 from quickstudy.rl.planning import backward_induction, value_iteration
 from quickstudy.tasks.mdps import TabularMDPs
 

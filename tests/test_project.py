@@ -19,26 +19,26 @@ import quickstudy
 import registry
 import small_data
 import test_contract
-from quickstudy.cli import main
+from quickstudy.cli.main import main
 from quickstudy.config import ConfigError
-from quickstudy.leaves import meta_parameters
+from quickstudy.parameters import meta_parameters
 from quickstudy.recipes import all_recipes, get
 from quickstudy.recipes.terms import TERMS, explained
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "quickstudy"
 LAYERS = [
-    {"_version", "cache", "config"},
-    {"axes", "core", "leaves", "display", "stats"},
+    {"_version", "cache", "config", "parameters", "display"},
+    {"core", "parallel"},
     {"data"},
     {"rl", "nn"},
+    {"envs"},
     {"tasks"},
-    {"learners", "objectives", "meta_optimizers"},
-    {"runs", "evaluate", "devices"},
-    {"loop"},
+    {"learners"},
+    {"baselines", "objectives", "meta_optimizers"},
+    {"runs", "evaluate"},
     {"train", "report"},
     {"recipes", "load"},
-    {"commands"},
     {"cli"},
     {"__main__"},
 ]

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.data import Labelled, Transition
-from quickstudy.learners import bandits
-from quickstudy.learners.gittins import indices
-from quickstudy.learners.sinusoid_posterior import SinusoidPosterior
+from quickstudy.baselines import bandits
+from quickstudy.baselines.gittins import indices
+from quickstudy.baselines.sinusoid_posterior import SinusoidPosterior
+from quickstudy.data.batches import Labelled, Transition
 from quickstudy.objectives.trial import Trial
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.sinusoid import Sinusoids

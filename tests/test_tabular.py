@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.core import Bounded, Incompatible
-from quickstudy.data import Transition
-from quickstudy.learners.dyna_q import DynaQ
-from quickstudy.learners.q_learning import SARSA, QLearning
-from quickstudy.learners.r_max import RMax
+from quickstudy.core import Incompatible
+from quickstudy.data.batches import Transition
+from quickstudy.learners.inner_rl.dyna_q import DynaQ
+from quickstudy.learners.inner_rl.q_learning import SARSA, QLearning
+from quickstudy.learners.inner_rl.r_max import RMax
 from quickstudy.objectives.trial import Trial
+from quickstudy.parameters import Bounded
 from quickstudy.tasks.mazes import MOVES, GoalGrids, Mazes, distances, moved, shortest
 
 K = jax.random.split(jax.random.key(11), 4)

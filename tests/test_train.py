@@ -11,11 +11,11 @@ import numpy as np
 import optax
 import pytest
 
+from quickstudy.baselines import bandits
 from quickstudy.config import ConfigError, Training
-from quickstudy.core import Incompatible, TaskDistribution
-from quickstudy.display import quiet
-from quickstudy.learners import bandits
-from quickstudy.learners.updates import SGD
+from quickstudy.core import Incompatible, TaskDistribution, split_by_stream
+from quickstudy.display.events import quiet
+from quickstudy.learners.gradient.updates import SGD
 from quickstudy.load import load
 from quickstudy.meta_optimizers.backprop import Backprop
 from quickstudy.meta_optimizers.evolution import Evolution
@@ -26,8 +26,7 @@ from quickstudy.rl import losses
 from quickstudy.runs import METRICS, CheckpointRefused, FolderInUse, RunFolder
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.sinusoid import Sinusoids
-from quickstudy.tasks.splits import split_by_stream
-from quickstudy.train import Interrupted, TrainingFailed, _check_kinds, train
+from quickstudy.train.run import Interrupted, TrainingFailed, _check_kinds, train
 from registry import K, gradient, recurrent
 
 CONFIG = Training(meta_steps=12, meta_batch=4, log_every=2, save_every=4, validate_every=-1)

@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.data import Gaussian, Output
-from quickstudy.evaluate import Protocol
-from quickstudy.learners.recurrent import ActorCritic, Heads, OutcomeFeedback, Recurrent
-from quickstudy.learners.varibad import Belief, Decoder, Latent, VariBAD, divergence, reconstruction
-from quickstudy.leaves import combine, partition
+from quickstudy.data.batches import Output
+from quickstudy.data.distributions import Gaussian
+from quickstudy.evaluate.config import Protocol
+from quickstudy.learners.inference.varibad import Belief, Decoder, Latent, VariBAD, divergence, reconstruction
+from quickstudy.learners.memory.recurrent import ActorCritic, Heads, OutcomeFeedback, Recurrent
 from quickstudy.nn.cells import GRU
 from quickstudy.nn.models import MLP, Chain
 from quickstudy.objectives.trial import Lived, Trial
+from quickstudy.parameters import combine, partition
 from quickstudy.recipes import get
 from quickstudy.report import task_figures
 from quickstudy.report.traces import goals, grid_beliefs

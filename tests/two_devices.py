@@ -7,22 +7,23 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from quickstudy.axes import DEVICES
 from quickstudy.config import ConfigError, Training
 from quickstudy.core import Incompatible
-from quickstudy.devices import Shared, choose, tasks_along
-from quickstudy.display import quiet
-from quickstudy.leaves import combine, partition
-from quickstudy.loop import Loop
+from quickstudy.display.events import quiet
 from quickstudy.meta_optimizers.backprop import Backprop, mean_gradient
 from quickstudy.meta_optimizers.evolution import Evolution
 from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.trial import Trial
+from quickstudy.parallel.mesh import choose
+from quickstudy.parallel.program import Shared, tasks_along
+from quickstudy.parallel.reduce import DEVICES
+from quickstudy.parameters import combine, partition
 from quickstudy.rl import losses
 from quickstudy.runs import RunFolder
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.sinusoid import Sinusoids
-from quickstudy.train import train
+from quickstudy.train.loop import Loop
+from quickstudy.train.run import train
 from registry import gradient, recurrent
 
 CONFIG = Training(meta_steps=6, meta_batch=4, log_every=2, save_every=2, validate_every=-1)

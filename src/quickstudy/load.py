@@ -7,7 +7,9 @@ from typing import Any
 from quickstudy.cache import use_compilation_cache
 from quickstudy.config import ConfigError
 from quickstudy.core import HeldOut, Learner
-from quickstudy.evaluate import Evaluation, Protocol, evaluate
+from quickstudy.evaluate.config import Protocol
+from quickstudy.evaluate.result import Evaluation
+from quickstudy.evaluate.run import evaluate
 from quickstudy.recipes import configure
 from quickstudy.recipes.experiment import Experiment
 from quickstudy.runs import CheckpointRefused, RunFolder

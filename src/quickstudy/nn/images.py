@@ -23,12 +23,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
-from quickstudy.axes import EXAMPLES, over_axes
 from quickstudy.core import Incompatible
-from quickstudy.data import Output
+from quickstudy.data.batches import Output
 from quickstudy.nn.convolution import convolve, convolve_quads
 from quickstudy.nn.layers import Linear
 from quickstudy.nn.statistics import Settling
+from quickstudy.parallel.axes import EXAMPLES, over_axes
 
 Normalise = Literal["support", "layer", "group", "transductive", "none"]
 Moments = tuple[Array, Array]  # the mean and the mean square
@@ -42,7 +42,7 @@ def _over_examples(x: Array) -> Array:
     except NameError:
         raise Incompatible(
             "normalise='transductive' takes statistics over the images that are seen together, and here is one alone: "
-            "go over examples with quickstudy.axes.over_axes, or use normalise='layer'"
+            "go over examples with quickstudy.parallel.axes.over_axes, or use normalise='layer'"
         ) from None
 
 

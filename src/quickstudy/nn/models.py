@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from quickstudy.data import Categorical, Gaussian, Output
+from quickstudy.data.batches import Output
+from quickstudy.data.distributions import Categorical, Gaussian
 from quickstudy.nn.layers import Linear
 from quickstudy.nn.statistics import Settling, settle, unsettled, with_statistics
 

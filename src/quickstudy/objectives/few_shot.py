@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from quickstudy.axes import over_axes
 from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, Tasks
-from quickstudy.data import Episode, Labelled, Output, Stretches
+from quickstudy.data.batches import Episode, Labelled, Output, Stretches
 from quickstudy.nn.measures import squared_error
+from quickstudy.parallel.axes import over_axes
 
 
 class Judged(eqx.Module):

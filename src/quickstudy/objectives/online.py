@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, Tasks
-from quickstudy.data import Labelled
+from quickstudy.data.batches import Labelled
 from quickstudy.nn.measures import squared_error
 from quickstudy.objectives.few_shot import prediction_in
 

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, Tasks
-from quickstudy.data import Stretches
-from quickstudy.leaves import combine, partition, starts_from_leaves
+from quickstudy.data.batches import Stretches
 from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.trial import Trial
+from quickstudy.parameters import combine, partition, starts_from_leaves
 
 
 class Reptile(Objective):

@@ -22,10 +22,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from quickstudy.axes import over_axes, sum_over_devices
 from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, State, Tasks
-from quickstudy.data import Output, Stretches, Transition
-from quickstudy.leaves import starts_from_leaves
+from quickstudy.data.batches import Output, Stretches, Transition
+from quickstudy.parallel.axes import over_axes
+from quickstudy.parallel.reduce import sum_over_devices
+from quickstudy.parameters import starts_from_leaves
 from quickstudy.rl import returns
 from quickstudy.rl.losses import LossTerm
 

@@ -46,7 +46,7 @@ class BanditRL2(RL2):
         return self.pulls
 
     def build(self) -> "Experiment":
-        from quickstudy.learners import bandits
+        from quickstudy.baselines import bandits
         from quickstudy.report.traces import bandit
         from quickstudy.tasks.bandits import Bandits, optimal_return
 

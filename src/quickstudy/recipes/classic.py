@@ -13,11 +13,11 @@ from quickstudy.recipes.base import Recipe
 
 if TYPE_CHECKING:
     from quickstudy.core import Learner
-    from quickstudy.learners.updates import Update
+    from quickstudy.envs.gymnax import GymnaxTasks
+    from quickstudy.envs.spec import Spec
+    from quickstudy.learners.gradient.updates import Update
     from quickstudy.objectives.trial import Trial
     from quickstudy.recipes.experiment import Experiment
-    from quickstudy.tasks.environment import Spec
-    from quickstudy.tasks.gymnax import GymnaxTasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Classic(Recipe):
         `clip`."""
         import optax
 
-        from quickstudy.learners.updates import Scaled, clipped
+        from quickstudy.learners.gradient.updates import Scaled, clipped
 
         falling = optax.scale_by_schedule(optax.linear_schedule(1.0, self.final_rate, updates))
         return Scaled(
@@ -64,7 +64,7 @@ class Classic(Recipe):
         )
 
     def build(self) -> "Experiment":
-        from quickstudy.evaluate import Protocol
+        from quickstudy.evaluate.config import Protocol
         from quickstudy.meta_optimizers.untrained import Untrained
         from quickstudy.recipes.experiment import Experiment
 
@@ -74,7 +74,7 @@ class Classic(Recipe):
         return Experiment(self, self.learner(tasks.spec), life, Untrained(), tasks, protocol, citations=(self.source,))
 
     def tasks(self) -> "GymnaxTasks":
-        from quickstudy.tasks.gymnax import GymnaxTasks
+        from quickstudy.envs.gymnax import GymnaxTasks
 
         return GymnaxTasks.make(self.environment, lambda key, params: params)
 
@@ -126,8 +126,8 @@ class CartPoleReinforce(Classic):
     source = "Williams 1992, Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning"
 
     def learner(self, spec: "Spec") -> "Learner":
-        from quickstudy.learners.reinforce import reinforce
-        from quickstudy.learners.starts import Drawn
+        from quickstudy.learners.initialisation import Drawn
+        from quickstudy.learners.inner_rl.reinforce import reinforce
 
         return reinforce(Drawn(tanh_policy(spec, self.hidden)), self.adam(self.adaptations), discount=self.discount)
 
@@ -147,8 +147,8 @@ class CartPoleA2C(Classic):
     source = "Mnih et al. 2016, Asynchronous Methods for Deep Reinforcement Learning"
 
     def learner(self, spec: "Spec") -> "Learner":
-        from quickstudy.learners.actor_critic import actor_critic
-        from quickstudy.learners.starts import Drawn
+        from quickstudy.learners.initialisation import Drawn
+        from quickstudy.learners.inner_rl.actor_critic import actor_critic
 
         return actor_critic(
             Drawn(tanh_policy(spec, self.hidden)), self.adam(self.adaptations), discount=self.discount, trace=self.trace
@@ -174,8 +174,8 @@ class CartPolePPO(Classic):
     source = "Schulman, Wolski, Dhariwal, Radford, Klimov 2017, Proximal Policy Optimization Algorithms"
 
     def learner(self, spec: "Spec") -> "Learner":
-        from quickstudy.learners.ppo import ppo
-        from quickstudy.learners.starts import Drawn
+        from quickstudy.learners.initialisation import Drawn
+        from quickstudy.learners.inner_rl.ppo import ppo
 
         return ppo(
             Drawn(tanh_policy(spec, self.hidden)),
@@ -209,8 +209,8 @@ class CartPoleDQN(Classic):
         return super().errors() + self.must("be at least 1", lambda x: x >= 1, "updates", "capacity", "copy_every")
 
     def learner(self, spec: "Spec", **choices: Any) -> "Learner":
-        from quickstudy.learners.dqn import DQN
-        from quickstudy.learners.starts import Drawn
+        from quickstudy.learners.initialisation import Drawn
+        from quickstudy.learners.inner_rl.dqn import DQN
         from quickstudy.nn.models import MLP
 
         draw = lambda key: MLP((spec.observation, self.hidden, self.hidden, spec.actions or 0), key=key)
@@ -254,15 +254,15 @@ class CartPoleESDQN(CartPoleDQN):
         return wrong + self.must("be above 0", lambda x: x > 0, "sigma", "learning_rate")
 
     def tasks(self) -> "GymnaxTasks":
-        from quickstudy.tasks.gymnax import GymnaxTasks, random_cartpole
+        from quickstudy.envs.gymnax import GymnaxTasks, random_cartpole
 
         return GymnaxTasks.make(self.environment, random_cartpole)
 
     def build(self) -> "Experiment":
         import optax
 
-        from quickstudy.core import Bounded, Positive
         from quickstudy.meta_optimizers.evolution import Evolution
+        from quickstudy.parameters import Bounded, Positive
 
         experiment = super().build()
         spec = self.tasks().spec
@@ -300,8 +300,8 @@ class PendulumDDPG(Classic):
     def learner(self, spec: "Spec") -> "Learner":
         import jax
 
-        from quickstudy.learners.ddpg import DDPG, ActorAndCritics
-        from quickstudy.learners.starts import Drawn
+        from quickstudy.learners.initialisation import Drawn
+        from quickstudy.learners.inner_rl.ddpg import DDPG, ActorAndCritics
         from quickstudy.nn.models import MLP
 
         def draw(key: Any) -> ActorAndCritics:

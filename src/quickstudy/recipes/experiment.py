@@ -10,11 +10,11 @@ import jaxlib
 
 from quickstudy._version import __version__
 from quickstudy.core import Learner, MetaOptimizer, Objective, TaskDistribution
-from quickstudy.display import Listener
-from quickstudy.evaluate import Protocol
+from quickstudy.display.events import Listener
+from quickstudy.evaluate.config import Protocol
 from quickstudy.nn import convolution
 from quickstudy.recipes.base import Recipe
-from quickstudy.train import Curriculum, Result, train
+from quickstudy.train.run import Curriculum, Result, train
 
 
 @dataclasses.dataclass(frozen=True)

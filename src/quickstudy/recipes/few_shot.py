@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import optax
 
     from quickstudy.core import Learner, TaskDistribution
-    from quickstudy.evaluate import Trace
-    from quickstudy.learners.gradient import Gradient
+    from quickstudy.evaluate.config import Trace
+    from quickstudy.learners.gradient.maml import Gradient
     from quickstudy.recipes.experiment import Experiment
 
 
@@ -96,7 +96,7 @@ class FewShotRecipe(Recipe):
         return FewShot(cross_entropy, accuracy, "accuracy", lower_is_better=False)
 
     def build(self) -> "Experiment":
-        from quickstudy.evaluate import Protocol
+        from quickstudy.evaluate.config import Protocol
         from quickstudy.meta_optimizers.backprop import Backprop, tasks_at_once
         from quickstudy.recipes.experiment import Experiment
 
@@ -140,9 +140,9 @@ class GradientMethod(FewShotRecipe):
         return wrong
 
     def learner(self) -> "Gradient":
-        from quickstudy.learners.gradient import Gradient
-        from quickstudy.learners.inner_losses import Supervised
-        from quickstudy.learners.updates import SGD
+        from quickstudy.learners.gradient.inner_losses import Supervised
+        from quickstudy.learners.gradient.maml import Gradient
+        from quickstudy.learners.gradient.updates import SGD
         from quickstudy.nn.layers import Linear
         from quickstudy.nn.measures import cross_entropy
         from quickstudy.nn.models import Chain, Predictor
@@ -168,7 +168,7 @@ class ProtoMethod(FewShotRecipe):
     training_ways: int = 60
 
     def learner(self) -> "Learner":
-        from quickstudy.learners.prototypical import Prototypical
+        from quickstudy.learners.metric.prototypical import Prototypical
 
         embed = self.embedding()
         return Prototypical(embed, embed.features, max(self.ways, self.training_ways))
@@ -186,7 +186,7 @@ class MatchingMethod(FewShotRecipe):
         return super().errors() + self.must("be above 0", lambda x: x > 0, "sharpness")
 
     def learner(self) -> "Learner":
-        from quickstudy.learners.matching import FullContext, Matching
+        from quickstudy.learners.metric.matching import FullContext, Matching
 
         embed = self.embedding()
         ways = max(self.ways, self.training_ways)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from quickstudy.recipes.rl2 import DUAN, RL2
 
 if TYPE_CHECKING:
-    from quickstudy.evaluate import Trace
+    from quickstudy.evaluate.config import Trace
     from quickstudy.recipes.experiment import Experiment
 
 ZINTGRAF = "Zintgraf et al. 2020, VariBAD: A Very Good Method for Bayes-Adaptive Deep RL via Meta-Learning, ICLR"
@@ -48,7 +48,7 @@ class GridRL2(RL2):
     def build(self) -> "Experiment":
         import numpy as np
 
-        from quickstudy.learners.goal_grids import BestExplorer, GoalSampling, best_path
+        from quickstudy.baselines.goal_grids import BestExplorer, GoalSampling, best_path
         from quickstudy.tasks.mazes import GoalGrids
 
         tasks = GoalGrids()

@@ -40,7 +40,7 @@ class ControlRL2(RL2):
         return self.horizon
 
     def build(self) -> "Experiment":
-        from quickstudy.tasks import gymnax
+        from quickstudy.envs import gymnax
 
         tasks = gymnax.GymnaxTasks.make(self.environment, getattr(gymnax, self.vary))
         return self.compose(tasks, report_every=self.horizon // 10, chunk=100, episodic=self.episodic)

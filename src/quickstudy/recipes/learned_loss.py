@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from quickstudy.recipes.base import Recipe
 
 if TYPE_CHECKING:
+    from quickstudy.envs.spec import EnvironmentTasks
     from quickstudy.recipes.experiment import Experiment
-    from quickstudy.tasks.environment import EnvironmentTasks
 
 RATES = (3.0, 10.0, 30.0, 100.0)
 SIZE = 5
@@ -54,16 +54,16 @@ class LearnedLoss(Recipe):
         import jax
         import optax
 
-        from quickstudy.core import Positive
-        from quickstudy.evaluate import Protocol
-        from quickstudy.learners.actor_critic import actor_critic
-        from quickstudy.learners.lpg import LPG
-        from quickstudy.learners.reinforce import reinforce
-        from quickstudy.learners.starts import Drawn
-        from quickstudy.learners.updates import SGD
+        from quickstudy.evaluate.config import Protocol
+        from quickstudy.learners.gradient.updates import SGD
+        from quickstudy.learners.initialisation import Drawn
+        from quickstudy.learners.inner_rl.actor_critic import actor_critic
+        from quickstudy.learners.inner_rl.lpg import LPG
+        from quickstudy.learners.inner_rl.reinforce import reinforce
         from quickstudy.meta_optimizers.backprop import Backprop
         from quickstudy.nn.models import TablePolicy
         from quickstudy.objectives.trial import Trial
+        from quickstudy.parameters import Positive
         from quickstudy.recipes.experiment import Experiment
         from quickstudy.rl import losses
         from quickstudy.tasks.transfer import Transfer

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from quickstudy.recipes.base import Recipe
 
 if TYPE_CHECKING:
-    from quickstudy.learners.q_learning import QLearning
+    from quickstudy.learners.inner_rl.q_learning import QLearning
     from quickstudy.recipes.experiment import Experiment
 
 # rate, discount, ε and initial value: the best of {0.1, 0.3, 0.6, 1} × {0.9, 0.95, 0.99} × {0.01, 0.05, 0.1, 0.2} ×
@@ -54,10 +54,10 @@ class MazeRecipe(Recipe):
         import jax.numpy as jnp
         import optax
 
-        from quickstudy.core import Bounded
-        from quickstudy.evaluate import Protocol
+        from quickstudy.evaluate.config import Protocol
         from quickstudy.meta_optimizers.evolution import Evolution
         from quickstudy.objectives.trial import Trial
+        from quickstudy.parameters import Bounded
         from quickstudy.recipes.experiment import Experiment
         from quickstudy.tasks.mazes import Mazes
 
@@ -96,7 +96,7 @@ class MazeQLearning(MazeRecipe):
     source = "Watkins 1989, Learning from Delayed Rewards"
 
     def learner(self, **choices: Any) -> "QLearning":
-        from quickstudy.learners.q_learning import QLearning
+        from quickstudy.learners.inner_rl.q_learning import QLearning
 
         return QLearning(self.size**2, 4, **choices)
 
@@ -121,11 +121,11 @@ class MazeDynaQ(MazeRecipe):
         return super().errors() + self.must("not be negative", lambda x: x >= 0, "planning")
 
     def learner(self, **choices: Any) -> "QLearning":
-        from quickstudy.learners.dyna_q import DynaQ
+        from quickstudy.learners.inner_rl.dyna_q import DynaQ
 
         return DynaQ(self.size**2, 4, planning=self.planning, **choices)
 
     def rulers(self) -> "dict[str, QLearning]":
-        from quickstudy.learners.q_learning import QLearning
+        from quickstudy.learners.inner_rl.q_learning import QLearning
 
         return {**super().rulers(), "Q-learning, tuned by hand": QLearning(self.size**2, 4, **TUNED)}

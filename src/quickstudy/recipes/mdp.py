@@ -51,7 +51,7 @@ class MDPRL2(RL2):
         return self.episodes
 
     def build(self) -> "Experiment":
-        from quickstudy.learners import mdps
+        from quickstudy.baselines import mdps
         from quickstudy.tasks.mdps import TabularMDPs
 
         tasks = TabularMDPs()
@@ -91,7 +91,7 @@ class KernelsTrial(MDPRL2):
         return super().errors() + self.must("not be negative", lambda x: x >= 0, "test_episodes")
 
     def rulers(self) -> "dict[str, Learner]":
-        from quickstudy.learners import mdps
+        from quickstudy.baselines import mdps
 
         tasks = self.tasks()
         return {"PSRL, flat prior": mdps.psrl(tasks.states, tasks.actions, tasks.episode)}
@@ -138,7 +138,7 @@ class MDPAlone(Recipe):
         raise NotImplementedError
 
     def build(self) -> "Experiment":
-        from quickstudy.evaluate import Protocol
+        from quickstudy.evaluate.config import Protocol
         from quickstudy.meta_optimizers.untrained import Untrained
         from quickstudy.objectives.trial import Trial
         from quickstudy.recipes.experiment import Experiment
@@ -172,7 +172,7 @@ class MDPPSRL(MDPAlone):
     source = "Osband, Russo, Van Roy 2013, (More) Efficient Reinforcement Learning via Posterior Sampling"
 
     def learner(self, tasks: "TabularMDPs") -> "Learner":
-        from quickstudy.learners import mdps
+        from quickstudy.baselines import mdps
 
         return mdps.psrl(tasks.states, tasks.actions, tasks.episode)
 
@@ -194,6 +194,6 @@ class MDPRMax(MDPAlone):
         return super().errors() + self.must("be at least 1", lambda x: x >= 1, "visits")
 
     def learner(self, tasks: "TabularMDPs") -> "Learner":
-        from quickstudy.learners.r_max import RMax
+        from quickstudy.learners.inner_rl.r_max import RMax
 
         return RMax(tasks.states, tasks.actions, visits=self.visits, most=self.most)

@@ -15,8 +15,8 @@ from quickstudy.recipes.classic import Classic, tanh_policy
 
 if TYPE_CHECKING:
     from quickstudy.core import Learner
+    from quickstudy.envs.spec import Spec
     from quickstudy.recipes.experiment import Experiment
-    from quickstudy.tasks.environment import Spec
 
 DISCOUNTS, TRACES = (0.95, 0.99, 0.995), (0.8, 0.95, 1.0)
 
@@ -51,9 +51,9 @@ class CartPoleMetaGradient(Classic):
         return wrong + self.must("be above 0", lambda x: x > 0, "value", "entropy", "learning_rate")
 
     def learner(self, spec: "Spec", **choices: Any) -> "Learner":
-        from quickstudy.learners.actor_critic import actor_critic
-        from quickstudy.learners.starts import Drawn
-        from quickstudy.learners.updates import Scaled
+        from quickstudy.learners.gradient.updates import Scaled
+        from quickstudy.learners.initialisation import Drawn
+        from quickstudy.learners.inner_rl.actor_critic import actor_critic
 
         choices = {name: getattr(self, name) for name in ("rate", "discount", "trace", "value", "entropy")} | choices
         return actor_critic(Drawn(tanh_policy(spec, self.hidden)), Scaled(choices.pop("rate")), **choices)
@@ -61,9 +61,9 @@ class CartPoleMetaGradient(Classic):
     def build(self) -> "Experiment":
         import optax
 
-        from quickstudy.core import Bounded, Positive
-        from quickstudy.evaluate import Protocol
+        from quickstudy.evaluate.config import Protocol
         from quickstudy.meta_optimizers.backprop import Backprop
+        from quickstudy.parameters import Bounded, Positive
         from quickstudy.recipes.experiment import Experiment
         from quickstudy.rl import losses
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quickstudy.core import Learner
-    from quickstudy.learners.mktn import MKTN, Reading
+    from quickstudy.envs.spec import EnvironmentTasks
+    from quickstudy.learners.generated.mktn import MKTN, Reading
     from quickstudy.recipes.experiment import Experiment
-    from quickstudy.tasks.environment import EnvironmentTasks
 
 ALPACA = "Harrison, Sharma, Pavone 2018, Meta-Learning Priors for Efficient Online Bayesian Regression, WAFR"
 R2D2 = "Bertinetto, Henriques, Torr, Vedaldi 2019, Meta-learning with Differentiable Closed-Form Solvers, ICLR"
@@ -44,8 +44,8 @@ class Transfer(Recipe):
         return wrong
 
     def transfer(self, net: "Callable", reading: "Reading", steps: int = 1) -> "MKTN":
-        from quickstudy.core import Fixed, Positive
-        from quickstudy.learners.mktn import MKTN, Proximal, Ridge
+        from quickstudy.learners.generated.mktn import MKTN, Proximal, Ridge
+        from quickstudy.parameters import Fixed, Positive
 
         if self.rule == "ridge":
             rule = Ridge(Positive(self.guidance) if self.guidance else UNGUIDED)
@@ -73,7 +73,7 @@ class SinusoidMKTN(Transfer, Sinusoid):
     def parts(self) -> dict[str, Any]:
         import jax
 
-        from quickstudy.learners.mktn import Regression
+        from quickstudy.learners.generated.mktn import Regression
         from quickstudy.nn.models import MLP
 
         net = MLP((1, self.hidden, self.hidden, 1 + self.size), key=jax.random.fold_in(jax.random.key(self.seed), 1))
@@ -123,8 +123,8 @@ class Controlled(Transfer):
         import jax.numpy as jnp
         import optax
 
-        from quickstudy.evaluate import Protocol
-        from quickstudy.learners.mktn import Control
+        from quickstudy.evaluate.config import Protocol
+        from quickstudy.learners.generated.mktn import Control
         from quickstudy.meta_optimizers.backprop import Backprop
         from quickstudy.nn.models import MLP
         from quickstudy.objectives.trial import Trial
@@ -202,7 +202,7 @@ class KernelsMKTN(Controlled):
         return super().errors() + self.must("be a multiple of 10", lambda x: x >= 10 and x % 10 == 0, "episodes")
 
     def build(self) -> "Experiment":
-        from quickstudy.learners import mdps
+        from quickstudy.baselines import mdps
         from quickstudy.rl.planning import best_returns
         from quickstudy.tasks.mdps import KernelMDPs
 

@@ -20,8 +20,8 @@ from quickstudy.recipes.base import Recipe
 from quickstudy.recipes.maze import TUNED
 
 if TYPE_CHECKING:
+    from quickstudy.envs.spec import EnvironmentTasks
     from quickstudy.recipes.experiment import Experiment
-    from quickstudy.tasks.environment import EnvironmentTasks
     from quickstudy.tasks.mdps import KernelMDPs, TabularMDPs
 
 OSBAND = "Osband, Russo, Van Roy 2013, (More) Efficient Reinforcement Learning via Posterior Sampling"
@@ -86,10 +86,10 @@ class MMLRecipe(Recipe):
         import jax.numpy as jnp
         import optax
 
-        from quickstudy.evaluate import Protocol
-        from quickstudy.learners.meta_models import Amortised, constant
-        from quickstudy.learners.mixture import Mixture
-        from quickstudy.learners.mml import MML, equivalence, likelihood
+        from quickstudy.evaluate.config import Protocol
+        from quickstudy.learners.inference.meta_models import Amortised, constant
+        from quickstudy.learners.inference.mixture import Mixture
+        from quickstudy.learners.inference.mml import MML, equivalence, likelihood
         from quickstudy.meta_optimizers.backprop import Backprop
         from quickstudy.objectives.trial import Trial
         from quickstudy.recipes.experiment import Experiment
@@ -236,8 +236,8 @@ class MazeMML(MMLRecipe):
     def build(self) -> "Experiment":
         import jax
 
-        from quickstudy.learners.dyna_q import DynaQ
-        from quickstudy.learners.r_max import RMax
+        from quickstudy.learners.inner_rl.dyna_q import DynaQ
+        from quickstudy.learners.inner_rl.r_max import RMax
         from quickstudy.tasks.mazes import Mazes, tables
 
         tasks = Mazes(self.size, wind=self.wind, layout=self.layout, episode=20)

@@ -34,11 +34,11 @@ from quickstudy.recipes.rl2 import RL2
 
 if TYPE_CHECKING:
     from quickstudy.core import Learner
-    from quickstudy.evaluate import Trace
-    from quickstudy.learners.inner_losses import OfPolicy
-    from quickstudy.learners.mpo import MPO
+    from quickstudy.envs.spec import Spec
+    from quickstudy.evaluate.config import Trace
+    from quickstudy.learners.generated.mpo import MPO
+    from quickstudy.learners.gradient.inner_losses import OfPolicy
     from quickstudy.recipes.experiment import Experiment
-    from quickstudy.tasks.environment import Spec
     from quickstudy.tasks.mazes import Mazes
     from quickstudy.tasks.mdps import KernelMDPs
     from quickstudy.tasks.navigation import Navigation
@@ -157,8 +157,8 @@ class MPOMethod(RL2):
         raise NotImplementedError
 
     def agent(self, spec: "Spec", horizon: int) -> "Learner":
-        from quickstudy.core import Bounded, Positive
-        from quickstudy.learners.inner_losses import PolicyGradient
+        from quickstudy.learners.gradient.inner_losses import PolicyGradient
+        from quickstudy.parameters import Bounded, Positive
 
         # Where there are no corrections, nothing of them is there to be learned.
         learned = self.learn_corrections and self.correction_steps > 0
@@ -182,10 +182,10 @@ class MPOMethod(RL2):
         import jax
         import jax.numpy as jnp
 
-        from quickstudy.learners.adjoints import FirstOrder, Unrolled
-        from quickstudy.learners.mpo import MPO, no_generation_yet
-        from quickstudy.learners.recurrent import OutcomeFeedback
-        from quickstudy.learners.updates import Scaled, clipped
+        from quickstudy.learners.generated.mpo import MPO, no_generation_yet
+        from quickstudy.learners.gradient.adjoints import FirstOrder, Unrolled
+        from quickstudy.learners.gradient.updates import Scaled, clipped
+        from quickstudy.learners.memory.recurrent import OutcomeFeedback
         from quickstudy.nn import models
         from quickstudy.nn.layers import Linear
 
@@ -236,7 +236,7 @@ class NavigationMPO(NavigationTrial, MPOMethod):
         return tasks
 
     def rulers(self) -> "dict[str, Learner]":
-        from quickstudy.learners.inner_losses import PolicyGradient
+        from quickstudy.learners.gradient.inner_losses import PolicyGradient
 
         rate, discount, clip = SCRATCH
         scratch = dataclasses.replace(self, generates="nothing", correction_steps=2, size=1, correction_clip=clip)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array
 
     from quickstudy.core import MetaOptimizer, Objective
-    from quickstudy.learners.inner_losses import InnerLoss, PolicyGradient
+    from quickstudy.learners.gradient.inner_losses import InnerLoss, PolicyGradient
     from quickstudy.objectives.trial import Trial
     from quickstudy.recipes.experiment import Experiment
     from quickstudy.tasks import corners, navigation
@@ -55,8 +55,8 @@ class Navigation(Recipe):
         raise NotImplementedError
 
     def inner_loss(self) -> "InnerLoss":
-        from quickstudy.core import Bounded
-        from quickstudy.learners.inner_losses import PolicyAndValue, PolicyGradient
+        from quickstudy.learners.gradient.inner_losses import PolicyAndValue, PolicyGradient
+        from quickstudy.parameters import Bounded
 
         policy = PolicyGradient(Bounded(self.inner_discount), Bounded(self.inner_trace), credit=self.credit)
         return PolicyAndValue(policy, self.critic) if self.critic else policy
@@ -89,10 +89,10 @@ class Navigation(Recipe):
         import jax
         import jax.numpy as jnp
 
-        from quickstudy.evaluate import Protocol
-        from quickstudy.learners.gradient import Gradient
-        from quickstudy.learners.inner_losses import PolicyGradient
-        from quickstudy.learners.updates import SGD, per_step, per_weight
+        from quickstudy.evaluate.config import Protocol
+        from quickstudy.learners.gradient.inner_losses import PolicyGradient
+        from quickstudy.learners.gradient.maml import Gradient
+        from quickstudy.learners.gradient.updates import SGD, per_step, per_weight
         from quickstudy.nn.models import MLP, GaussianPolicy
         from quickstudy.objectives.trial import Trial
         from quickstudy.recipes.experiment import Experiment
@@ -216,7 +216,7 @@ class NavigationReptile(Navigation):
         return wrong
 
     def inner_loss(self) -> "PolicyGradient":
-        from quickstudy.learners.inner_losses import PolicyGradient
+        from quickstudy.learners.gradient.inner_losses import PolicyGradient
 
         return PolicyGradient(self.inner_discount, self.inner_trace)
 

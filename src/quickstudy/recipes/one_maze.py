@@ -47,8 +47,8 @@ class OneMaze(Recipe):
         return Mazes(self.maze, self.walls, self.wind, self.layout, self.episode)
 
     def rulers(self) -> "dict[str, Learner]":
-        from quickstudy.learners.dyna_q import DynaQ
-        from quickstudy.learners.q_learning import QLearning
+        from quickstudy.learners.inner_rl.dyna_q import DynaQ
+        from quickstudy.learners.inner_rl.q_learning import QLearning
 
         size = self.maze**2, ACTIONS
         return {"Q-learning": QLearning(*size, **TUNED_Q), "Dyna-Q": DynaQ(*size, **TUNED_DYNA, planning=20)}

@@ -12,12 +12,12 @@ from quickstudy.recipes.base import Recipe
 
 if TYPE_CHECKING:
     from quickstudy.core import Learner
-    from quickstudy.evaluate import Trace
-    from quickstudy.learners.recurrent import Heads
+    from quickstudy.envs.spec import EnvironmentTasks, Spec
+    from quickstudy.evaluate.config import Trace
+    from quickstudy.learners.memory.recurrent import Heads
     from quickstudy.nn.cells import Cell
     from quickstudy.recipes.experiment import Experiment
     from quickstudy.rl.losses import LossTerm
-    from quickstudy.tasks.environment import EnvironmentTasks, Spec
 
 DUAN = (
     "Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel 2016, RL²: Fast Reinforcement Learning via Slow "
@@ -75,7 +75,7 @@ class RL2(Recipe):
 
     def encoder(self, spec: "Spec", key: Any) -> "Cell":
         """The recurrent cell that reads observations beside what came of the step before."""
-        from quickstudy.learners.recurrent import OutcomeFeedback
+        from quickstudy.learners.memory.recurrent import OutcomeFeedback
         from quickstudy.nn.cells import GRU, LSTM
         from quickstudy.nn.linear_recurrence import LinearRecurrence
 
@@ -83,7 +83,7 @@ class RL2(Recipe):
         return make(spec.observation + OutcomeFeedback(spec.actions, spec.dims).size, self.size, key=key)
 
     def actor_critic(self, spec: "Spec", features: int, key: Any) -> "Heads":
-        from quickstudy.learners.recurrent import ActorCritic
+        from quickstudy.learners.memory.recurrent import ActorCritic
 
         return ActorCritic(
             features, spec.actions or spec.dims, key=key, gaussian=spec.actions is None, scale=self.value_scale
@@ -93,8 +93,8 @@ class RL2(Recipe):
         """What remembers a trial of so many steps, and says what `heads` make of `size` features."""
         import equinox as eqx
 
-        from quickstudy.learners.attention import Attention
-        from quickstudy.learners.recurrent import OutcomeFeedback, Recurrent
+        from quickstudy.learners.memory.attention import Attention
+        from quickstudy.learners.memory.recurrent import OutcomeFeedback, Recurrent
 
         if self.cell == "attention":  # to which steps have no order, so each is told with what followed
             came = OutcomeFeedback(spec.actions, spec.dims, spec.observation)
@@ -142,7 +142,7 @@ class RL2(Recipe):
         return of episodes: where an end costs nothing but what would have followed, as in CartPole."""
         import optax
 
-        from quickstudy.evaluate import Protocol
+        from quickstudy.evaluate.config import Protocol
         from quickstudy.meta_optimizers.backprop import Backprop
         from quickstudy.objectives.trial import Trial
         from quickstudy.recipes.experiment import Experiment

@@ -16,7 +16,7 @@ from quickstudy.recipes.base import Recipe
 
 if TYPE_CHECKING:
     from quickstudy.core import MetaOptimizer
-    from quickstudy.learners.updates import Update
+    from quickstudy.learners.gradient.updates import Update
     from quickstudy.recipes.experiment import Experiment
 
 FINN = "Finn, Abbeel, Levine 2017, Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, ICML"
@@ -52,7 +52,7 @@ class Sinusoid(Recipe):
         """Plain steps of `rate`, one for all weights or a tree of them."""
         import optax
 
-        from quickstudy.learners.updates import SGD, Scaled
+        from quickstudy.learners.gradient.updates import SGD, Scaled
 
         return Scaled(rate, optax.clip(self.inner_clip)) if self.inner_clip else SGD(rate)
 
@@ -69,11 +69,11 @@ class Sinusoid(Recipe):
         import jax
         import optax
 
-        from quickstudy.evaluate import Protocol
-        from quickstudy.learners.gradient import Gradient
-        from quickstudy.learners.inner_losses import Supervised
-        from quickstudy.learners.sinusoid_posterior import SinusoidPosterior
-        from quickstudy.learners.updates import SGD
+        from quickstudy.baselines.sinusoid_posterior import SinusoidPosterior
+        from quickstudy.evaluate.config import Protocol
+        from quickstudy.learners.gradient.inner_losses import Supervised
+        from quickstudy.learners.gradient.maml import Gradient
+        from quickstudy.learners.gradient.updates import SGD
         from quickstudy.meta_optimizers.backprop import Backprop
         from quickstudy.nn.models import MLP, Predictor
         from quickstudy.objectives.few_shot import FewShot
@@ -123,7 +123,7 @@ class SinusoidFOMAML(Sinusoid):
     source = FINN
 
     def parts(self) -> dict[str, Any]:
-        from quickstudy.learners.adjoints import FirstOrder
+        from quickstudy.learners.gradient.adjoints import FirstOrder
 
         return {"gradient": {"adjoint": FirstOrder()}}
 
@@ -144,8 +144,8 @@ class SinusoidIMAML(Sinusoid):
     def parts(self) -> dict[str, Any]:
         import optax
 
-        from quickstudy.learners.adjoints import Implicit
-        from quickstudy.learners.updates import Optax
+        from quickstudy.learners.gradient.adjoints import Implicit
+        from quickstudy.learners.gradient.updates import Optax
 
         update = Optax(optax.adam(self.inner_rate))
         return {
@@ -204,7 +204,7 @@ class SinusoidMetaSGD(Sinusoid):
     def parts(self) -> dict[str, Any]:
         import jax
 
-        from quickstudy.learners.updates import per_weight
+        from quickstudy.learners.gradient.updates import per_weight
         from quickstudy.nn.models import MLP, Predictor
 
         shaped = Predictor(MLP((1, self.hidden, self.hidden, 1), key=jax.random.key(0)))
@@ -272,11 +272,11 @@ class SinusoidLearnedOptimizer(Sinusoid):
         import jax
         import optax
 
-        from quickstudy.evaluate import Protocol
-        from quickstudy.learners.from_scratch import FromScratch
-        from quickstudy.learners.inner_losses import Supervised
-        from quickstudy.learners.learned_updates import LSTMOptimizer
-        from quickstudy.learners.updates import Optax
+        from quickstudy.baselines.from_scratch import FromScratch
+        from quickstudy.evaluate.config import Protocol
+        from quickstudy.learners.gradient.inner_losses import Supervised
+        from quickstudy.learners.gradient.learned_updates import LSTMOptimizer
+        from quickstudy.learners.gradient.updates import Optax
         from quickstudy.nn.models import MLP, Predictor
         from quickstudy.objectives.few_shot import FewShot
         from quickstudy.recipes.experiment import Experiment

@@ -45,7 +45,7 @@ class CorrelatedBanditRL2(RL2):
         return self.pulls
 
     def build(self) -> "Experiment":
-        from quickstudy.learners import bandits
+        from quickstudy.baselines import bandits
         from quickstudy.report.behaviour import regret
         from quickstudy.report.traces import bandit
         from quickstudy.tasks.structured_bandits import OpposedBandits
@@ -93,7 +93,7 @@ class InformativeBanditRL2(RL2):
         return self.pulls
 
     def build(self) -> "Experiment":
-        from quickstudy.learners.structured_bandits import TargetSearch
+        from quickstudy.baselines.structured_bandits import TargetSearch
         from quickstudy.report.behaviour import pulled
         from quickstudy.tasks.structured_bandits import InformativeBandits, best_return
 

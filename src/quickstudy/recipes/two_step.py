@@ -49,7 +49,7 @@ class TwoStepRL2(RL2):
         return self.choices
 
     def build(self) -> "Experiment":
-        from quickstudy.learners.two_step import TwoStepFilter, TwoStepValues
+        from quickstudy.baselines.two_step import TwoStepFilter, TwoStepValues
         from quickstudy.report.behaviour import stays
         from quickstudy.tasks.two_step import TwoStep
 

@@ -13,9 +13,9 @@ from quickstudy.recipes.rl2 import RL2
 
 if TYPE_CHECKING:
     from quickstudy.core import Learner
-    from quickstudy.evaluate import Trace
+    from quickstudy.envs.spec import Spec
+    from quickstudy.evaluate.config import Trace
     from quickstudy.rl.losses import LossTerm
-    from quickstudy.tasks.environment import Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class VariBADRecipe(RL2):
         import jax
         import jax.numpy as jnp
 
-        from quickstudy.learners.varibad import Decoder, Latent, VariBAD
+        from quickstudy.learners.inference.varibad import Decoder, Latent, VariBAD
         from quickstudy.nn.models import MLP, Chain
 
         remember, believe, act, choose, foretell = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1), 5)
@@ -65,7 +65,7 @@ class VariBADRecipe(RL2):
         )
 
     def further_terms(self) -> "tuple[tuple[float, LossTerm], ...]":
-        from quickstudy.learners.varibad import divergence, reconstruction
+        from quickstudy.learners.inference.varibad import divergence, reconstruction
 
         return (self.foretelling, reconstruction), (self.foretelling * self.divergence, divergence)
 

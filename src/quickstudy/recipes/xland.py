@@ -11,9 +11,9 @@ from quickstudy.recipes.rl2 import RL2
 
 if TYPE_CHECKING:
     from quickstudy.core import Learner
-    from quickstudy.learners.recurrent import Heads
+    from quickstudy.envs.spec import Spec
+    from quickstudy.learners.memory.recurrent import Heads
     from quickstudy.recipes.experiment import Experiment
-    from quickstudy.tasks.environment import Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class XLandRL2(RL2):
         return self.horizon
 
     def actor_critic(self, spec: "Spec", features: int, key: Any) -> "Heads":
-        from quickstudy.learners.recurrent import ActorCritic
+        from quickstudy.learners.memory.recurrent import ActorCritic
 
         return ActorCritic(features, spec.actions or 0, key=key, hidden=self.hidden)
 
@@ -62,9 +62,9 @@ class XLandRL2(RL2):
 
         import jax
 
-        from quickstudy.learners.recurrent import OutcomeFeedback, Recurrent
+        from quickstudy.envs.xland import SYMBOLS
+        from quickstudy.learners.memory.recurrent import OutcomeFeedback, Recurrent
         from quickstudy.nn.symbols import SymbolGrid
-        from quickstudy.tasks.xland import SYMBOLS
 
         see, remember = jax.random.split(key)
         encode = SymbolGrid(math.isqrt(spec.observation // len(SYMBOLS)), SYMBOLS, key=see)
@@ -72,7 +72,7 @@ class XLandRL2(RL2):
         return Recurrent(self.encoder(seen, remember), heads, OutcomeFeedback(spec.actions), encode)
 
     def build(self) -> "Experiment":
-        from quickstudy.tasks.xland import XLandTasks
+        from quickstudy.envs.xland import XLandTasks
 
         tasks = XLandTasks.make(self.benchmark, self.rulesets)
         experiment = self.compose(tasks, report_every=self.horizon // 8, chunk=250)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from quickstudy import stats
+from quickstudy.evaluate import statistics as stats
 from quickstudy.report import figures, style, task_figures
 from quickstudy.runs import METRICS, CheckpointRefused, RunFolder, storage, write_atomic
 

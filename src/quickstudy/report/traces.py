@@ -13,16 +13,18 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 from numpy.typing import NDArray
 
-from quickstudy.axes import over_axes
 from quickstudy.core import Learner
-from quickstudy.data import Categorical, Episode, Transition
-from quickstudy.evaluate import Protocol, Trace, with_steps
-from quickstudy.learners.meta_models import seen_in
-from quickstudy.learners.mktn import MKTN
-from quickstudy.learners.mml import MML
-from quickstudy.learners.varibad import Belief, VariBAD
+from quickstudy.data.batches import Episode, Transition
+from quickstudy.data.distributions import Categorical
+from quickstudy.evaluate.config import Protocol, Trace
+from quickstudy.evaluate.run import with_steps
+from quickstudy.learners.generated.mktn import MKTN
+from quickstudy.learners.inference.meta_models import seen_in
+from quickstudy.learners.inference.mml import MML
+from quickstudy.learners.inference.varibad import Belief, VariBAD
 from quickstudy.objectives.few_shot import Judged, adapted
 from quickstudy.objectives.trial import Lived
+from quickstudy.parallel.axes import over_axes
 from quickstudy.tasks.mazes import MOVES
 from quickstudy.tasks.sinusoid import RANGE
 

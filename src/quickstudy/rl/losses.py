@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from quickstudy.axes import over_axes
-from quickstudy.data import Output
+from quickstudy.data.batches import Output
+from quickstudy.parallel.axes import over_axes
 
 LossTerm = Callable[[Output, Any], Float[Array, ""]]
 

@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from quickstudy.core import HeldOut, Splits, TaskDistribution
-from quickstudy.data import Episode, Labelled
-from quickstudy.tasks.splits import TEST_STREAM, VALIDATION_STREAM
+from quickstudy.core import TEST_STREAM, VALIDATION_STREAM, HeldOut, Splits, TaskDistribution
+from quickstudy.data.batches import Episode, Labelled
 
 
 class Pool(eqx.Module):

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from quickstudy.core import Splits, TaskDistribution
-from quickstudy.data import Episode, Labelled
-from quickstudy.tasks.splits import split_by_stream
+from quickstudy.core import Splits, TaskDistribution, split_by_stream
+from quickstudy.data.batches import Episode, Labelled
 
 AMPLITUDE, PHASE, RANGE = (0.1, 5.0), (0.0, float(jnp.pi)), (-5.0, 5.0)
 
