@@ -188,7 +188,7 @@ def test_statistics_that_nobody_would_keep_are_refused():
     from quickstudy.learners.memory.recurrent import LabelFeedback, Prediction, Recurrent
     from quickstudy.learners.metric.meta_networks import Compressed, MetaNetworks
     from quickstudy.nn.cells import GRU
-    from quickstudy.nn.statistics import settle
+    from quickstudy.nn.statistics import compute_support_stats
 
     key = jax.random.key(0)
 
@@ -200,7 +200,7 @@ def test_statistics_that_nobody_would_keep_are_refused():
         )
         yield lambda: MetaNetworks(small, 4, 2, key=key, capacity=3)
         yield lambda: Recurrent(GRU(6, 4, key=key), Prediction(4, 2, key=key), LabelFeedback(2), Chain([net]))
-        yield lambda: settle(small, jnp.zeros((2, 16, 16, 1)))
+        yield lambda: compute_support_stats(small, jnp.zeros((2, 16, 16, 1)))
 
     for make in makers("support"):
         with pytest.raises(Incompatible, match="use 'layer' or 'group'"):

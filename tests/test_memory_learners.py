@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from quickstudy.data.batches import Labelled
-from quickstudy.evaluate.config import Protocol
+from quickstudy.evaluate.config import EvaluationConfig
 from quickstudy.evaluate.run import evaluate
 from quickstudy.learners.memory.attention import Attention
 from quickstudy.learners.memory.mann import EMPTY, LRUAMemory, Memory, access, empty, least_used
@@ -287,11 +287,11 @@ def online(**choices):
 
 
 def test_the_points_of_the_curve_are_named_by_instance():
-    ruler, held_out = Prototypical(IDENTITY, 3, 2), streams().split().test
-    result = evaluate(ruler, online(instances=4), held_out, protocol=Protocol(online(), num_tasks=20))
+    baseline, held_out = Prototypical(IDENTITY, 3, 2), streams().split().test
+    result = evaluate(baseline, online(instances=4), held_out, evaluation=EvaluationConfig(online(), num_tasks=20))
     assert [point["adaptations"] for point in result.curve] == [1, 2, 3, 4]
     assert np.isfinite(result.curves).all()
-    along = evaluate(ruler, online(), held_out, protocol=Protocol(online(), num_tasks=20))
+    along = evaluate(baseline, online(), held_out, evaluation=EvaluationConfig(online(), num_tasks=20))
     assert [point["adaptations"] for point in along.curve] == list(range(8))
     close(result.curves.mean(), along.curves.mean())  # each class appears as often as the other
 

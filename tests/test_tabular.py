@@ -21,7 +21,7 @@ STATES, ACTIONS = 3, 2
 
 
 def stream(rows):
-    """(state, action, reward, next state, terminated, truncated) as one stretch."""
+    """(state, action, reward, next state, terminated, truncated) as one segment."""
     s, a, r, then, terminated, truncated = (jnp.array(column) for column in zip(*rows, strict=True))
     one_hot = lambda index: jax.nn.one_hot(index, STATES)
     return Transition(one_hot(s), a, r, terminated, truncated, jnp.zeros(len(s), bool), one_hot(then))
@@ -113,7 +113,7 @@ def test_choice_is_greedy_but_for_epsilon_and_fair_among_the_best():
 
 def life(learner, tasks, task, steps):
     """Transitions of one task."""
-    trial = Trial(tasks.environment, horizon=steps, baseline="none", normalise=False)
+    trial = Trial(tasks.environment, trial_length=steps, baseline="none", normalise=False)
     return jax.jit(lambda task, key: trial.collect(learner, (), task, key=key)[0])(task, K[2]).transition
 
 

@@ -47,7 +47,7 @@ def test_interrupted_is_never_interrupted(tmp_path, kind):
     def start(out, **more):
         if kind == "lifetimes":  # window 2 of horizon 6: the objective's memory crosses the checkpoint at step 4
             tasks = Bandits(3)
-            trial = Trial(tasks.environment, horizon=6, terms=TERMS, window=2)
+            trial = Trial(tasks.environment, trial_length=6, terms=TERMS, bptt_length=2)
             optimizer = Backprop(optax.adam(1e-2), epochs=2, minibatches=2)
             return train(recurrent(), trial, optimizer, tasks, config=CONFIG, out=out, listener=quiet, **more)
         return run(out, optimizer=Evolution(optax.adam(1e-2), population=4) if kind == "evolution" else None, **more)
@@ -104,7 +104,7 @@ def test_one_task_is_no_distribution_and_that_is_said():
 
 def test_a_curriculum_changes_the_objective_and_survives_a_resume(tmp_path):
     tasks = Bandits(3)
-    trial = lambda horizon: Trial(tasks.environment, horizon=horizon, terms=TERMS)
+    trial = lambda trial_length: Trial(tasks.environment, trial_length=trial_length, terms=TERMS)
     start = lambda out, **more: train(
         recurrent(), trial(4), Backprop(optax.adam(1e-2)), tasks,
         config=CONFIG, curriculum=[(3, trial(2)), (2, trial(3))], out=out, listener=quiet, **more,

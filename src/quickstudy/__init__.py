@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from quickstudy.core import Splits as Splits
     from quickstudy.core import TaskDistribution as TaskDistribution
     from quickstudy.core import split_by_stream as split_by_stream
-    from quickstudy.data.batches import Episode as Episode
+    from quickstudy.data.batches import FewShotTask as FewShotTask
     from quickstudy.data.batches import Labelled as Labelled
     from quickstudy.data.batches import Output as Output
     from quickstudy.data.batches import Transition as Transition
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from quickstudy.data.distributions import Deterministic as Deterministic
     from quickstudy.data.distributions import Gaussian as Gaussian
     from quickstudy.data.distributions import Policy as Policy
-    from quickstudy.evaluate.config import Protocol as Protocol
+    from quickstudy.evaluate.config import EvaluationConfig as EvaluationConfig
     from quickstudy.evaluate.result import Evaluation as Evaluation
     from quickstudy.evaluate.run import evaluate as evaluate
     from quickstudy.learners.gradient.adjoints import FirstOrder as FirstOrder
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from quickstudy.parallel.reduce import num_devices as num_devices
     from quickstudy.parallel.reduce import sum_over_devices as sum_over_devices
     from quickstudy.parameters import Bounded as Bounded
-    from quickstudy.parameters import Fixed as Fixed
+    from quickstudy.parameters import Frozen as Frozen
     from quickstudy.parameters import Positive as Positive
     from quickstudy.parameters import meta_parameters as meta_parameters
     from quickstudy.parameters import unwrap as unwrap
@@ -72,9 +72,9 @@ _PUBLIC = {
         "HeldOut", "Incompatible", "Learner", "MetaOptimizer", "Objective", "Splits", "TaskDistribution",
         "split_by_stream",
     ],
-    "data.batches": ["Episode", "Labelled", "Output", "Transition"],
+    "data.batches": ["FewShotTask", "Labelled", "Output", "Transition"],
     "data.distributions": ["Categorical", "Deterministic", "Gaussian", "Policy"],
-    "evaluate.config": ["Protocol"],
+    "evaluate.config": ["EvaluationConfig"],
     "evaluate.result": ["Evaluation"],
     "evaluate.run": ["evaluate"],
     "learners.gradient.adjoints": ["FirstOrder", "Implicit", "Unrolled"],
@@ -93,7 +93,7 @@ _PUBLIC = {
     "objectives.reptile": ["Reptile"],
     "objectives.trial": ["Trial"],
     "parallel.reduce": ["num_devices", "sum_over_devices"],
-    "parameters": ["Bounded", "Fixed", "Positive", "meta_parameters", "unwrap"],
+    "parameters": ["Bounded", "Frozen", "Positive", "meta_parameters", "unwrap"],
     "report.page": ["report"],
     "tasks.classes": ["from_arrays"],
     "train.run": ["Result", "train"],

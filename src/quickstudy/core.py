@@ -30,7 +30,7 @@ class Incompatible(TypeError):
 
 
 class Learner(eqx.Module):
-    """How one task is adapted to. Its inexact arrays are the meta-parameters, `Fixed` ones excepted.
+    """How one task is adapted to. Its inexact arrays are the meta-parameters, `Frozen` ones excepted.
 
     A plain Python number in a field is a constant, and a new constant is a new compilation.
     """
@@ -43,15 +43,15 @@ class Learner(eqx.Module):
 
     @abc.abstractmethod
     def adapt(self, state: State, experience: Experience, *, key: Key[Array, ""]) -> State:
-        """The state after absorbing `experience`: one stretch with a leading axis (examples, or time)."""
+        """The state after absorbing `experience`: one segment with a leading axis (examples, or time)."""
 
     @abc.abstractmethod
     def apply(self, state: State, x: PyTree) -> PyTree:
         """An `Output` (prediction, or policy and value) for one input; changes nothing, draws nothing."""
 
     @abc.abstractmethod
-    def replay(self, state: State, experience: Experience, *, key: Key[Array, "stretches"]) -> Outputs:
-        """What `apply` says along a life: arrays of `experience` and outputs are [stretches, steps, ...].
+    def replay(self, state: State, experience: Experience, *, key: Key[Array, "segments"]) -> Outputs:
+        """What `apply` says along a life: arrays of `experience` and outputs are [segments, steps, ...].
 
         Must equal `scan_replay`, which most learners use as it is.
         """
@@ -79,7 +79,7 @@ class Objective(eqx.Module):
         """How many adaptations lie between two points of `curve`."""
 
     @property
-    def whole(self) -> "Objective":
+    def for_evaluation(self) -> "Objective":
         """What is tested: the same, of tasks that are lived to their end in one go."""
         return self
 

@@ -18,7 +18,7 @@ class Wrapper(eqx.Module):
     def value(self) -> PyTree: ...
 
 
-class Fixed(Wrapper):
+class Frozen(Wrapper):
     """Arrays that no meta-optimizer may touch (stop-gradient alone does not stop evolution)."""
 
     held: PyTree
@@ -69,12 +69,12 @@ def unwrap(tree: PyTree) -> PyTree:
 
 def partition(learner: PyTree) -> tuple[PyTree, PyTree]:
     """(meta-parameters, all the rest), each with None where the other has a leaf."""
-    return eqx.partition(learner, eqx.is_inexact_array, is_leaf=lambda node: isinstance(node, Fixed))
+    return eqx.partition(learner, eqx.is_inexact_array, is_leaf=lambda node: isinstance(node, Frozen))
 
 
 def combine(meta_parameters: PyTree, rest: PyTree) -> PyTree:
     """The inverse of `partition`."""
-    return eqx.combine(meta_parameters, rest, is_leaf=lambda node: isinstance(node, Fixed))
+    return eqx.combine(meta_parameters, rest, is_leaf=lambda node: isinstance(node, Frozen))
 
 
 def meta_parameters(learner: PyTree) -> dict[str, tuple[int, ...]]:

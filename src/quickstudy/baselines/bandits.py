@@ -1,4 +1,4 @@
-"""The rulers of the Bernoulli bandit: strategies with nothing to learn, under uniform priors Beta(1, 1).
+"""The baselines of the Bernoulli bandit: strategies with nothing to learn, under uniform priors Beta(1, 1).
 
     greedy     argmax of the posterior mean (w + 1)/(w + l + 2)
     UCB1       argmax of (w + 1)/(n + 2) + c √(2 ln(t + 1)/(n + 2))       Auer et al. 2002 (c = 1, no prior)
@@ -70,14 +70,14 @@ def bayes_greedy(arms: int, *, ties: Literal["least pulled", "random"] = "least 
     return IndexStrategy(arms, index, least_first=not at_random)
 
 
-def opposed() -> IndexStrategy:
+def anticorrelated() -> IndexStrategy:
     """Of two arms of which one pays with p and the other with 1 − p: what one loses counts for the other. Either arm
     tells as much as the other, so the greedy choice is Bayes-optimal, whatever symmetric prior p has."""
     return IndexStrategy(2, lambda won, lost, key: (won + lost[::-1] + 1) / (won.sum() + lost.sum() + 2))
 
 
 def ucb1(arms: int, *, scale: float = 1.0) -> IndexStrategy:
-    """`scale` is c; tune it on validation tasks for a fair ruler."""
+    """`scale` is c; tune it on validation tasks for a fair baseline."""
 
     def index(won: Float[Array, "arms"], lost: Float[Array, "arms"], key: Key[Array, ""]) -> Float[Array, "arms"]:
         pulls = won + lost

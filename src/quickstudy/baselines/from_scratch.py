@@ -3,7 +3,7 @@
     φ_0 ~ draw,   φ_{k+1} = u(φ_k, ∇ℓ(φ_k; support)),   prediction = f(x; φ_K)
 
 With a learned update it is a learned optimiser (Andrychowicz et al. 2016): the update rule alone is meta-learned, and
-serves from any start. With Adam it is the ruler for that, learning from scratch.
+serves from any start. With Adam it is the baseline for that, learning from scratch.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from quickstudy.learners.gradient.inner_losses import InnerLoss, must_reach
 from quickstudy.learners.gradient.maml import GradientState, descend
 from quickstudy.learners.gradient.updates import Update
 from quickstudy.learners.replay import scan_replay
-from quickstudy.nn.statistics import unsettled, with_statistics
+from quickstudy.nn.statistics import initial_stats, with_statistics
 from quickstudy.parameters import combine, partition
 
 
@@ -38,7 +38,7 @@ class FromScratch(Learner):
     def init(self, *, key: Key[Array, ""]) -> GradientState:
         model = self.draw(key)
         weights, _ = partition(model)
-        return GradientState(weights, self.update.init(weights), unsettled(model))
+        return GradientState(weights, self.update.init(weights), initial_stats(model))
 
     def adapt(self, state: GradientState, experience: PyTree, *, key: Key[Array, ""]) -> GradientState:
         del key

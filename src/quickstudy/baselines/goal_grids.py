@@ -1,4 +1,4 @@
-"""The rulers of the grids with a hidden goal (tasks.mazes.GoalGrids): strategies with nothing to learn.
+"""The baselines of the grids with a hidden goal (tasks.mazes.GoalGrids): strategies with nothing to learn.
 
     Bayes-optimal         follows the path that finds the goal soonest, on average and counting later episodes; see
                           rl.exploration

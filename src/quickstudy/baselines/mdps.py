@@ -1,4 +1,4 @@
-"""The rulers of the random tabular MDPs: planners that know the prior, with nothing to learn.
+"""The baselines of the random tabular MDPs: planners that know the prior, with nothing to learn.
 
 Rewards N(μ, 1) with μ ~ N(1, 1), transitions ~ Dirichlet(1, …, 1), episodes of H steps (tasks.mdps). After n visits of
 (s, a), w of which led to s', with rewards adding up to R:
@@ -13,7 +13,7 @@ Rewards N(μ, 1) with μ ~ N(1, 1), transitions ~ Dirichlet(1, …, 1), episodes
 
 S + n is the sum of the Dirichlet's counts. UCRL2 is given the posterior mean as its centre and its bounds are scaled,
 or they would be too wide to do anything in so few steps; the scales of BEB, UCRL2 and ε-greedy are to be tuned on
-validation tasks, so that no ruler is a straw man.
+validation tasks, so that no baseline is a straw man.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from quickstudy.data.batches import Output, Transition
 from quickstudy.data.distributions import Categorical
 from quickstudy.learners.inner_rl.tabular import Statistics, one_by_one
 from quickstudy.learners.replay import scan_replay
-from quickstudy.rl.planning import backward_induction, greedy, induct, only_when
+from quickstudy.rl.planning import backward_induction, backward_recursion, greedy, lazy_cond
 
 
 def mean_reward(seen: Statistics) -> Float[Array, "states actions"]:
@@ -74,7 +74,7 @@ class Planner(Learner):
         # Keys go as plain numbers: conditions under `vmap` take arrays alone.
         plan = lambda seen, key: greedy(self.plan(seen, jax.random.wrap_key_data(key)))
         given = seen, jax.random.key_data(key)
-        policy = plan(*given) if self.every_step else only_when(ended, plan, given, state.policy)
+        policy = plan(*given) if self.every_step else lazy_cond(ended, plan, given, state.policy)
         return Planned(seen, policy, jnp.where(ended, 0, state.time + 1))
 
     def apply(self, state: Planned, x: Float[Array, "states"]) -> Output:
@@ -100,7 +100,7 @@ def opsrl(states: int, actions: int, episode: int, *, draws: int = 2) -> Planner
 
     def plan(seen: Statistics, key: Key[Array, ""]) -> Array:
         reward, transition = jax.vmap(lambda key: drawn(seen, key))(jax.random.split(key, draws))
-        return induct(lambda value: (reward + transition @ value).max(0), states, episode)
+        return backward_recursion(lambda value: (reward + transition @ value).max(0), states, episode)
 
     return Planner(states, actions, episode, plan)
 
@@ -122,12 +122,14 @@ def ucrl2(states: int, actions: int, episode: int, *, scale: float, confidence: 
         visits, time = 1 + seen.visits, 1 + seen.visits.sum()
         reward = mean_reward(seen) + scale * jnp.sqrt(3.5 * jnp.log(2 * states * actions * time / confidence) / visits)
         radius = scale * jnp.sqrt(14 * states * jnp.log(2 * actions * time / confidence) / visits)
-        return induct(lambda value: reward + hopeful(mean_transition(seen), radius, value), states, episode)
+        return backward_recursion(
+            lambda value: reward + optimistic(mean_transition(seen), radius, value), states, episode
+        )
 
     return Planner(states, actions, episode, plan)
 
 
-def hopeful(
+def optimistic(
     transition: Float[Array, "states actions states"],
     radius: Float[Array, "states actions"],
     value: Float[Array, "states"],

@@ -1,4 +1,4 @@
-"""The rulers of the eleven arms (tasks.structured_bandits.InformativeBandits): strategies with nothing to learn.
+"""The baselines of the eleven arms (tasks.structured_bandits.InformativeBandits): strategies with nothing to learn.
 
     asks        pulls the informative arm, then the one it names                                     Bayes-optimal
     searches    pulls one arm after another until one pays more than the others

@@ -1,4 +1,4 @@
-"""The rulers of the two-step task (tasks.two_step): agents with nothing to meta-learn, after Daw et al. 2011.
+"""The baselines of the two-step task (tasks.two_step): agents with nothing to meta-learn, after Daw et al. 2011.
 
     model-free     Q(a) ← Q(a) + α (r − Q(a))  of the choice that was made
     model-based    V(s) ← V(s) + α (r − V(s))  of the state it led to,    Q(a) = Σ_s p(s|a) V(s)

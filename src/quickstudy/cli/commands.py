@@ -111,10 +111,12 @@ def test(
     other = other or {}
     run, loaded = RunFolder(folder), load(folder, step=step, **other)
     aside = dict(other) if loaded.step == run.steps()[-1] else {**other, "step": loaded.step}
-    assert loaded.experiment is not None and loaded.protocol is not None
+    assert loaded.experiment is not None and loaded.evaluation is not None
     name = loaded.experiment.recipe.name
-    changes: dict[str, Any] = {} if tasks is None else {"num_tasks": tasks, "chunk": min(tasks, loaded.protocol.chunk)}
-    count = changes.get("num_tasks", loaded.protocol.num_tasks)
+    changes: dict[str, Any] = (
+        {} if tasks is None else {"num_tasks": tasks, "chunk": min(tasks, loaded.evaluation.chunk)}
+    )
+    count = changes.get("num_tasks", loaded.evaluation.num_tasks)
     _hello(output, f"testing on {count:,} held-out tasks …")
     with events.waiting(lambda event: _hello(output, event["text"]), "testing"):
         result = loaded.evaluate(**changes)
@@ -134,10 +136,10 @@ def test(
         end="",
     )
     print(f"{result.n:,} held-out tasks, 95 % interval\n  {events.curve_line(result.curve, 11)}")
-    for ruler, theirs in result.rulers.items():
+    for baseline, theirs in result.baselines.items():
         gap = theirs["difference"]
         low, high = gap["ci"]
-        print(f"  {ruler}: {theirs['score']:.4g}; ours minus it {gap['mean']:+.4g} [{low:+.4g}, {high:+.4g}]")
+        print(f"  {baseline}: {theirs['score']:.4g}; ours minus it {gap['mean']:+.4g} [{low:+.4g}, {high:+.4g}]")
     if result.note:
         print(f"  {result.note}")
     if result.diverged:

@@ -19,19 +19,19 @@ class Labelled(eqx.Module):
         return 1
 
 
-class Episode(eqx.Module):
+class FewShotTask(eqx.Module):
     """A few-shot task: adapt on `support`, be judged on `query`."""
 
     support: Labelled
     query: Labelled
 
 
-class Stretches(NamedTuple):
-    """All that a task gives to adapt on, stretch by stretch, and the keys to do it with."""
+class Segments(NamedTuple):
+    """All that a task gives to adapt on, segment by segment, and the keys to do it with."""
 
     begin: Key[Array, "*tasks"]  # what `init` is given
-    experience: PyTree  # [stretches, steps, ...]
-    keys: Key[Array, "*tasks stretches"]  # what `adapt` is given
+    experience: PyTree  # [segments, steps, ...]
+    keys: Key[Array, "*tasks segments"]  # what `adapt` is given
 
 
 class Transition(eqx.Module):

@@ -81,7 +81,7 @@ class Gaussian(Policy):
 
 
 class Deterministic(Policy):
-    """One action for certain, as rulers choose; it has no density, so nothing can be differentiated through it."""
+    """One action for certain, as baselines choose; it has no density, so nothing can be differentiated through it."""
 
     action: Array
 

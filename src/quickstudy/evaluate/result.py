@@ -12,8 +12,8 @@ class Evaluation:
 
     values: [tasks], the headline score of each; `score` is their mean with its interval `ci`
     curves: [tasks, points]; `curve` has a dict a point: adaptations, mean, iqm, ci, iqm_ci
-    rulers: by name, dicts of score, ci, curve, behaviour and `difference`: ours minus theirs, paired, mean and ci
-    behaviour: by name, lists of mean and ci over tasks, of what Protocol.behaviour measures
+    baselines: by name, dicts of score, ci, curve, behaviour and `difference`: ours minus theirs, paired, mean and ci
+    behaviour: by name, lists of mean and ci over tasks, of what EvaluationConfig.behaviour measures
     """
 
     metric: str
@@ -24,7 +24,7 @@ class Evaluation:
     score: float
     ci: tuple[float, float]
     curve: list[dict[str, Any]]
-    rulers: dict[str, dict[str, Any]]
+    baselines: dict[str, dict[str, Any]]
     diverged: list[int]
     note: str
     traces: dict[str, NDArray]
@@ -48,7 +48,7 @@ class Evaluation:
             "ci": list(self.ci),
             "n": self.n,
             "curve": self.curve,
-            "rulers": self.rulers,
+            "baselines": self.baselines,
             "diverged": self.diverged,
             "note": self.note,
             **({"behaviour": self.behaviour} if self.behaviour else {}),

@@ -1,7 +1,7 @@
-"""Meta-testing: how well a learner adapts to tasks it has never seen, beside rulers on the very same tasks.
+"""Meta-testing: how well a learner adapts to tasks it has never seen, beside baselines on the very same tasks.
 
 The adaptation curve is performance after 0, 1, 2, … adaptations: of learners that take gradient steps, rebuilt with
-each number of steps in `Protocol.steps`; of those that live a trial or a stream, along it.
+each number of steps in `EvaluationConfig.steps`; of those that live a trial or a stream, along it.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from quickstudy.core import HeldOut, Learner, Objective
 from quickstudy.evaluate import statistics as stats
-from quickstudy.evaluate.config import Behaviour, Protocol
+from quickstudy.evaluate.config import Behaviour, EvaluationConfig
 from quickstudy.evaluate.result import Evaluation
 
 
 def evaluate(
-    learner: Learner, objective: Objective, held_out: HeldOut, *, protocol: Protocol | None = None
+    learner: Learner, objective: Objective, held_out: HeldOut, *, evaluation: EvaluationConfig | None = None
 ) -> Evaluation:
     """Tests `learner` on held-out tasks. They and the keys they are lived with depend on `protocol` alone, so the
     outcomes of any two learners can be compared pair by pair."""
@@ -30,31 +30,31 @@ def evaluate(
         raise TypeError(
             f"evaluate takes held-out tasks, got {type(held_out).__name__}: use `.split().test` of the distribution"
         )
-    protocol = protocol or Protocol(objective)
-    if protocol.num_tasks < 1 or protocol.chunk < 1:
-        raise ValueError(f"num_tasks={protocol.num_tasks} and chunk={protocol.chunk} must be at least 1")
-    chunk = min(protocol.chunk, protocol.num_tasks)
-    objective = objective.whole
-    protocol = dataclasses.replace(protocol, objective=objective, chunk=chunk)
-    tasks = held_out.tasks(protocol.num_tasks)
-    learner = learner if protocol.tested is None else protocol.tested(learner)
-    values, curves, adaptations, behaviour = _measure(learner, protocol, tasks)
+    evaluation = evaluation or EvaluationConfig(objective)
+    if evaluation.num_tasks < 1 or evaluation.chunk < 1:
+        raise ValueError(f"num_tasks={evaluation.num_tasks} and chunk={evaluation.chunk} must be at least 1")
+    chunk = min(evaluation.chunk, evaluation.num_tasks)
+    objective = objective.for_evaluation
+    evaluation = dataclasses.replace(evaluation, objective=objective, chunk=chunk)
+    tasks = held_out.tasks(evaluation.num_tasks)
+    learner = learner if evaluation.eval_view is None else evaluation.eval_view(learner)
+    values, curves, adaptations, behaviour = _measure(learner, evaluation, tasks)
     sound = np.isfinite(values)
     if not sound.any():
         raise FloatingPointError(f"none of the {len(values)} held-out tasks gave a finite score")
-    rulers, notes = {}, [held_out.note, protocol.note]
-    for name, ruler in protocol.rulers.items():
-        theirs, their_curves, their_adaptations, done = _measure(ruler, protocol, tasks)
+    baselines, notes = {}, [held_out.note, evaluation.note]
+    for name, baseline in evaluation.baselines.items():
+        theirs, their_curves, their_adaptations, done = _measure(baseline, evaluation, tasks)
         diverged = int((~np.isfinite(theirs)).sum())
         if diverged:
             notes.append(f"{name} was not finite in {diverged} tasks, which are left out of its figures")
         if not (sound & np.isfinite(theirs)).any():
             continue  # there is nothing to compare
-        rulers[name] = _ruler(values, theirs, _points(their_curves, their_adaptations))
-        rulers[name] |= {"behaviour": done} if done else {}
-    if protocol.optimum is not None:
-        best = np.broadcast_to(np.asarray(protocol.optimum(tasks), np.float64), values.shape)
-        rulers["optimum"] = _ruler(values, best, None)
+        baselines[name] = _baseline(values, theirs, _points(their_curves, their_adaptations))
+        baselines[name] |= {"behaviour": done} if done else {}
+    if evaluation.oracle_value is not None:
+        best = np.broadcast_to(np.asarray(evaluation.oracle_value(tasks), np.float64), values.shape)
+        baselines["optimum"] = _baseline(values, best, None)
     low, high = stats.interval(values[sound])
     return Evaluation(
         objective.metric,
@@ -65,10 +65,10 @@ def evaluate(
         float(values[sound].mean()),
         (low, high),
         _points(curves[sound], adaptations),
-        rulers,
+        baselines,
         [int(i) for i in np.flatnonzero(~sound)],
         "; ".join(filter(None, notes)),
-        _traces(learner, protocol, tasks, values),
+        _traces(learner, evaluation, tasks, values),
         behaviour,
     )
 
@@ -115,20 +115,22 @@ class _Judge:
         return objective.score(batch), objective.curve(batch), done
 
 
-def _chunk(protocol: Protocol, tasks: PyTree, index: int) -> tuple[PyTree, Any]:
+def _chunk(evaluation: EvaluationConfig, tasks: PyTree, index: int) -> tuple[PyTree, Any]:
     """The tasks of one chunk, the last one filled up, and the key they are lived with."""
-    rows = np.minimum(np.arange(protocol.chunk) + index * protocol.chunk, protocol.num_tasks - 1)
-    return jax.tree.map(lambda x: x[rows], tasks), jax.random.fold_in(jax.random.key(protocol.seed), index)
+    rows = np.minimum(np.arange(evaluation.chunk) + index * evaluation.chunk, evaluation.num_tasks - 1)
+    return jax.tree.map(lambda x: x[rows], tasks), jax.random.fold_in(jax.random.key(evaluation.seed), index)
 
 
-def _measure(learner: Learner, protocol: Protocol, tasks: PyTree) -> tuple[NDArray, NDArray, tuple[int, ...], dict]:
+def _measure(
+    learner: Learner, evaluation: EvaluationConfig, tasks: PyTree
+) -> tuple[NDArray, NDArray, tuple[int, ...], dict]:
     """(headline values [tasks], curves [tasks, points], adaptations at each point, behaviour)."""
-    objective, num = protocol.objective, protocol.num_tasks
-    live = functools.partial(_live, read=_Judge(protocol.behaviour))
+    objective, num = evaluation.objective, evaluation.num_tasks
+    live = functools.partial(_live, read=_Judge(evaluation.behaviour))
     columns, values, done = [], np.zeros(0), {}
-    for steps in protocol.steps or (None,):
+    for steps in evaluation.steps or (None,):
         rebuilt = learner if steps is None else with_steps(learner, steps)
-        lived = [live(rebuilt, objective, *_chunk(protocol, tasks, i)) for i in range(-(-num // protocol.chunk))]
+        lived = [live(rebuilt, objective, *_chunk(evaluation, tasks, i)) for i in range(-(-num // evaluation.chunk))]
         join = lambda *xs: np.concatenate([np.asarray(x, np.float64) for x in xs])[:num]
         scores, curves, done = jax.tree.map(join, *lived)
         values = -scores if objective.lower_is_better else scores
@@ -136,7 +138,7 @@ def _measure(learner: Learner, protocol: Protocol, tasks: PyTree) -> tuple[NDArr
     points = columns[0].shape[1]
     along = tuple(objective.first_point + i * objective.adaptations_per_point for i in range(points))
     behaviour = {name: _over_tasks(measured) for name, measured in done.items()}
-    return values, np.concatenate(columns, 1), protocol.steps or along, behaviour
+    return values, np.concatenate(columns, 1), evaluation.steps or along, behaviour
 
 
 def _over_tasks(measured: NDArray) -> list[dict[str, Any]]:
@@ -164,7 +166,7 @@ def _points(curves: NDArray, adaptations: tuple[int, ...]) -> list[dict[str, Any
     return out
 
 
-def _ruler(ours: NDArray, theirs: NDArray, curve: list[dict[str, Any]] | None) -> dict[str, Any]:
+def _baseline(ours: NDArray, theirs: NDArray, curve: list[dict[str, Any]] | None) -> dict[str, Any]:
     finite = theirs[np.isfinite(theirs)]
     return {
         "score": float(finite.mean()),
@@ -174,24 +176,24 @@ def _ruler(ours: NDArray, theirs: NDArray, curve: list[dict[str, Any]] | None) -
     }
 
 
-def _traces(learner: Learner, protocol: Protocol, tasks: PyTree, values: NDArray) -> dict[str, NDArray]:
+def _traces(learner: Learner, evaluation: EvaluationConfig, tasks: PyTree, values: NDArray) -> dict[str, NDArray]:
     """Arrays that draw the worst, the middle and the best tasks, stacked in that order; and those of a survey."""
-    seen, trace = {}, protocol.trace
-    if protocol.survey is not None:
-        chunk, key = _chunk(protocol, tasks, 0)
-        arrays = protocol.survey(learner, protocol, chunk, _live(learner, protocol.objective, chunk, key))
+    seen, trace = {}, evaluation.draw
+    if evaluation.draw_many is not None:
+        chunk, key = _chunk(evaluation, tasks, 0)
+        arrays = evaluation.draw_many(learner, evaluation, chunk, _live(learner, evaluation.objective, chunk, key))
         seen = {f"survey/{name}": array for name, array in arrays.items()}
     if trace is None:
         return seen
-    better = -values if protocol.objective.lower_is_better else values
+    better = -values if evaluation.objective.lower_is_better else values
     order = np.argsort(np.where(np.isfinite(better), better, -np.inf), kind="stable")  # what diverged is worst
     last = len(order) - 1
     chosen = [int(order[min(max(i, 0), last)]) for i in (0, 1, len(order) // 2, last - 1, last)]
     drawn = []
     for task in chosen:
-        chunk, key = _chunk(protocol, tasks, task // protocol.chunk)
-        lived = _live(learner, protocol.objective, chunk, key)
-        row = task % protocol.chunk
+        chunk, key = _chunk(evaluation, tasks, task // evaluation.chunk)
+        lived = _live(learner, evaluation.objective, chunk, key)
+        row = task % evaluation.chunk
         one = jax.tree.map(lambda x: x[row], (chunk, lived))  # noqa: B023
-        drawn.append({**trace(learner, protocol, *one), "task": np.asarray(task), "value": values[task]})
+        drawn.append({**trace(learner, evaluation, *one), "task": np.asarray(task), "value": values[task]})
     return {name: np.stack([np.asarray(d[name]) for d in drawn]) for name in drawn[0]} | seen

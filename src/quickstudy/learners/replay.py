@@ -10,28 +10,28 @@ from quickstudy.core import Experience, Incompatible, Outputs, State
 from quickstudy.parallel.axes import over_axes
 
 
-def one_stream(experience: PyTree) -> None:
+def require_single_env(experience: PyTree) -> None:
     """Raises `Incompatible` for experience of parallel copies."""
     if experience.axes != 1:
         raise Incompatible("what learns from one step after another lives one stream: use width=None")
 
 
 def along(learner: Any, state: State, experience: Experience) -> Outputs:
-    """`apply` for every input of a stretch, the state frozen; `experience.axes` says how many axes lead."""
+    """`apply` for every input of a segment, the state frozen; `experience.axes` says how many axes lead."""
     return over_axes(lambda x: learner.apply(state, x), experience.axes)(experience.x)
 
 
-def scan_replay(learner: Any, state: State, experience: Experience, *, key: Key[Array, "stretches"]) -> Outputs:
-    """Replay by doing it again: apply along a stretch, adapt on it, and on to the next.
+def scan_replay(learner: Any, state: State, experience: Experience, *, key: Key[Array, "segments"]) -> Outputs:
+    """Replay by doing it again: apply along a segment, adapt on it, and on to the next.
 
-    The last stretch is applied outside the scan: nobody asks what would be learned from it.
+    The last segment is applied outside the scan: nobody asks what would be learned from it.
     """
 
-    def stretch(state, lived):
+    def segment(state, lived):
         experience, key = lived
         return learner.adapt(state, experience, key=key), along(learner, state, experience)
 
     before = jax.tree.map(lambda x: x[:-1], experience)
     final = jax.tree.map(lambda x: x[-1], experience)
-    state, outputs = jax.lax.scan(stretch, state, (before, key[:-1]))
+    state, outputs = jax.lax.scan(segment, state, (before, key[:-1]))
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), outputs, along(learner, state, final))

@@ -17,7 +17,7 @@ from quickstudy.core import Incompatible
 from quickstudy.parallel.mesh import available
 from quickstudy.parallel.reduce import DEVICES
 
-WHOLE = PartitionSpec()  # each device has all of it
+REPLICATED = PartitionSpec()  # each device has all of it
 
 
 def tasks_along(axis: int) -> PartitionSpec:
@@ -25,10 +25,10 @@ def tasks_along(axis: int) -> PartitionSpec:
     return PartitionSpec(*[None] * axis, DEVICES)
 
 
-class Shared:
+class ShardedProgram:
     """`f` compiled for `num` devices. Its first argument is given away and comes back as its first result.
 
-    arguments, results: what each device has of them, as trees of `WHOLE` and `tasks_along`
+    arguments, results: what each device has of them, as trees of `REPLICATED` and `tasks_along`
     example: arguments to compile it for
     """
 

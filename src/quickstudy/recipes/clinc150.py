@@ -43,7 +43,7 @@ class Clinc150(FewShotRecipe):
 
         return Refined(self.dims, self.hidden, scale=self.scale, key=self.key(1))
 
-    def rulers(self) -> "dict[str, Learner]":
+    def baselines(self) -> "dict[str, Learner]":
         from quickstudy.baselines.logistic_regression import LogisticRegression
         from quickstudy.learners.metric.prototypical import Prototypical
 

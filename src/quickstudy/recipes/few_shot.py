@@ -49,7 +49,7 @@ class FewShotRecipe(Recipe):
         """A network from an example to a vector of `features` numbers."""
         raise NotImplementedError
 
-    def rulers(self) -> "dict[str, Learner]":
+    def baselines(self) -> "dict[str, Learner]":
         """Methods that need no meta-training, on the same tasks."""
         return {}
 
@@ -60,7 +60,7 @@ class FewShotRecipe(Recipe):
     def note(self) -> str:
         return ""
 
-    def trace(self) -> "Trace | None":
+    def draw(self) -> "Trace | None":
         """What draws a task in the report."""
         return None
 
@@ -96,7 +96,7 @@ class FewShotRecipe(Recipe):
         return FewShot(cross_entropy, accuracy, "accuracy", lower_is_better=False)
 
     def build(self) -> "Experiment":
-        from quickstudy.evaluate.config import Protocol
+        from quickstudy.evaluate.config import EvaluationConfig
         from quickstudy.meta_optimizers.backprop import Backprop, tasks_at_once
         from quickstudy.recipes.experiment import Experiment
 
@@ -109,14 +109,14 @@ class FewShotRecipe(Recipe):
             parts.get("objective", judge),
             Backprop(parts.get("optimizer", self.optimizer()), chunk=tasks_at_once(self.meta_batch, size)),
             self.tasks(),
-            Protocol(
+            EvaluationConfig(
                 judge,
                 num_tasks=self.test_tasks,
                 steps=parts.get("steps"),
-                rulers=self.rulers(),
+                baselines=self.baselines(),
                 chunk=tasks_at_once(self.test_tasks, size) or 50,
                 note=self.note(),
-                trace=self.trace(),
+                draw=self.draw(),
             ),
             citations=(self.source, *parts.get("citations", ()), *self.about_data()),
         )

@@ -22,7 +22,7 @@ class GridRL2(RL2):
     minibatches: int = 4
     episodes: int = 4  # of a trial
     discount: float = 0.98
-    trace: float = 0.95
+    gae_lambda: float = 0.95
     entropy: float = 3e-3
     warmup_entropy: float = 0.03
     value_scale: float = 10.0
@@ -57,12 +57,12 @@ class GridRL2(RL2):
         experiment = self.compose(
             tasks,
             unit=tasks.episode,
-            report_every=tasks.episode,
-            rulers={
+            curve_interval=tasks.episode,
+            baselines={
                 "Bayes-optimal": BestExplorer(tasks.size, path),
                 "posterior sampling, anew when it knows better": GoalSampling(tasks.size, goals, anew=True),
                 "posterior sampling": GoalSampling(tasks.size, goals),
             },
-            trace=self.drawing(),
+            draw=self.drawing(),
         )
         return dataclasses.replace(experiment, citations=tuple(dict.fromkeys((ZINTGRAF, *experiment.citations))))

@@ -56,7 +56,7 @@ class Omniglot(FewShotRecipe):
 
         return Conv4(SIZE, key=self.key(1), filters=self.filters, pool=self.pool, normalise=self.normalise)
 
-    def rulers(self) -> "dict[str, Learner]":
+    def baselines(self) -> "dict[str, Learner]":
         import jax.numpy as jnp
 
         from quickstudy.learners.metric.prototypical import Prototypical
@@ -73,7 +73,7 @@ class Omniglot(FewShotRecipe):
     def note(self) -> str:
         return "transductive: a query is told of the other queries" if self.normalise == "transductive" else ""
 
-    def trace(self) -> "Trace":
+    def draw(self) -> "Trace":
         from quickstudy.report.traces import images
 
         return images

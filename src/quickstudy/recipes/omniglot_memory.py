@@ -75,10 +75,10 @@ class OmniglotStream(Omniglot):
     def tasks(self) -> "TaskDistribution":
         return self.characters(stream=True)
 
-    def rulers(self) -> "dict[str, Learner]":
+    def baselines(self) -> "dict[str, Learner]":
         return {}
 
-    def trace(self) -> None:
+    def draw(self) -> None:
         return None
 
     def judge(self) -> "Objective":

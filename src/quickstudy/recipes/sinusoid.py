@@ -34,7 +34,7 @@ class Sinusoid(Recipe):
     inner_steps: int = 1
     learning_rate: float = 1e-3
     hidden: int = 40
-    scratch_rate: float = 0.003  # of the from-scratch ruler, the best of a grid on validation tasks
+    scratch_rate: float = 0.003  # of the from-scratch baseline, the best of a grid on validation tasks
 
     def errors(self) -> list[str]:
         wrong = super().errors()
@@ -70,7 +70,7 @@ class Sinusoid(Recipe):
         import optax
 
         from quickstudy.baselines.sinusoid_posterior import SinusoidPosterior
-        from quickstudy.evaluate.config import Protocol
+        from quickstudy.evaluate.config import EvaluationConfig
         from quickstudy.learners.gradient.inner_losses import Supervised
         from quickstudy.learners.gradient.maml import Gradient
         from quickstudy.learners.gradient.updates import SGD
@@ -93,15 +93,15 @@ class Sinusoid(Recipe):
             parts.get("objective", judge),
             parts.get("meta_optimizer", Backprop(optax.adam(self.learning_rate))),
             Sinusoids(self.shots, self.queries),
-            Protocol(
+            EvaluationConfig(
                 judge,
                 num_tasks=self.test_tasks,
                 steps=parts.get("steps", (0, 1, 5, 10)),
-                rulers={
+                baselines={
                     "from scratch": Gradient(model(second), Supervised(), SGD(self.scratch_rate)),
                     "Bayes posterior": SinusoidPosterior(),
                 },
-                trace=sinusoid,
+                draw=sinusoid,
             ),
             citations=parts.get("citations", (FINN,)),
         )
@@ -257,7 +257,7 @@ class SinusoidLearnedOptimizer(Sinusoid):
     cores: int = 0
     inner_steps: int = 30
     hidden_state: int = 20  # of the LSTM that looks at the gradients
-    adam_rate: float = 0.03  # of the ruler, the best of a grid on validation tasks
+    adam_rate: float = 0.03  # of the baseline, the best of a grid on validation tasks
 
     name = "sinusoid-learned-optimizer"
     description = "a learned optimiser: the update rule alone is learned, and trains networks drawn afresh"
@@ -273,7 +273,7 @@ class SinusoidLearnedOptimizer(Sinusoid):
         import optax
 
         from quickstudy.baselines.from_scratch import FromScratch
-        from quickstudy.evaluate.config import Protocol
+        from quickstudy.evaluate.config import EvaluationConfig
         from quickstudy.learners.gradient.inner_losses import Supervised
         from quickstudy.learners.gradient.learned_updates import LSTMOptimizer
         from quickstudy.learners.gradient.updates import Optax
@@ -292,16 +292,16 @@ class SinusoidLearnedOptimizer(Sinusoid):
             FewShot(),
             self.falling(),
             Sinusoids(self.shots, self.queries),
-            Protocol(
+            EvaluationConfig(
                 FewShot(),
                 num_tasks=self.test_tasks,
                 steps=tuple(sorted({0, 5, 10, 20, self.inner_steps, 2 * self.inner_steps})),
-                rulers={
+                baselines={
                     f"Adam, rate {self.adam_rate:g}": FromScratch(
                         draw, Supervised(), Optax(optax.adam(self.adam_rate))
                     ),
                 },
-                trace=sinusoid,
+                draw=sinusoid,
             ),
             citations=(self.source, FINN),
         )

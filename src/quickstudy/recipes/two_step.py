@@ -31,7 +31,7 @@ class TwoStepRL2(RL2):
     choices: int = 100  # of a trial, at the first step
     learning_rate: float = 4e-3
     value: float = 0.02
-    trace: float = 0.9
+    gae_lambda: float = 0.9
     discount: float = 0.9  # γ of the returns, the paper's
     curriculum: tuple[tuple[int, int], ...] = ((40, 20),)
 
@@ -55,8 +55,8 @@ class TwoStepRL2(RL2):
 
         experiment = self.compose(
             TwoStep(),
-            report_every=self.choices // 10,
-            rulers={
+            curve_interval=self.choices // 10,
+            baselines={
                 "Bayes-optimal": TwoStepFilter(),
                 "model-based": TwoStepValues(*MODEL_BASED, with_model=True),
                 "model-free": TwoStepValues(*MODEL_FREE, with_model=False),

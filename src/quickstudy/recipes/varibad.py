@@ -37,7 +37,7 @@ class VariBADRecipe(RL2):
         """What a reward may be; None: any number."""
         return None
 
-    def agent(self, spec: "Spec", horizon: int) -> "Learner":
+    def agent(self, spec: "Spec", trial_length: int) -> "Learner":
         import jax
         import jax.numpy as jnp
 
@@ -47,7 +47,7 @@ class VariBADRecipe(RL2):
         remember, believe, act, choose, foretell = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1), 5)
         sizes = spec.observation + 2 * self.latent, self.policy_size, self.policy_size
         return VariBAD(
-            self.memory(spec, horizon, Latent(self.size, self.latent, key=believe), remember),
+            self.memory(spec, trial_length, Latent(self.size, self.latent, key=believe), remember),
             Chain([MLP(sizes, key=act, activation=jnp.tanh), jnp.tanh]),
             self.actor_critic(spec, self.policy_size, choose),
             Decoder(

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Key, PyTree
 from quickstudy.config import ConfigError, Training
 from quickstudy.core import TRAIN_STREAM, Incompatible, Learner, MetaOptimizer, Objective, TaskDistribution
 from quickstudy.parallel.mesh import choose
-from quickstudy.parallel.program import WHOLE, Shared, tasks_along
+from quickstudy.parallel.program import REPLICATED, ShardedProgram, tasks_along
 from quickstudy.parallel.reduce import DEVICES, num_devices
 from quickstudy.parameters import combine, partition
 
@@ -171,12 +171,12 @@ class Loop:
             return arrays, of_tasks, {name: m for name, m in metrics.items() if name not in of_tasks}
 
         memory = tasks_along(0 if self.meta_optimizer.population is None else 1)
-        lives = lambda path, _: memory if path[0].name == "objective" else WHOLE
+        lives = lambda path, _: memory if path[0].name == "objective" else REPLICATED
         lived = jax.tree_util.tree_map_with_path(lives, arrays)
-        arguments, results = (lived, WHOLE, WHOLE, WHOLE), (lived, tasks_along(1), WHOLE)
+        arguments, results = (lived, REPLICATED, REPLICATED, REPLICATED), (lived, tasks_along(1), REPLICATED)
         began = time.perf_counter()
         at = np.zeros((), np.uint32)
-        shared = Shared(many, self.config.devices, arguments, results, example=(arrays, data, at, at))
+        shared = ShardedProgram(many, self.config.devices, arguments, results, example=(arrays, data, at, at))
         self.compile_seconds += time.perf_counter() - began
         _, data, *_ = shared.spread(arrays, data, at, at)
 

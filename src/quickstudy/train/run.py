@@ -20,7 +20,7 @@ from quickstudy.cache import use_compilation_cache
 from quickstudy.config import ConfigError, Training
 from quickstudy.core import HeldOut, Learner, MetaOptimizer, Objective, TaskDistribution, drawn
 from quickstudy.display.events import Listener, Plain, waiting
-from quickstudy.evaluate.config import Protocol
+from quickstudy.evaluate.config import EvaluationConfig
 from quickstudy.evaluate.result import Evaluation
 from quickstudy.evaluate.run import evaluate
 from quickstudy.parallel.mesh import available, peak_memory
@@ -49,15 +49,15 @@ class Result:
 
     learner: Learner
     held_out: HeldOut
-    protocol: Protocol
+    evaluation: EvaluationConfig
     digests: dict[str, str]  # SHA-256 of the learner, the optimiser, the objective's memory and the key
     about: dict[str, Any]  # what run.json says
     run: RunFolder | None
 
     def evaluate(self, **changes: Any) -> Evaluation:
         """Meta-test on the held-out tasks; `changes` are fields of the protocol, as `num_tasks=1000`."""
-        protocol = dataclasses.replace(self.protocol, **changes)
-        return evaluate(self.learner, protocol.objective, self.held_out, protocol=protocol)
+        evaluation = dataclasses.replace(self.evaluation, **changes)
+        return evaluate(self.learner, evaluation.objective, self.held_out, evaluation=evaluation)
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the learner to a folder of its own, to be read by `quickstudy.load(path, like=...)`, or without
@@ -77,7 +77,7 @@ def train(
     tasks: TaskDistribution,
     *,
     config: Training | None = None,
-    protocol: Protocol | None = None,
+    evaluation: EvaluationConfig | None = None,
     curriculum: Curriculum = (),
     out: str | os.PathLike | None = None,
     about: dict[str, Any] | None = None,
@@ -110,7 +110,7 @@ def train(
     loop = Loop(learner, meta_optimizer, splits.train, stages, config)
     config = loop.config
     about = {**about, "config": dataclasses.asdict(config)}
-    protocol = protocol or Protocol(objective)
+    evaluation = evaluation or EvaluationConfig(objective)
     listener = listener or Plain()
     use_compilation_cache()
 
@@ -135,10 +135,10 @@ def train(
         if config.meta_steps and _all_alike(splits.train):
             text = "warning: all tasks are one and the same, so what is learned is learned for it alone"
             listener({"event": "warning", "text": text})
-        validate = lambda progress, step: _validate(progress, step, protocol, splits.validation, folder, listener)
+        validate = lambda progress, step: _validate(progress, step, evaluation, splits.validation, folder, listener)
         progress = _run(loop, progress, step, config, folder, listener, validate, stop)
     digests = {name: digest(part) for name, part in progress.parts().items()}
-    return Result(progress.learner, splits.test, protocol, digests, about, folder)
+    return Result(progress.learner, splits.test, evaluation, digests, about, folder)
 
 
 def _check_kinds(learner: Any, objective: Any, meta_optimizer: Any, tasks: Any) -> None:
@@ -274,14 +274,24 @@ def _check(
 
 
 def _validate(
-    progress: Progress, step: int, protocol: Protocol, tasks: HeldOut, folder: RunFolder | None, listener: Listener
+    progress: Progress,
+    step: int,
+    evaluation: EvaluationConfig,
+    tasks: HeldOut,
+    folder: RunFolder | None,
+    listener: Listener,
 ) -> None:
-    nothing_beside = {"rulers": {}, "optimum": None, "trace": None, "survey": None}  # as few programs as can be
-    num = min(protocol.num_tasks, protocol.validation_tasks)
-    small = dataclasses.replace(protocol, num_tasks=num, **nothing_beside)
+    nothing_beside = {
+        "baselines": {},
+        "oracle_value": None,
+        "draw": None,
+        "draw_many": None,
+    }  # as few programs as can be
+    num = min(evaluation.num_tasks, evaluation.validation_tasks)
+    small = dataclasses.replace(evaluation, num_tasks=num, **nothing_beside)
     try:
         with waiting(listener, "validating"):
-            result = evaluate(progress.learner, protocol.objective, tasks, protocol=small)
+            result = evaluate(progress.learner, evaluation.objective, tasks, evaluation=small)
     except FloatingPointError as error:  # training goes on: what it learns does not depend on who looks
         listener({"event": "warning", "text": f"warning: validation at step {step}: {error}"})
         return

@@ -60,14 +60,14 @@ class Inner(eqx.Module):
 
 
 class Rule(eqx.Module):
-    """How φ takes in a stretch of experience."""
+    """How φ takes in a segment of experience."""
 
     @abc.abstractmethod
     def init(self, size: int) -> Inner: ...
 
     @abc.abstractmethod
     def absorb(self, inner: Inner, equations: Callable[[Array], Equations], steps: int) -> Inner:
-        """`equations` of the stretch under some φ, which chooses the actions that follow."""
+        """`equations` of the segment under some φ, which chooses the actions that follow."""
 
 
 class Proximal(Rule):
@@ -93,7 +93,7 @@ class Proximal(Rule):
 class Ridge(Rule):
     """The solution, kept up to date row by row. guidance: λ, a number above 0 or `Positive`.
 
-    It is exact after one step, so more `steps` on the same stretch change nothing.
+    It is exact after one step, so more `steps` on the same segment change nothing.
     """
 
     guidance: Any
@@ -177,9 +177,9 @@ class Control(Reading):
 
 class MKTN(Learner):
     """net: from an input to outputs × (1 + size) numbers, of each output or action K and then u, which is made shorter
-        than 1: f = u / √(1 + ‖u‖²). A callable, or `Fixed`
+        than 1: f = u / √(1 + ‖u‖²). A callable, or `Frozen`
     size: of φ
-    steps: of the rule, on each stretch; with 0 the knowledge stands alone
+    steps: of the rule, on each segment; with 0 the knowledge stands alone
     knowledge: False takes K for 0, so that all of a value is learned inside the task
     """
 
@@ -207,16 +207,16 @@ class MKTN(Learner):
     def apply(self, state: Inner, x: PyTree) -> Output:
         return self.reading.output(self.known(x).values(state.weights))
 
-    def replay(self, state: Inner, experience: PyTree, *, key: Key[Array, "stretches"]) -> Output:
+    def replay(self, state: Inner, experience: PyTree, *, key: Key[Array, "segments"]) -> Output:
         """ψ stands still in a life, so the network says all it has to say at once; only φ goes step by step."""
         del key
         axes = jax.tree.map(lambda x: x[0], experience).axes
         known = self._known(experience, axes + 1)
 
-        def stretch(state: Inner, lived: PyTree) -> tuple[Inner, Array]:
+        def segment(state: Inner, lived: PyTree) -> tuple[Inner, Array]:
             return self._absorbed(state, *lived), state.weights
 
-        _, weights = jax.lax.scan(stretch, state, (known, experience))
+        _, weights = jax.lax.scan(segment, state, (known, experience))
         values = jax.vmap(lambda now, weights: now.values(weights))(known[0], weights)
         return over_axes(self.reading.output, axes + 1)(values)
 

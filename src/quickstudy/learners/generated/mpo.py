@@ -12,7 +12,8 @@ Not the maximum a posteriori policy optimisation of Abdolmaleki et al. 2018, whi
 Outside, PPO credits the actions of the whole trial, through generation and inner steps; θ_0, U, the cell and the
 critic, the inner rate, λ and the inner discount are leaves. U is 0 at first, so that all tasks begin with one policy
 ("bias-hyper-init" of Beck et al. 2022, Hypernetworks in Meta-Reinforcement Learning). In a share of the tasks of
-training δ starts at random instead (`scatter`), for where guidance is always right nothing is learned of corrections.
+training δ starts at random instead (`init_noise`), for where guidance is always right nothing is learned of
+corrections.
 
 Its relatives are what is left when a part is taken away:
 
@@ -20,8 +21,9 @@ Its relatives are what is left when a part is taken away:
     and only an input's bias generated  its control: one recurrent policy, told h beside the observation
     nothing generated, no pull          MAML-RL (Finn et al. 2017), exactly
 
-`Trial(adapt_every=1)` serves it, as it does RL²: then h moves at every step, and the learner itself keeps the episode
-until its end. (With adapt_every=episode h would stand still within an episode, and the first one would be lived blind.)
+`Trial(segment_length=1)` serves it, as it does RL²: then h moves at every step, and the learner itself keeps the
+episode until its end. (With segment_length=episode h would stand still within an episode, and the first one would be
+played blind.)
 """
 
 from collections.abc import Callable
@@ -41,12 +43,12 @@ from quickstudy.learners.gradient.inner_losses import OfPolicy, must_reach
 from quickstudy.learners.gradient.maml import joined, split
 from quickstudy.learners.gradient.updates import Update
 from quickstudy.learners.memory.recurrent import OutcomeFeedback
-from quickstudy.learners.replay import one_stream
+from quickstudy.learners.replay import require_single_env
 from quickstudy.nn.cells import Cell
 from quickstudy.nn.layers import Linear
 from quickstudy.nn.models import everything
 from quickstudy.parameters import unwrap
-from quickstudy.rl.planning import only_when
+from quickstudy.rl.planning import lazy_cond
 
 
 class MPOState(eqx.Module):
@@ -66,12 +68,12 @@ class MPO(Learner):
         all the same, as PPO does; returns still end where episodes do
     steps: inner steps an episode: 0 for none, or at least 2, since at δ = 0 the pull has no gradient yet
     pull: λ, a number or a leaf; None for no pull
-    foresight: γ, the discount of the trial's critic, by whose disappointment corrections are weighed; None: w = 1
+    critic_discount: γ of the trial's critic, by whose value shortfall corrections are weighed; None: w = 1
     fast: the part of `start` that is generated and corrected, as in `Gradient`
     scale: the unit in which the critic says values
-    scatter: deviation of δ when a task begins, for training: guidance is then wrong by something else in every task, as
-        it is where tasks are unlike those of training, and corrections learn to mend it. 0 in tests
-    scattered: the share of tasks in which it is
+    init_noise: deviation of δ when a task begins, for training: guidance is then wrong by something else in every task,
+        as it is where tasks are unlike those of training, and corrections learn to mend it. 0 in tests
+    init_noise_share: the share of tasks in which it is
     """
 
     cell: Cell
@@ -81,22 +83,25 @@ class MPO(Learner):
     feedback: OutcomeFeedback
     inner_loss: OfPolicy
     update: Update
-    pull: Any
+    kl_weight: Any
     inputs: int = eqx.field(static=True)  # length of an observation
     episode: int = eqx.field(static=True)
     steps: int = eqx.field(static=True, default=2)
-    foresight: float | None = eqx.field(static=True, default=None)
+    critic_discount: float | None = eqx.field(static=True, default=None)
     adjoint: Adjoint = Unrolled()
     fast: Callable = eqx.field(static=True, default=everything)
     scale: float = eqx.field(static=True, default=1.0)
-    scatter: float = eqx.field(static=True, default=0.0)
-    scattered: float = eqx.field(static=True, default=1.0)
+    init_noise: float = eqx.field(static=True, default=0.0)
+    init_noise_share: float = eqx.field(static=True, default=1.0)
 
     def __check_init__(self):
-        if self.steps < 0 or (self.steps == 1 and self.pull is not None):
+        if self.steps < 0 or (self.steps == 1 and self.kl_weight is not None):
             raise ValueError(f"steps must be 0 or, with a pull, at least 2, got {self.steps}")
-        if self.scatter < 0 or not 0 <= self.scattered <= 1:
-            raise ValueError(f"scatter={self.scatter} must not be negative, scattered={self.scattered} lie in [0, 1]")
+        if self.init_noise < 0 or not 0 <= self.init_noise_share <= 1:
+            raise ValueError(
+                f"init_noise={self.init_noise} must not be negative, and init_noise_share={self.init_noise_share} must "
+                "lie in [0, 1]"
+            )
         if self.episode < 2:
             raise ValueError(f"episode must be at least 2, got {self.episode}")
         if not self.adjoint.exact_path:
@@ -105,9 +110,9 @@ class MPO(Learner):
 
     def init(self, *, key: Key[Array, ""]) -> MPOState:
         correction = jnp.zeros(self._generic()[0].shape)
-        if self.scatter:
+        if self.init_noise:
             which, where = jax.random.split(key)
-            far = self.scatter * jax.random.bernoulli(which, self.scattered)
+            far = self.init_noise * jax.random.bernoulli(which, self.init_noise_share)
             correction = far * jax.random.normal(where, correction.shape)
         hidden = self.cell.initial()
         return MPOState(
@@ -120,15 +125,15 @@ class MPO(Learner):
 
     def adapt(self, state: MPOState, experience: Transition, *, key: Key[Array, ""]) -> MPOState:
         del key
-        one_stream(experience)
+        require_single_env(experience)
         return jax.lax.scan(lambda state, item: (self._absorbed(state, item), None), state, experience)[0]
 
     def apply(self, state: MPOState, x: Float[Array, "inputs"]) -> Output:
         return self._said(self.cell.features(self._hidden(state, x)), state.correction, x)
 
-    def replay(self, state: MPOState, experience: Transition, *, key: Key[Array, "stretches"]) -> Output:
+    def replay(self, state: MPOState, experience: Transition, *, key: Key[Array, "segments"]) -> Output:
         """The cell runs along the life once, δ from episode to episode, and then all moments speak in one product.
-        Equal to `scan_replay` where stretches are single steps, as those of a recurrent learner have to be.
+        Equal to `scan_replay` where segments are single steps, as those of a recurrent learner have to be.
         """
         del key
         said = jax.vmap(self._said)(*self.along(state, experience), experience.x[:, 0])
@@ -138,9 +143,9 @@ class MPO(Learner):
         """What was known at each step of a life, and δ as it was then: [time, generated]."""
         lived, steps = experience.reward.shape[:2]
         if steps != 1:
-            raise Incompatible(f"MPO hears of every step; use adapt_every=1, not {steps}")
+            raise Incompatible(f"MPO hears of every step; use segment_length=1, not {steps}")
         items = jax.tree.map(lambda x: x[:, 0], experience)
-        one_stream(items)
+        require_single_env(items)
 
         def hear(heard, item):
             hidden = self.cell(heard[0], jnp.concatenate([item.x, heard[1]]))
@@ -199,7 +204,7 @@ class MPO(Learner):
         new = (self.cell.features(hidden), item)
         recent = state.recent.push(jax.tree.map(lambda x: x[None], new))
         arrays, rest = eqx.partition(self, eqx.is_array)
-        correction, memory = only_when(
+        correction, memory = lazy_cond(
             recent.count % self.episode == 0,
             lambda arrays, *moved: eqx.combine(arrays, rest)._moved(*moved),
             (arrays, state.correction, state.memory, recent.items),
@@ -217,17 +222,17 @@ class MPO(Learner):
         said = lambda correction: jax.vmap(self._inner)(generated + correction, t.observation)
         as_copies = lambda tree: jax.tree.map(lambda x: x[:, None], tree)
         weight = 1.0
-        if self.foresight is not None:
-            weight = disappointment(t.reward, jax.vmap(self._value)(features), self.foresight)
+        if self.critic_discount is not None:
+            weight = value_shortfall(t.reward, jax.vmap(self._value)(features), self.critic_discount)
 
         def loss(correction):
             acting = said(correction)
             surrogate = weight * self.inner_loss.judged(as_copies(acting), as_copies(t))
-            if self.pull is None:
+            if self.kl_weight is None:
                 return surrogate
             as_generated = said(jnp.zeros_like(correction)).policy
             apart = jax.vmap(lambda policy, other: policy.kl(other))(acting.policy, as_generated)
-            return surrogate + unwrap(self.pull) * apart.mean()
+            return surrogate + unwrap(self.kl_weight) * apart.mean()
 
         return self.adjoint.solve(loss, correction, memory, update=self.update, steps=self.steps)
 
@@ -248,7 +253,7 @@ def no_generation_yet(
     return jnp.zeros((len(row), features))
 
 
-def disappointment(reward: Float[Array, "time"], value: Float[Array, "time"], discount: float) -> Float[Array, ""]:
+def value_shortfall(reward: Float[Array, "time"], value: Float[Array, "time"], discount: float) -> Float[Array, ""]:
     """How far an episode fell short of what the trial's critic foresaw, [−mean TD error]₊, without a gradient. The
     successor of the last step is not known."""
     error = reward[:-1] + discount * value[1:] - value[:-1]

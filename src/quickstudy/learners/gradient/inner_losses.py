@@ -1,4 +1,4 @@
-"""What the inner loop descends: one number of the model's behaviour on a stretch of experience.
+"""What the inner loop descends: one number of the model's behaviour on a segment of experience.
 
 Supervised       mean of a loss over labelled examples
 PolicyGradient   −mean Â_t log π(a_t | o_t), or its DiCE or LVC form; Â by GAE over a linear baseline
@@ -71,19 +71,19 @@ class OfPolicy(InnerLoss):
 
 
 class PolicyGradient(OfPolicy):
-    """`discount` and `trace` may be numbers, arrays or wrappers; experience is [time, width].
+    """`discount` and `gae_lambda` may be numbers, arrays or wrappers; experience is [time, width].
 
     credit: what is left of the sampling distribution when the step is differentiated again
         "none"   nothing: MAML (Finn et al. 2017)
         "lvc"    each action's own ratio to itself, low in variance: ProMP (Rothfuss et al. 2019)
         "dice"   all of it, so that the meta-gradient credits how data are collected (Foerster et al. 2018)
 
-    `normalise` brings the advantages of a stretch to deviation 1; without it steps shrink as the policy gets better.
+    `normalise` brings the advantages of a segment to deviation 1; without it steps shrink as the policy gets better.
     `ridge` holds the baseline back: with one short trajectory a free fit would explain all that happened in it.
     """
 
     discount: PyTree = 0.99
-    trace: PyTree = 1.0
+    gae_lambda: PyTree = 1.0
     credit: Literal["none", "lvc", "dice"] = eqx.field(static=True, default="none")
     normalise: bool = eqx.field(static=True, default=True)
     ridge: float = eqx.field(static=True, default=1e-5)
@@ -102,7 +102,14 @@ class PolicyGradient(OfPolicy):
         # Episodes that were cut are taken to have ended: a fit to finite sums knows no value beyond the cut.
         ended = t.terminated | t.truncated | t.last
         advantage = returns.gae(
-            t.reward, value, following, ended, t.truncated, t.last, discount=discount, trace=unwrap(self.trace)
+            t.reward,
+            value,
+            following,
+            ended,
+            t.truncated,
+            t.last,
+            discount=discount,
+            gae_lambda=unwrap(self.gae_lambda),
         )
         advantage = returns.standardised(advantage) if self.normalise else advantage - advantage.mean()
         weights = {

@@ -27,7 +27,7 @@ from quickstudy.learners.gradient.inner_losses import InnerLoss, must_reach
 from quickstudy.learners.gradient.updates import Update
 from quickstudy.learners.replay import scan_replay
 from quickstudy.nn.models import everything
-from quickstudy.nn.statistics import settle, unsettled, with_statistics
+from quickstudy.nn.statistics import compute_support_stats, initial_stats, with_statistics
 from quickstudy.parameters import combine, partition
 
 
@@ -72,7 +72,7 @@ def descend(
         of = lambda chosen: jax.tree.map(lambda leaf: leaf[chosen], experience)
         carry, _ = jax.lax.scan(lambda carry, chosen: (solve(carry, of(chosen), 1), None), carry, rows)
     weights, memory = carry
-    return GradientState(weights, memory, settle(model(weights), experience.x))
+    return GradientState(weights, memory, compute_support_stats(model(weights), experience.x))
 
 
 def minibatches(num: int, batch: int, steps: int, *, key: Key[Array, ""]) -> Rows:
@@ -83,7 +83,7 @@ def minibatches(num: int, batch: int, steps: int, *, key: Key[Array, ""]) -> Row
 
 
 class Gradient(Learner):
-    """Adapts by `steps` inner gradient steps on each stretch of experience.
+    """Adapts by `steps` inner gradient steps on each segment of experience.
 
     `start` maps an input to an `Output` and holds the learned initialisation; `fast` names the part of it that
     adapts (a function of `start`, as in `eqx.tree_at`). With `batch` a step sees that many of the examples where there
@@ -130,7 +130,7 @@ class Gradient(Learner):
     def init(self, *, key: Key[Array, ""]) -> GradientState:
         del key
         weights, _ = self.split()
-        return GradientState(weights, self.update.init(weights), unsettled(self.start))
+        return GradientState(weights, self.update.init(weights), initial_stats(self.start))
 
     def adapt(self, state: GradientState, experience: PyTree, *, key: Key[Array, ""]) -> GradientState:
         num = jax.tree.leaves(experience)[0].shape[0]

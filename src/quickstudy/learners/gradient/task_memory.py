@@ -69,7 +69,7 @@ class TaskMemory(Learner):
     embed: e, from the input and label of one example to a vector
     steps: gradient steps, where that is another number than `within` has (None: the same)
 
-    After a later stretch the feature is the mean over all examples so far: the adapted weights move by what the newly
+    After a later segment the feature is the mean over all examples so far: the adapted weights move by what the newly
     weighted slots add to the start, and descend from there.
     """
 

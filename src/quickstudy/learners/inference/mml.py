@@ -31,17 +31,17 @@ from quickstudy.learners.replay import scan_replay
 from quickstudy.parallel.axes import over_axes
 from quickstudy.parameters import unwrap
 from quickstudy.rl.losses import mean
-from quickstudy.rl.planning import backward_induction, greedy, only_when
+from quickstudy.rl.planning import backward_induction, greedy, lazy_cond
 
 
 class Believed(eqx.Module):
     seen: PyTree  # what the meta-model keeps of the trial so far
-    luck: Array  # the data of the key by which this episode's model is drawn
+    posterior_key: Array  # the data of the key by which this episode's model is drawn
     policy: Int[Array, "episode states"]  # of that model
     time: Int[Array, ""]  # within the episode
 
 
-class Foretold(eqx.Module):
+class Reconstructed(eqx.Module):
     """What is said of a step before it is taken."""
 
     belief: Belief | MixtureBelief  # the rows of its state
@@ -58,8 +58,8 @@ class MML(Learner):
         between them draws are nearer to it
     bonus: what is added to each mean reward, in standard deviations of it; a number, or a leaf that evolution may learn
     epsilon: probability of any action instead of the planned one
-    replan: plan anew at every step, by the same draw of luck until the episode ends, so that the model changes only as
-        the belief does; else a plan stands until then
+    replan: plan anew at every step, with the same posterior-sampling key until the episode ends, so that the model
+        changes only as the belief does; else a plan stands until then
     """
 
     model: Amortised | Mixture
@@ -77,8 +77,8 @@ class MML(Learner):
             raise ValueError(f"epsilon must lie in [0, 1], got {self.epsilon}")
 
     def init(self, *, key: Key[Array, ""]) -> Believed:
-        seen, luck = self.model.nothing(), jax.random.key_data(key)
-        return Believed(seen, luck, self._plan(seen, luck), jnp.zeros((), int))
+        seen, posterior_key = self.model.nothing(), jax.random.key_data(key)
+        return Believed(seen, posterior_key, self._plan(seen, posterior_key), jnp.zeros((), int))
 
     def adapt(self, state: Believed, experience: Transition, *, key: Key[Array, ""]) -> Believed:
         return one_by_one(self._absorb, state, experience, key)
@@ -86,16 +86,16 @@ class MML(Learner):
     def _absorb(self, state: Believed, t: Transition, key: Key[Array, ""]) -> Believed:
         seen = self.model.after(state.seen, t)
         ended = t.terminated | t.truncated
-        luck = jnp.where(ended, jax.random.key_data(key), state.luck)
+        posterior_key = jnp.where(ended, jax.random.key_data(key), state.posterior_key)
         arrays, rest = eqx.partition(self, eqx.is_array)
         plan = lambda arrays, *given: eqx.combine(arrays, rest)._plan(*given)
-        given = jax.lax.stop_gradient((arrays, seen, luck))  # a condition can not be differentiated
-        policy = only_when(ended | self.replan, plan, given, state.policy, at_once=True)
-        return Believed(seen, luck, policy, jnp.where(ended, 0, state.time + 1))
+        given = jax.lax.stop_gradient((arrays, seen, posterior_key))  # a condition can not be differentiated
+        policy = lazy_cond(ended | self.replan, plan, given, state.policy, at_once=True)
+        return Believed(seen, posterior_key, policy, jnp.where(ended, 0, state.time + 1))
 
-    def _plan(self, seen: PyTree, luck: Array) -> Int[Array, "episode states"]:
+    def _plan(self, seen: PyTree, posterior_key: Array) -> Int[Array, "episode states"]:
         belief = self.model(seen)
-        reward, transition = belief.draw(self.spread, key=jax.random.wrap_key_data(luck))
+        reward, transition = belief.draw(self.spread, key=jax.random.wrap_key_data(posterior_key))
         return greedy(self.values(reward + unwrap(self.bonus) * jnp.sqrt(belief.variance), transition))
 
     def values(self, reward: Array, transition: Array) -> Float[Array, "episode states actions"]:
@@ -108,7 +108,7 @@ class MML(Learner):
         best = jax.nn.one_hot(state.policy[state.time, x.argmax()], self.model.size[1])
         return Output(
             policy=epsilon_greedy(best, self.epsilon),
-            prediction=Foretold(belief.of(x), self._following(belief, state.time)),
+            prediction=Reconstructed(belief.of(x), self._following(belief, state.time)),
         )
 
     def _following(self, belief: Belief | MixtureBelief, time: Int[Array, ""]) -> Float[Array, "outcomes"]:
@@ -124,7 +124,7 @@ class MML(Learner):
 def likelihood(outputs: Output, lived: Any) -> Float[Array, ""]:
     """−log p(s', r | s, a, seen): how surprising each step was, in nats."""
 
-    def surprise(said: Foretold, t: Transition) -> Array:
+    def surprise(said: Reconstructed, t: Transition) -> Array:
         action = jax.nn.one_hot(t.action, said.belief.reward.size)
         return -said.belief.log_prob(action, outcome(t, said.following.size), t.reward)
 
@@ -134,7 +134,7 @@ def likelihood(outputs: Output, lived: Any) -> Float[Array, ""]:
 def equivalence(outputs: Output, lived: Any) -> Float[Array, ""]:
     """|p̂ V̄ + r̂ − (r + γ V̄(s'))|²: a model need only be right about what values depend on."""
 
-    def error(said: Foretold, t: Transition) -> Array:
+    def error(said: Reconstructed, t: Transition) -> Array:
         belief, taken = said.belief, jax.nn.one_hot(t.action, said.belief.reward.size)
         expected = taken @ (belief.reward + belief.transition @ said.following)
         return (expected - t.reward - outcome(t, said.following.size) @ said.following) ** 2

@@ -162,7 +162,7 @@ class VariBAD(Learner):
     def apply(self, state: State, x: Float[Array, "observation"]) -> Output:
         return self._said(self.encoder.apply(state, x).prediction, x)
 
-    def replay(self, state: State, experience: Transition, *, key: Key[Array, "stretches"]) -> Output:
+    def replay(self, state: State, experience: Transition, *, key: Key[Array, "segments"]) -> Output:
         """The encoder replays, then all moments speak at once."""
         latent = self.encoder.replay(state, experience, key=key).prediction
         return jax.vmap(jax.vmap(self._said))(latent, experience.x)
@@ -177,7 +177,7 @@ def reconstruction(outputs: Output, lived: Any) -> Float[Array, ""]:
     """−log p of all steps of the trial, foretold from one m drawn at each moment: the mean over moments and steps."""
     belief, t = _moments(outputs.prediction), _moments(lived.transition)
     decoder = jax.tree.map(lambda x: x[0], belief.decoder)  # the same at all moments
-    # What would be learned from the last stretch is never used, so its key is free.
+    # What would be learned from the last segment is never used, so its key is free.
     keys = jax.random.split(lived.keys[-1], len(t.reward))
     m = jax.vmap(lambda latent, key: latent.sample(key=key))(belief.latent, keys)
     tasks, steps = jax.vmap(decoder.of_task)(m), jax.vmap(decoder.of_step)(t)
@@ -199,5 +199,5 @@ def divergence(outputs: Output, lived: Any) -> Float[Array, ""]:
 
 
 def _moments(tree: PyTree) -> PyTree:
-    """[stretches, steps, ...] as [moments, ...]."""
+    """[segments, steps, ...] as [moments, ...]."""
     return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree)

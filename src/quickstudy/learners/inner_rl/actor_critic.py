@@ -21,11 +21,11 @@ def actor_critic(
     update: Update,
     *,
     discount: Any = 0.99,
-    trace: Any = 0.95,
+    gae_lambda: Any = 0.95,
     value: Any = 0.5,
     entropy: Any = 0.01,
     normalise: bool = False,
 ) -> OnPolicy:
-    """One step a stretch. `value` and `entropy` are c_v and c_h. See `OnPolicy` for the rest."""
+    """One step a segment. `value` and `entropy` are c_v and c_h. See `OnPolicy` for the rest."""
     terms, weights = (losses.a2c, losses.value, losses.entropy), (1.0, value, entropy)
-    return OnPolicy(start, update, terms, weights, discount, trace, normalise=normalise)
+    return OnPolicy(start, update, terms, weights, discount, gae_lambda, normalise=normalise)

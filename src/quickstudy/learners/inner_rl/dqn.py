@@ -11,7 +11,7 @@ with Double Q-learning".
 The paper clips the error to ±1. That finds medians, not means: where one transition in ten ends an episode, as in
 CartPole, the other nine outvote it and values run away from what is ever earned. So it is not clipped here.
 
-The rate, γ, ε and a `start` that is not `Drawn` are leaves: evolution improves them, back-propagation refuses.
+The rate, γ, ε and a `start` that is not `RandomInit` are leaves: evolution improves them, back-propagation refuses.
 """
 
 from typing import Any
@@ -31,13 +31,14 @@ class DQN(OffPolicy):
     """`start` maps an observation to values [actions]; see `OffPolicy` for the rest.
 
     discount, epsilon: γ and the final ε, numbers or leaves
-    decay: transitions over which ε falls; copy_every: gradient steps between two copies to the target network
+    decay: transitions over which ε falls
+    target_update_interval: gradient steps between two copies to the target network
     """
 
     discount: Any = 0.99
     epsilon: Any = 0.02
     decay: int = eqx.field(static=True, default=10_000)
-    copy_every: int = eqx.field(static=True, default=200)
+    target_update_interval: int = eqx.field(static=True, default=200)
     double: bool = eqx.field(static=True, default=True)
 
     def _action(self) -> Array:
@@ -62,6 +63,6 @@ class DQN(OffPolicy):
 
         value, gradient = jax.value_and_grad(loss)(state.weights)
         weights, memory = self.update.step(state.weights, gradient, value, state.memory)
-        copy = state.steps % self.copy_every == 0
+        copy = state.steps % self.target_update_interval == 0
         slow = jax.tree.map(lambda new, old: jnp.where(copy, new, old), weights, state.target)
         return OffPolicyState(weights, slow, memory, state.buffer, state.steps)

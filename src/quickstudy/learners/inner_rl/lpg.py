@@ -34,7 +34,8 @@ from quickstudy.parameters import unwrap
 class LPG(Learner):
     """Experience is [time, width], actions are choices.
 
-    start: from an observation to an `Output` with a policy and, as prediction, the logits of y [predictions]; `Drawn`
+    start: from an observation to an `Output` with a policy and, as prediction, the logits of y [predictions]; or a
+        `RandomInit` of it
     update: how a gradient moves its weights
     predicting, exploring: c_y and c_h, numbers or leaves
     """

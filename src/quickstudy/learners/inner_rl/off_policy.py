@@ -1,4 +1,4 @@
-"""What the off-policy learners share: they remember transitions, and learn from some of them after each stretch."""
+"""What the off-policy learners share: they remember transitions, and learn from some of them after each segment."""
 
 import abc
 from typing import Any
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from quickstudy.core import Learner
 from quickstudy.data.batches import Transition
 from quickstudy.data.ring import Ring
-from quickstudy.learners.gradient.updates import Update
+from quickstudy.learners.gradient.gradient_steps import Update
 from quickstudy.learners.initialisation import begin, network
 from quickstudy.learners.replay import scan_replay
 
@@ -38,20 +38,20 @@ class OffPolicyState(eqx.Module):
 class OffPolicy(Learner):
     """Experience is [time] or [time, width]. What acts and learns is in the subclasses' `apply` and `_improve`.
 
-    start: the network, a learned initialisation, or `Drawn`
+    start: the network, a learned initialisation, or `RandomInit`
     update: how a gradient moves its weights
     observation: length of the observation vector
-    capacity: transitions remembered; warm_up: so many are lived before the first gradient step
-    batch, updates: transitions in a gradient step, and gradient steps after each stretch
+    capacity: transitions remembered; learning_starts: so many are lived before the first gradient step
+    batch, updates: transitions in a gradient step, and gradient steps after each segment
     """
 
     start: PyTree
     update: Update
     observation: int = eqx.field(static=True)
     capacity: int = eqx.field(static=True, default=50_000)
-    warm_up: int = eqx.field(static=True, default=1000)
+    learning_starts: int = eqx.field(static=True, default=1000)
     batch: int = eqx.field(static=True, default=128)
-    updates: int = eqx.field(static=True, default=1)
+    gradient_steps: int = eqx.field(static=True, default=1)
 
     # What was lived enters by way of a buffer of thousands of transitions, most of them from long ago: a gradient
     # through all of that costs far more than a population of candidates that live it again.
@@ -84,8 +84,8 @@ class OffPolicy(Learner):
 
         # The buffer stays outside of the condition, which would copy it.
         moving = state.weights, state.target, state.memory, state.steps
-        learned, _ = jax.lax.scan(improve, moving, jax.random.split(key, self.updates))
-        ready = buffer.count >= self.warm_up
+        learned, _ = jax.lax.scan(improve, moving, jax.random.split(key, self.gradient_steps))
+        ready = buffer.count >= self.learning_starts
         weights, target, memory, steps = jax.tree.map(lambda new, old: jnp.where(ready, new, old), learned, moving)
         return OffPolicyState(weights, target, memory, buffer, steps)
 

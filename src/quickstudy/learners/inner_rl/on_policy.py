@@ -1,6 +1,6 @@
 """What the policy-gradient learners share: advantages from their own critic, then steps down a sum of loss terms.
 
-    φ ← u(φ, ∇_φ Σ_i w_i ℓ_i(φ; stretch, Â)),     Â by GAE from the critic as it was when the stretch began
+    φ ← u(φ, ∇_φ Σ_i w_i ℓ_i(φ; segment, Â)),     Â by GAE from the critic as it was when the segment began
 
 The terms are those of `quickstudy.rl.losses`, the very ones that train RL² in the outer loop.
 """
@@ -24,10 +24,10 @@ from quickstudy.rl.returns import gae, standardised
 
 
 class Judged(eqx.Module):
-    """Steps of a stretch, in any order, as loss terms read them."""
+    """Steps of a segment, in any order, as loss terms read them."""
 
     transition: Transition
-    log_prob: Float[Array, "*steps"]  # of the actions, when the stretch began
+    log_prob: Float[Array, "*steps"]  # of the actions, when the segment began
     advantage: Float[Array, "*steps"]
     target: Float[Array, "*steps"]  # λ-returns
     counts: Bool[Array, "*steps"]
@@ -49,15 +49,15 @@ def shuffled(num: int, *, key: Key[Array, ""]) -> Int[Array, "num"]:
 
 
 class OnPolicy(Learner):
-    """Learns from each stretch once, then forgets it. Experience is [time] or [time, width].
+    """Learns from each segment once, then forgets it. Experience is [time] or [time, width].
 
-    start: from an observation to an `Output` with a policy and, unless `critic` is off, a value; or `Drawn`
+    start: from an observation to an `Output` with a policy and, unless `critic` is off, a value; or `RandomInit`
     update: how a gradient moves the weights
     terms: loss terms, `weights` how much each counts; a weight is a number, or a leaf that can be meta-learned
     discount, trace: γ and λ, numbers or leaves
-    epochs, minibatches: passes over a stretch, each in so many parts
-    normalise: advantages of a stretch to mean 0 and deviation 1
-    critic: False takes the plain returns of each stretch in place of advantages
+    epochs, minibatches: passes over a segment, each in so many parts
+    normalise: advantages of a segment to mean 0 and deviation 1
+    critic: False takes the plain returns of each segment in place of advantages
     """
 
     start: PyTree
@@ -65,7 +65,7 @@ class OnPolicy(Learner):
     terms: tuple[LossTerm, ...] = eqx.field(static=True)
     weights: tuple[Any, ...]
     discount: Any = 0.99
-    trace: Any = 0.95
+    gae_lambda: Any = 0.95
     epochs: int = eqx.field(static=True, default=1)
     minibatches: int = eqx.field(static=True, default=1)
     normalise: bool = eqx.field(static=True, default=True)
@@ -88,7 +88,7 @@ class OnPolicy(Learner):
         judged = jax.tree.map(lambda x: x.reshape(-1, *x.shape[experience.axes :]), self.judge(state, experience))
         num = len(judged.advantage)
         if num % self.minibatches:
-            raise Incompatible(f"{self.minibatches} minibatches must divide a stretch of {num} steps")
+            raise Incompatible(f"{self.minibatches} minibatches must divide a segment of {num} steps")
 
         def improve(state: Learning, part: Judged) -> tuple[Learning, None]:
             loss, gradient = jax.value_and_grad(self._loss)(state.weights, part)
@@ -106,7 +106,7 @@ class OnPolicy(Learner):
     replay = scan_replay
 
     def judge(self, state: Learning, t: Transition) -> Judged:
-        """The stretch with advantages and targets; all [time] or [time, width]. Gradients reach γ and λ alone."""
+        """The segment with advantages and targets; all [time] or [time, width]. Gradients reach γ and λ alone."""
         model = over_axes(self._network(jax.lax.stop_gradient(state.weights)), t.axes)
         said = model(t.observation)
         log_prob = over_axes(lambda policy, a: policy.log_prob(a), t.axes)(said.policy, t.action)
@@ -122,7 +122,7 @@ class OnPolicy(Learner):
         never = jnp.zeros_like(t.last)
         advantage = gae(
             t.reward, value, following, terminated, t.truncated, never,
-            discount=unwrap(self.discount), trace=unwrap(self.trace),
+            discount=unwrap(self.discount), gae_lambda=unwrap(self.gae_lambda),
         )  # fmt: skip
         target = advantage + value
         if self.normalise:

@@ -1,7 +1,7 @@
 """Proximal policy optimisation (PPO), as an inner loop.
 
     φ ← φ − α ∇_φ [ −min(ρ_t Â_t, clip(ρ_t, 1 ± ε) Â_t) + ½ c_v (V_φ(o_t) − R_t)² − c_h H(π_φ) ],
-    ρ_t = π_φ(a_t | o_t) / π_old(a_t | o_t),     several epochs of minibatches over each stretch
+    ρ_t = π_φ(a_t | o_t) / π_old(a_t | o_t),     several epochs of minibatches over each segment
 
 Schulman, Wolski, Dhariwal, Radford, Klimov 2017, "Proximal Policy Optimization Algorithms".
 """
@@ -21,7 +21,7 @@ def ppo(
     *,
     clip: float = 0.2,
     discount: Any = 0.99,
-    trace: Any = 0.95,
+    gae_lambda: Any = 0.95,
     value: Any = 0.5,
     entropy: Any = 0.01,
     epochs: int = 4,
@@ -29,4 +29,4 @@ def ppo(
 ) -> OnPolicy:
     """`value` and `entropy` are c_v and c_h, `clip` is ε. See `OnPolicy` for the rest."""
     terms, weights = (losses.ppo(clip), losses.value, losses.entropy), (1.0, value, entropy)
-    return OnPolicy(start, update, terms, weights, discount, trace, epochs, minibatches)
+    return OnPolicy(start, update, terms, weights, discount, gae_lambda, epochs, minibatches)

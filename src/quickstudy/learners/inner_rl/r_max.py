@@ -18,7 +18,7 @@ from quickstudy.data.batches import Output, Transition
 from quickstudy.learners.inner_rl.tabular import Statistics, epsilon_greedy, one_by_one
 from quickstudy.learners.replay import scan_replay
 from quickstudy.parameters import unwrap
-from quickstudy.rl.planning import only_when, value_iteration
+from quickstudy.rl.planning import lazy_cond, value_iteration
 
 
 class Counted(eqx.Module):
@@ -52,7 +52,7 @@ class RMax(Learner):
         seen = state.seen.add(t, learning)
         found = learning & (seen.moves[pair].sum() >= self.visits)
         given = seen, jnp.asarray(self.visits), jnp.asarray(unwrap(self.discount)), self._unknown()
-        return Counted(seen, only_when(found, optimistic, given, state.q))
+        return Counted(seen, lazy_cond(found, optimistic, given, state.q))
 
     def _unknown(self) -> Array:
         return jnp.asarray(unwrap(self.most) / (1 - unwrap(self.discount)), float)

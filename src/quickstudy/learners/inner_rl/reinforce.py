@@ -2,7 +2,7 @@
 
     φ ← φ + α Σ_t (G_t − b) ∇_φ log π_φ(a_t | o_t),    G_t = Σ_{k≥t} γ^{k−t} r_k to the end of the episode
 
-b is the mean of the stretch's returns, which are brought to deviation 1. Williams 1992, "Simple Statistical
+b is the mean of the segment's returns, which are brought to deviation 1. Williams 1992, "Simple Statistical
 Gradient-Following Algorithms for Connectionist Reinforcement Learning".
 """
 
@@ -16,6 +16,6 @@ from quickstudy.rl import losses
 
 
 def reinforce(start: PyTree, update: Update, *, discount: Any = 0.99, entropy: Any = 0.0) -> OnPolicy:
-    """One step a stretch. `entropy` weighs the bonus for keeping on exploring. See `OnPolicy` for the rest."""
+    """One step a segment. `entropy` weighs the bonus for keeping on exploring. See `OnPolicy` for the rest."""
     terms, weights = (losses.reinforce, losses.entropy), (1.0, entropy)
-    return OnPolicy(start, update, terms, weights, discount=discount, trace=1.0, critic=False)
+    return OnPolicy(start, update, terms, weights, discount=discount, gae_lambda=1.0, critic=False)

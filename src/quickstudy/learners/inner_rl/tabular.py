@@ -1,4 +1,4 @@
-"""What the learners with tables share: states that come one-hot, counts, ε-greedy choice, going through a stretch."""
+"""What the learners with tables share: states that come one-hot, counts, ε-greedy choice, going through a segment."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 from quickstudy.core import State
 from quickstudy.data.batches import Transition
 from quickstudy.data.distributions import Categorical
-from quickstudy.learners.replay import one_stream
+from quickstudy.learners.replay import require_single_env
 
 
 class Statistics(eqx.Module):
@@ -42,8 +42,8 @@ def outcome(t: Transition, outcomes: int) -> Float[Array, "outcomes"]:
 
 
 def one_by_one(absorb: Callable, state: State, experience: Transition, key: Key[Array, ""]) -> State:
-    """The state after absorb(state, transition, key) of every transition of a stretch of one stream."""
-    one_stream(experience)
+    """The state after absorb(state, transition, key) of every transition of a segment of one stream."""
+    require_single_env(experience)
     one = lambda state, given: (absorb(state, *given), None)
     return jax.lax.scan(one, state, (experience, jax.random.split(key, len(experience.reward))))[0]
 

@@ -27,7 +27,7 @@ from quickstudy.core import Learner
 from quickstudy.data.batches import Output
 from quickstudy.data.ring import Ring
 from quickstudy.learners.memory.recurrent import Feedback, Heads
-from quickstudy.learners.replay import one_stream, scan_replay
+from quickstudy.learners.replay import require_single_env, scan_replay
 from quickstudy.nn.layers import Linear
 from quickstudy.nn.models import MLP
 from quickstudy.nn.statistics import refuse
@@ -148,19 +148,19 @@ class Attention(Learner):
 
     def adapt(self, state: Ring, experience: PyTree, *, key: Key[Array, ""]) -> Ring:
         del key
-        one_stream(experience)
+        require_single_env(experience)
         return state.push(self._entries(state, self._seen(experience.x), experience))
 
     def apply(self, state: Ring, x: PyTree) -> Output:
         features = self._features(self.seen(self.encode(x))[None], state.count[None], (state.items, state.number))
         return self.heads(features[0])
 
-    def replay(self, state: Ring, experience: PyTree, *, key: Key[Array, "stretches"]) -> Output:
-        """All moments at once where stretches are single steps; else one after another."""
+    def replay(self, state: Ring, experience: PyTree, *, key: Key[Array, "segments"]) -> Output:
+        """All moments at once where segments are single steps; else one after another."""
         if jax.tree.leaves(experience)[0].shape[1] != 1:
             return scan_replay(self, state, experience, key=key)
         items = jax.tree.map(lambda leaf: leaf[:, 0], experience)
-        one_stream(items)
+        require_single_env(items)
         seen = self._seen(items.x)
         number = state.count + jnp.arange(len(seen))
         new = self._entries(state, seen, items)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from quickstudy.core import Incompatible, Learner
 from quickstudy.data.batches import Labelled, Output, Transition
 from quickstudy.data.distributions import Categorical, Gaussian
-from quickstudy.learners.replay import one_stream
+from quickstudy.learners.replay import require_single_env
 from quickstudy.nn.cells import Cell
 from quickstudy.nn.layers import Linear
 from quickstudy.nn.models import MLP
@@ -158,7 +158,7 @@ class Recurrent(Learner):
 
     def adapt(self, state: RecurrentState, experience: PyTree, *, key: Key[Array, ""]) -> RecurrentState:
         del key
-        one_stream(experience)
+        require_single_env(experience)
 
         def absorb(state, seen):
             x, item = seen
@@ -170,16 +170,16 @@ class Recurrent(Learner):
     def apply(self, state: RecurrentState, x: PyTree) -> Output:
         return self.heads(self.cell.features(self._hidden(state, self.encode(x))))
 
-    def replay(self, state: RecurrentState, experience: PyTree, *, key: Key[Array, "stretches"]) -> Output:
+    def replay(self, state: RecurrentState, experience: PyTree, *, key: Key[Array, "segments"]) -> Output:
         """The cell runs along the life once, then the heads see all moments in one product. Equal to
-        `scan_replay` where stretches are single steps; within a longer one `apply` would not see its beginning.
+        `scan_replay` where segments are single steps; within a longer one `apply` would not see its beginning.
         """
         del key
         steps = jax.tree.leaves(experience)[0].shape[1]
         if steps != 1:
-            raise Incompatible(f"Recurrent adapts at every step; use adapt_every=1, not {steps}")
+            raise Incompatible(f"Recurrent adapts at every step; use segment_length=1, not {steps}")
         items = jax.tree.map(lambda x: x[:, 0], experience)
-        one_stream(items)
+        require_single_env(items)
         x, told = over_axes(self.encode)(items.x), jax.vmap(self.feedback)(items)
         if self.late:
             before = jnp.concatenate([state.feedback[None], told[:-1]])

@@ -23,7 +23,7 @@ from quickstudy.data.ring import Ring
 from quickstudy.learners.replay import scan_replay
 from quickstudy.nn.attention import attend, masked_softmax
 from quickstudy.nn.layers import LSTMCell
-from quickstudy.nn.statistics import settle, unsettled, with_statistics
+from quickstudy.nn.statistics import compute_support_stats, initial_stats, with_statistics
 from quickstudy.parallel.axes import over_axes
 from quickstudy.parameters import Positive
 
@@ -35,7 +35,7 @@ class Example(eqx.Module):
 
 class Examples(eqx.Module):
     ring: Ring  # of `Example`
-    given: PyTree = ()  # statistics of the last stretch, of networks that normalise by them
+    given: PyTree = ()  # statistics of the last segment, of networks that normalise by them
 
 
 class FullContext(eqx.Module):
@@ -123,13 +123,13 @@ class Matching(Learner):
     def init(self, *, key: Key[Array, ""]) -> Examples:
         del key
         nothing = Example(jnp.zeros(self.features), jnp.zeros(self.outputs))
-        return Examples(Ring.empty(nothing, self.capacity), unsettled(self.embed))
+        return Examples(Ring.empty(nothing, self.capacity), initial_stats(self.embed))
 
     def adapt(self, state: Examples, experience: Labelled, *, key: Key[Array, ""]) -> Examples:
         del key
         target = experience.y if self.classes is None else jax.nn.one_hot(experience.y, self.classes)
         new = Example(over_axes(self.embed)(experience.x), target)
-        return Examples(state.ring.push(new), settle(self.embed, experience.x))
+        return Examples(state.ring.push(new), compute_support_stats(self.embed, experience.x))
 
     def apply(self, state: Examples, x: PyTree) -> Output:
         query, known = with_statistics(self.embed, state.given)(x), state.ring.known

@@ -14,8 +14,8 @@ gradient g by size and sign (Andrychowicz et al. 2016):
 
 Differences from the paper. Fast weights are those of the dense layers; the convolutions before them, `embed`, are slow
 and shared by u and b, so that the gradients of single examples are cheap (the paper augments convolutions too). The
-LSTM takes one step a stretch of experience, on its mean gradient, and not one an example, so the order of examples in a
-stretch does not matter. ℓ of the representation is that of the task, read out linearly, also where a class has more
+LSTM takes one step a segment of experience, on its mean gradient, and not one an example, so the order of examples in a
+segment does not matter. ℓ of the representation is that of the task, read out linearly, also where a class has more
 than one example (the paper then has a contrastive loss). τ is learned, and is 1 in the paper.
 """
 
@@ -86,7 +86,7 @@ class MetaNetworks(Learner):
     units: of the two networks over coordinates
     capacity: how many examples are remembered; of more than these the last ones are
 
-    Later stretches add examples to those remembered and move Q* by another step of its LSTM; the keys r_i of all that
+    Later segments add examples to those remembered and move Q* by another step of its LSTM; the keys r_i of all that
     are remembered move with it.
     """
 
