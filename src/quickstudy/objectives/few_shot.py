@@ -56,10 +56,11 @@ class FewShot(Objective):
     metric: str = eqx.field(static=True, default="query MSE")
     lower_is_better: bool = eqx.field(static=True, default=True)
 
-    first_point = adaptations_per_point = 1
+    def curve_axis(self, learner: Learner, points: int) -> tuple[str, tuple[int, ...]]:
+        return ("adaptations", (1,)) if learner.inner_steps is None else ("gradient steps", (learner.inner_steps,))
 
-    def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
-        del learner, key
+    def init(self, learner: Learner, tasks: Tasks, *, keys: Key[Array, "tasks"]) -> Memory:
+        del learner, keys
         if not isinstance(tasks, FewShotTask):
             raise Incompatible(
                 f"FewShot takes tasks of a support and a query set (FewShotTask), got {type(tasks).__name__}; "
@@ -68,9 +69,8 @@ class FewShot(Objective):
         return ()
 
     def collect(
-        self, learner: Learner, memory: Memory, tasks: FewShotTask, *, key: Key[Array, ""]
+        self, learner: Learner, memory: Memory, tasks: FewShotTask, *, keys: Key[Array, "tasks"]
     ) -> tuple[Judged, Memory]:
-        keys = jax.random.split(key, jax.tree.leaves(tasks)[0].shape[0])
         quality = jax.vmap(lambda e, k: query_mean(self.of_score, learner, e, k))(tasks, keys)
         return Judged(tasks, keys, quality), memory
 

@@ -41,14 +41,13 @@ class Online(Objective):
     burn_in: int = eqx.field(static=True, default=0)
     instances: int | None = eqx.field(static=True, default=None)
 
-    adaptations_per_point = 1
+    def curve_axis(self, learner: Learner, points: int) -> tuple[str, tuple[int, ...]]:
+        """The first prediction comes before any example; by instances the points are the 1st, 2nd, ... appearance."""
+        if self.instances is None:
+            return "examples", tuple(range(points))
+        return "appearances", tuple(range(1, points + 1))
 
-    @property
-    def first_point(self) -> int:
-        """0 adaptations before the first moment; by instances the points are named 1st, 2nd, ..."""
-        return 0 if self.instances is None else 1
-
-    def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
+    def init(self, learner: Learner, tasks: Tasks, *, keys: Key[Array, "tasks"]) -> Memory:
         if not isinstance(tasks, Labelled):
             raise Incompatible(
                 f"Online takes labelled streams (Labelled), got {type(tasks).__name__}; FewShot takes episodes, Trial "
@@ -68,11 +67,11 @@ class Online(Objective):
         return ()
 
     def collect(
-        self, learner: Learner, memory: Memory, tasks: Labelled, *, key: Key[Array, ""]
+        self, learner: Learner, memory: Memory, tasks: Labelled, *, keys: Key[Array, "tasks"]
     ) -> tuple[Streamed, Memory]:
-        num, length = jax.tree.leaves(tasks)[0].shape[:2]
-        begin, adapt = jax.random.split(key)
-        begin, adapt = jax.random.split(begin, num), jax.random.split(adapt, (num, length))
+        length = jax.tree.leaves(tasks)[0].shape[1]
+        begin, adapt = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        adapt = jax.vmap(lambda key: jax.random.split(key, length))(adapt)
         each = lambda *life: self._along(self.of_score, learner, *life)
         quality = jax.vmap(each)(tasks, begin, adapt)
         return Streamed(tasks, begin, adapt, quality), memory

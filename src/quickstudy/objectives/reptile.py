@@ -24,13 +24,8 @@ class Reptile(Objective):
 
     judge: FewShot | Trial
 
-    @property
-    def first_point(self) -> int:  # type: ignore[override]
-        return self.judge.first_point
-
-    @property
-    def adaptations_per_point(self) -> int:
-        return self.judge.adaptations_per_point
+    def curve_axis(self, learner: Learner, points: int) -> tuple[str, tuple[int, ...]]:
+        return self.judge.curve_axis(learner, points)
 
     @property
     def metric(self) -> str:
@@ -40,21 +35,23 @@ class Reptile(Objective):
     def lower_is_better(self) -> bool:
         return self.judge.lower_is_better
 
-    def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
+    def init(self, learner: Learner, tasks: Tasks, *, keys: Key[Array, "tasks"]) -> Memory:
         if not starts_from_leaves(learner):
             raise Incompatible(
                 f"Reptile moves the state a task starts from, and {type(learner).__name__}'s is not made of its "
                 f"meta-parameters; use {type(self.judge).__name__}"
             )
-        memory = self.judge.init(learner, tasks, key=key)
+        memory = self.judge.init(learner, tasks, keys=keys)
         if jax.tree.leaves(memory):
             raise Incompatible(
                 "Reptile adapts from the start on: of a window of a life it does not know what was before"
             )
         return memory
 
-    def collect(self, learner: Learner, memory: Memory, tasks: Tasks, *, key: Key[Array, ""]) -> tuple[PyTree, Memory]:
-        return self.judge.collect(learner, memory, tasks, key=key)
+    def collect(
+        self, learner: Learner, memory: Memory, tasks: Tasks, *, keys: Key[Array, "tasks"]
+    ) -> tuple[PyTree, Memory]:
+        return self.judge.collect(learner, memory, tasks, keys=keys)
 
     def loss(self, learner: Learner, batch: PyTree) -> tuple[Float[Array, "tasks"], Metrics]:
         learned, rest = partition(learner)

@@ -98,9 +98,10 @@ class Trial(Objective):
     def metric(self) -> str:
         return "return per episode" if self.per_episode else "return"
 
-    @property
-    def adaptations_per_point(self) -> int:
-        return (self.curve_interval or self.segment_length) // self.segment_length
+    def curve_axis(self, learner: Learner, points: int) -> tuple[str, tuple[int, ...]]:
+        unit = "environment steps" if self.segment_length == 1 else "adaptations"
+        each = (self.curve_interval or self.segment_length) // self.segment_length
+        return unit, tuple(i * each for i in range(points))
 
     @property
     def for_evaluation(self) -> "Trial":
@@ -130,7 +131,7 @@ class Trial(Objective):
         if self.baseline == "linear" and self.num_envs is None:
             raise ValueError("baseline='linear' is fitted over parallel copies: give a width")
 
-    def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
+    def init(self, learner: Learner, tasks: Tasks, *, keys: Key[Array, "tasks"]) -> Memory:
         if not self._windowed:
             return ()
         if learner.differentiable and not self.allow_cut_start and starts_from_leaves(learner):
@@ -140,14 +141,14 @@ class Trial(Objective):
                 "accept it"
             )
         begin = jax.vmap(lambda task, key: self._begin(learner, task, key))
-        blank = jax.eval_shape(begin, tasks, jax.random.split(key, _count(tasks)))
+        blank = jax.eval_shape(begin, tasks, keys)
         # A life at time 0 begins anew when it is lived: to compile a reset for it twice would take seconds.
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), blank)
 
     def collect(
-        self, learner: Learner, memory: Memory, tasks: Tasks, *, key: Key[Array, ""]
+        self, learner: Learner, memory: Memory, tasks: Tasks, *, keys: Key[Array, "tasks"]
     ) -> tuple[RolloutBatch, Memory]:
-        beginning, living = (jax.random.split(k, _count(tasks)) for k in jax.random.split(key))
+        beginning, living = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         lives = jax.vmap(lambda task, key: self._begin(learner, task, key))(tasks, beginning)
         if self._windowed:  # lives go on where they are not over
             lives = jax.vmap(lambda new, old: jax.tree.map(lambda n, o: jnp.where(old.time == 0, n, o), new, old))(
