@@ -45,7 +45,9 @@ class Stop:
 
     def interrupted(self) -> Interrupted:
         assert self.signum is not None
-        return Interrupted(self.signum, f"stopped by {signal.Signals(self.signum).name} while {self.doing}; {self.kept}")
+        return Interrupted(
+            self.signum, f"stopped by {signal.Signals(self.signum).name} while {self.doing}; {self.kept}"
+        )
 
 
 _answering: Stop | None = None  # that of the command that `answering` runs

@@ -40,7 +40,9 @@ class Line:
             values = np.asarray(values, np.float64)
             if values.ndim == 2 and name not in self.by_task:
                 self.by_task.append(name)
-            rows, counted = (values, ~diverged) if values.ndim == 2 else (values[:, None], np.ones((len(values), 1), bool))
+            rows, counted = (
+                (values, ~diverged) if values.ndim == 2 else (values[:, None], np.ones((len(values), 1), bool))
+            )
             new = _moments(rows, counted)
             self.moments[name] = np.concatenate([self.moments.get(name, np.zeros((0, 3))), new])
 

@@ -166,9 +166,7 @@ class Loop:
 
         def many(arrays, data, start, stop):
             shapes = jax.eval_shape(one, arrays, data, start, True)[1]
-            empty = jax.tree.map(
-                lambda s: jnp.zeros((self.most_steps, *s.shape), s.dtype), shapes
-            )
+            empty = jax.tree.map(lambda s: jnp.zeros((self.most_steps, *s.shape), s.dtype), shapes)
 
             def body(step, carry):
                 arrays, kept = carry

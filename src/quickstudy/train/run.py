@@ -8,8 +8,6 @@ import os
 import time
 from typing import Any
 
-import jax
-
 from quickstudy.cache import use_compilation_cache
 from quickstudy.config import ConfigError, Training
 from quickstudy.core import HeldOut, Learner, MetaOptimizer, Objective, TaskDistribution
@@ -30,7 +28,7 @@ from quickstudy.train.checks import (
     checkpoint_kept,
     stages_of,
 )
-from quickstudy.train.interrupts import Stop, current, stop_requests
+from quickstudy.train.interrupts import Stop, stop_requests
 from quickstudy.train.lines import Line
 from quickstudy.train.loop import Loop, Progress
 
@@ -261,8 +259,13 @@ class _Run:
 
     def _validate(self, progress: Progress, step: int) -> None:
         try:
-            with waiting(self.listener, "validating"), self.stop.during("validating", losing_nothing=self.saved == step):
-                result = evaluate(progress.learner, self.validation.objective, self.held_out, evaluation=self.validation)
+            with (
+                waiting(self.listener, "validating"),
+                self.stop.during("validating", losing_nothing=self.saved == step),
+            ):
+                result = evaluate(
+                    progress.learner, self.validation.objective, self.held_out, evaluation=self.validation
+                )
         except FloatingPointError as error:  # training goes on: what it learns does not depend on who looks
             self.listener({"event": "warning", "text": f"warning: validation at step {step}: {error}"})
             return
