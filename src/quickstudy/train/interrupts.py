@@ -6,7 +6,6 @@ and ends after the steps that are being taken.
 """
 
 import contextlib
-import dataclasses
 import signal
 import sys
 import threading
@@ -22,32 +21,50 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signum: int, message: str):
         super().__init__(message)
         self.signum = signum
+        self.left = False  # whether a thread still computes
 
 
-@dataclasses.dataclass
 class Stop:
-    """Whether somebody asked to stop, and what would be lost."""
+    """Whether somebody asked to stop, and how what goes on can be left."""
 
-    signum: int | None = None
-    doing: str = "starting"
-    losing_nothing: bool = True  # whether what goes on now may simply be left
-    kept: str = "nothing was saved"
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self.doing = "starting"
+        self.kept = "nothing was saved"
+        self._leave: Callable[[], None] | None = lambda: None
+        self._lock = threading.Lock()
+        self._left = False
 
     @contextlib.contextmanager
-    def during(self, doing: str, *, losing_nothing: bool) -> Iterator[None]:
-        """What goes on within; with `losing_nothing` the first signal ends it at once."""
-        before = self.doing, self.losing_nothing
-        self.doing, self.losing_nothing = doing, losing_nothing
+    def during(self, doing: str, *, leave: Callable[[], None] | None = None) -> Iterator[None]:
+        """What goes on within. Where the command line answers signals, the first one calls `leave`, which saves what
+        would be lost, and ends the process; without `leave` it waits for the end."""
+        before = self.doing, self._leave
+        with self._lock:
+            self.doing, self._leave = doing, leave
         try:
             yield
         finally:
-            self.doing, self.losing_nothing = before
+            with self._lock:
+                left = self._left
+                self.doing, self._leave = before
+            if left:
+                threading.Event().wait()  # the process is being ended
+
+    def left(self) -> bool:
+        """Leaves what goes on, if that can be left."""
+        with self._lock:
+            self._left = self._left or (self.signum is not None and self._leave is not None)
+            leave = self._leave if self._left else None
+        if leave is not None:
+            leave()
+        return self._left
 
     def interrupted(self) -> Interrupted:
+        """The error that ends it."""
         assert self.signum is not None
-        return Interrupted(
-            self.signum, f"stopped by {signal.Signals(self.signum).name} while {self.doing}; {self.kept}"
-        )
+        name = signal.Signals(self.signum).name
+        return Interrupted(self.signum, f"stopped by {name} while {self.doing}; {self.kept}")
 
 
 _answering: Stop | None = None  # that of the command that `answering` runs
@@ -74,16 +91,11 @@ def stop_requests() -> Iterator[Stop]:
         yield stop
 
 
-def current() -> Stop:
-    """The `Stop` of the command that runs, or one that nobody reads."""
-    return _answering or Stop()
-
-
 def answering(command: Callable[[], None], say: Callable[[str], None] | None = None) -> None:
     """Runs `command` in a thread of its own and answers signals meanwhile; to be called in the main thread.
 
-    Raises what `command` raises. Raises Interrupted on the first signal where nothing is lost by that, while the thread
-    may still be computing: the process must end then, by `os._exit`.
+    Raises what `command` raises, and Interrupted after a signal, while the thread may still be computing: the process
+    must end then, by `os._exit`.
     """
     global _answering
     stop = _answering = Stop()
@@ -100,20 +112,19 @@ def answering(command: Callable[[], None], say: Callable[[str], None] | None = N
         again, stop.signum = stop.signum is not None, signum
         if again:
             raise Interrupted(signum, f"stopped at once while {stop.doing}; {stop.kept}")
-        if stop.losing_nothing:
-            raise stop.interrupted()
-        say(f"{signal.Signals(signum).name}: stopping as soon as {stop.doing} is done; once more stops at once")
+        say(f"{signal.Signals(signum).name}: stopping; once more stops at once, losing what is not saved")
 
     worker = threading.Thread(target=work, name="quickstudy", daemon=True)
     try:
         with _handled_by(note):
             worker.start()
             while worker.is_alive():
-                worker.join(0.1)
-                if stop.signum is not None and stop.losing_nothing and worker.is_alive():
-                    worker.join(1.0)  # it may just be about to say so itself
-                    if worker.is_alive():
-                        raise stop.interrupted()
+                worker.join(0.05)
+                if worker.is_alive() and stop.left():
+                    raise stop.interrupted()
+    except Interrupted as error:
+        error.left = True
+        raise
     finally:
         _answering = None
     if outcome:

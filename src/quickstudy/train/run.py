@@ -1,5 +1,5 @@
-"""Meta-training: one loop for every learner, objective and meta-optimizer, with a line of metrics after each interval of
-steps, checkpoints and validation between, and a stop that loses nothing. What a step does is in `loop.py`.
+"""Meta-training: one loop for every learner, objective and meta-optimizer, with lines of metrics, checkpoints and
+validations between its steps, and a stop that loses nothing. What a step does is in `loop.py`.
 """
 
 import contextlib
@@ -127,7 +127,8 @@ def train(
             text = "warning: all tasks are one and the same, so what is learned is learned for it alone"
             listener({"event": "warning", "text": text})
         run = _Run(loop, evaluation, splits.validation, folder, listener, stop)
-        progress = run.to_the_end(progress, step)
+        with stop.during("training"):
+            progress = run.to_the_end(progress, step)
     digests = {name: digest(part) for name, part in progress.parts().items()}
     return Result(progress.learner, splits.test, evaluation, digests, about, folder)
 
@@ -187,10 +188,10 @@ class _Run:
         if self.stop.signum is not None:
             self._save(progress, step)
             raise self.stop.interrupted()
-        self._save(progress, step, only_first=True)
         self.listener({"event": "compile", "stage": stage, "stages": len(self.loop.stages)})
         before = self.loop.compile_seconds
-        with waiting(self.listener, "compiling"), self.stop.during("compiling", losing_nothing=step == self.saved):
+        leave = lambda: self._save(progress, step) if step else None
+        with waiting(self.listener, "compiling"), self.stop.during("compiling", leave=leave):
             self.loop.program(stage, progress)
         self.listener({"event": "compiled", "seconds": round(self.loop.compile_seconds - before, 2)})
 
@@ -201,7 +202,7 @@ class _Run:
         began = time.perf_counter()
         with (
             waiting(self.listener, f"steps {step} to {beyond}"),
-            self.stop.during(f"steps {step} to {beyond}", losing_nothing=False),
+            self.stop.during(f"steps {step} to {beyond}"),
         ):
             new, metrics = self.loop.program(stage, progress)(progress, step, beyond)
         seconds = (time.perf_counter() - began) / (beyond - step)
@@ -227,11 +228,11 @@ class _Run:
         health = {"steps_per_second": steps / seconds, "memory": peak_memory()}
         self.listener({"event": "metrics", **summary, **health})
 
-    def _save(self, progress: Progress, step: int, *, only_first: bool = False) -> None:
+    def _save(self, progress: Progress, step: int) -> None:
         folder = self.folder
-        if folder is None or self.saved == step or (only_first and folder.steps()):
+        if folder is None or self.saved == step:
             return
-        with self.stop.during(f"saving step {step}", losing_nothing=False):
+        with self.stop.during(f"saving step {step}"):
             folder.save(step, progress.parts(), keep=self.config.keep, config=dataclasses.asdict(self.config))
         self.saved = step
         self._kept(step)
@@ -258,14 +259,10 @@ class _Run:
         return Line(step)
 
     def _validate(self, progress: Progress, step: int) -> None:
+        validation, leave = self.validation, lambda: self._save(progress, step)
         try:
-            with (
-                waiting(self.listener, "validating"),
-                self.stop.during("validating", losing_nothing=self.saved == step),
-            ):
-                result = evaluate(
-                    progress.learner, self.validation.objective, self.held_out, evaluation=self.validation
-                )
+            with waiting(self.listener, "validating"), self.stop.during("validating", leave=leave):
+                result = evaluate(progress.learner, validation.objective, self.held_out, evaluation=validation)
         except FloatingPointError as error:  # training goes on: what it learns does not depend on who looks
             self.listener({"event": "warning", "text": f"warning: validation at step {step}: {error}"})
             return
