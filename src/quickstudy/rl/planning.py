@@ -70,7 +70,7 @@ def optimal_values(
 
     Sweeps alone would take log(tolerance)/log(γ) turns. So as many of them as there are states only find a good policy;
     then its values V are solved for exactly, and it is improved, until V rises by less than `tolerance` · (1 − γ), by
-    which its error is less than `tolerance`. On accelerators there are `ROUNDS` such rounds, always; where V still rises
+    which its error is less than `tolerance`. On accelerators there are always `ROUNDS` such rounds; where V still rises
     in the last one, the result is NaN. Where γ is 1, episodes last a million steps at most.
     """
     shortfall = jnp.maximum(shortfall, NEVER_ENDS)

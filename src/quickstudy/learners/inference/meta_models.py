@@ -84,8 +84,8 @@ class Belief(eqx.Module):
         return Belief(row(self.concentration), row(self.ended), row(self.reward), row(self.variance), self.noise)
 
     def log_prob(self, action: Array, to: Array, reward: Array) -> Float[Array, "*kinds"]:
-        """The log-probability of one step's outcome and reward under the rows of its state, [actions, ...]. `action` and
-        `to` are one-hot; `to` is zeros where the episode terminated and the end is not an outcome."""
+        """The log-probability of one step's outcome and reward under the rows of its state, [actions, ...]. `action`
+        and `to` are one-hot; `to` is zeros where the episode terminated and the end is not an outcome."""
         deviation = jnp.sqrt(self.noise**2 + action @ self.variance)
         paid = jax.scipy.stats.norm.logpdf(reward, action @ self.reward, deviation)
         row = jnp.tensordot(action, self.transition, 1)
