@@ -19,10 +19,11 @@ from quickstudy.learners.inference.mml import MML
 from quickstudy.learners.inner_rl.r_max import RMax
 from quickstudy.learners.inner_rl.tabular import Statistics
 from quickstudy.objectives.trial import Trial
+from quickstudy.parallel.axes import anybody
 from quickstudy.parallel.platform import program_for
 from quickstudy.parameters import combine, partition
 from quickstudy.rl import planning
-from quickstudy.rl.planning import anybody, backward_induction, lazy_cond, value_iteration
+from quickstudy.rl.planning import backward_induction, lazy_cond, value_iteration
 from quickstudy.tasks.mdps import TabularMDPs
 
 K = jax.random.split(jax.random.key(3), 4)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from quickstudy.parallel.axes import anybody
 from quickstudy.parallel.platform import on_accelerator
 
 ROUNDS = 32  # of policy iteration on accelerators; a handful is enough for every MDP met so far
@@ -113,21 +114,6 @@ def planned_action(
     that a task whose episodes are longer than was planned for counts as diverged instead of being acted in blindly."""
     action = jax.nn.one_hot(policy[time, state], actions)
     return jnp.where(time < len(policy), action, jnp.nan)
-
-
-@custom_vmap
-def anybody(flag: Bool[Array, ""]) -> Bool[Array, ""]:
-    """Whether the flag is true for any of the examples that `vmap` goes over side by side, whatever the number of
-    `vmap`s around. The answer is one for all of them, so that a `lax.cond` on it remains a branch: on a flag of each
-    example's own `vmap` would take both branches and select.
-    """
-    return flag
-
-
-@anybody.def_vmap
-def _of_several(size: int, batched: list[bool], flag: Array) -> tuple[Array, bool]:
-    del size
-    return anybody(flag.any(0) if batched[0] else flag), False
 
 
 def lazy_cond(
