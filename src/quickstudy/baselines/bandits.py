@@ -92,6 +92,13 @@ def thompson(arms: int) -> IndexStrategy:
 
 
 def gittins(arms: int, *, pulls: int, discount: float = 0.99) -> IndexStrategy:
-    """`pulls` is the longest trial it is asked to play: the size of its table of indices."""
+    """The Gittins index strategy. `pulls` is the size of its table of indices: the longest trial that it plays by them.
+    For an arm pulled more often the posterior mean stands in for its index, which nears it."""
     table = jnp.asarray(indices(pulls, discount), jnp.float32)
-    return IndexStrategy(arms, lambda won, lost, key: table[won.astype(int), lost.astype(int)])
+
+    def index(won: Array, lost: Array, key: Key[Array, ""]) -> Array:
+        known = won + lost <= pulls
+        row, column = (jnp.where(known, count, 0).astype(int) for count in (won, lost))
+        return jnp.where(known, table[row, column], (won + 1) / (won + lost + 2))
+
+    return IndexStrategy(arms, index)

@@ -1,6 +1,9 @@
 """Multinomial logistic regression on the examples seen so far: what needs no meta-training, a baseline.
 
 min_W  1/n Σ_i −log softmax(W x_i + b)[y_i] + λ/2 ‖W‖²        to convergence, by L-BFGS
+
+A fit whose gradient is still more than `RESIDUAL` of that at W = 0 after all iterations has not converged: its
+predictions are NaN, so that the task counts as diverged.
 """
 
 from collections.abc import Callable
@@ -17,6 +20,8 @@ from quickstudy.data.batches import Labelled, Output
 from quickstudy.data.ring import Ring
 from quickstudy.learners.replay import scan_replay
 
+RESIDUAL = 1e-3
+
 
 class Fit(eqx.Module):
     ring: Ring  # of examples
@@ -25,7 +30,7 @@ class Fit(eqx.Module):
 
 
 class LogisticRegression(Learner):
-    """Of vectors of `features` numbers into `classes`, fitted anew to all it remembers, `capacity` examples."""
+    """Logistic regression of vectors of `features` numbers into `classes`, fitted anew to the last `capacity` examples."""
 
     features: int = eqx.field(static=True)
     classes: int = eqx.field(static=True)
@@ -41,15 +46,17 @@ class LogisticRegression(Learner):
     def adapt(self, state: Fit, experience: Labelled, *, key: Key[Array, ""]) -> Fit:
         del key
         ring = state.ring.push(experience)
-        examples, known = ring.items, ring.known
+        examples, valid = ring.items, ring.known
 
         def loss(parameters):
             weight, bias = parameters
             each = optax.softmax_cross_entropy_with_integer_labels(examples.x @ weight.T + bias, examples.y)
-            return jnp.where(known, each, 0.0).sum() / known.sum() + 0.5 * self.penalty * (weight**2).sum()
+            return jnp.where(valid, each, 0.0).sum() / valid.sum() + 0.5 * self.penalty * (weight**2).sum()
 
-        weight, bias = _minimise(loss, (state.weight, state.bias), self.iterations)
-        return Fit(ring, weight, bias)
+        weight, bias = found = _minimise(loss, (state.weight, state.bias), self.iterations)
+        steepness = lambda at: optax.tree.norm(jax.grad(loss)(at))
+        converged = steepness(found) <= RESIDUAL * jnp.maximum(steepness(jax.tree.map(jnp.zeros_like, found)), 1e-3)
+        return Fit(ring, jnp.where(converged, weight, jnp.nan), jnp.where(converged, bias, jnp.nan))
 
     def apply(self, state: Fit, x: Float[Array, "features"]) -> Output:
         return Output(prediction=state.weight @ x + state.bias)

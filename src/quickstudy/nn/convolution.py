@@ -30,6 +30,7 @@ from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
 from quickstudy.cache import cache_folder
+from quickstudy.parallel.platform import program_platform
 
 WAYS = ("patches", "winograd", "xla")
 MEASURED = "convolution.json"
@@ -51,12 +52,13 @@ def convolve_quads(
 
 
 def choose(stride: int, channels: int, size: int, platform: str | None = None) -> str:
-    """How to convolve images `size` high of `channels` channels: forced, measured on this machine, or known good."""
+    """The way to convolve images `size` high of `channels` channels: forced, measured on this machine, or known to be
+    good. `platform` is by default that of the program being traced."""
     if forced := os.environ.get("QUICKSTUDY_CONVOLUTION"):
         if forced not in WAYS:
             raise ValueError(f"QUICKSTUDY_CONVOLUTION must be one of {', '.join(WAYS)}, got {forced!r}")
         return "patches" if forced == "winograd" and stride != 1 else forced
-    platform = platform or jax.default_backend()
+    platform = platform or program_platform()
     if (found := _remembered().get(_place(platform, stride, channels, size))) is not None:
         return found
     if platform != "cpu":

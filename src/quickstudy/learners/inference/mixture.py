@@ -35,7 +35,7 @@ class MixtureBelief(eqx.Module):
     @property
     def each(self) -> Belief:
         """What would be believed in a task of each kind: [*pairs, kinds, ...]."""
-        seen = Statistics(self.seen.moves[..., None, :], self.seen.rewards[..., None])
+        seen = Statistics(self.seen.moves[..., None, :], self.seen.rewards[..., None], self.seen.ended[..., None])
         return posterior(self.prior, seen, 1.0, self.noise)
 
     @property
