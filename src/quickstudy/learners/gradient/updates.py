@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
+from quickstudy.learners.gradient.zeros import derivative_at_zero
 from quickstudy.parameters import meta_parameters, unwrap
 
 
@@ -105,7 +106,7 @@ class Scaled(Update):
         return self.transformation.init(weights)
 
     def step(self, weights: PyTree, gradient: PyTree, loss: Array, memory: PyTree) -> tuple[PyTree, PyTree]:
-        against, memory = self.transformation.update(gradient, memory, weights)
+        against, memory = derivative_at_zero(self.transformation.update)(gradient, memory, weights)
         return _moved(weights, self.rate, against), memory
 
 
@@ -132,5 +133,5 @@ class Optax(Update):
         return self.transformation.init(weights)
 
     def step(self, weights: PyTree, gradient: PyTree, loss: Array, memory: PyTree) -> tuple[PyTree, PyTree]:
-        moves, memory = self.transformation.update(gradient, memory, weights)
+        moves, memory = derivative_at_zero(self.transformation.update)(gradient, memory, weights)
         return optax.apply_updates(weights, moves), memory
