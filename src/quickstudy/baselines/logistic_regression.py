@@ -16,12 +16,14 @@ from quickstudy.core import Learner
 from quickstudy.data.batches import Labelled, Output
 from quickstudy.data.ring import Ring
 from quickstudy.learners.replay import scan_replay
+from quickstudy.nn.measures import require_labels
 
 
 class Fit(eqx.Module):
     ring: Ring  # of examples
     weight: Float[Array, "classes features"]
-    bias: Float[Array, "classes"]
+    bias: Float[Array, "classes"]  # at `centre`
+    centre: Float[Array, "features"]  # mean of the examples
 
 
 class LogisticRegression(Learner):
@@ -36,23 +38,33 @@ class LogisticRegression(Learner):
     def init(self, *, key: Key[Array, ""]) -> Fit:
         del key
         ring = Ring.empty(Labelled(jnp.zeros(self.features), jnp.zeros((), int)), self.capacity)
-        return Fit(ring, jnp.zeros((self.classes, self.features)), jnp.zeros(self.classes))
+        weight, nowhere = jnp.zeros((self.classes, self.features)), jnp.zeros(self.features)
+        return Fit(ring, weight, jnp.zeros(self.classes), nowhere)
 
     def adapt(self, state: Fit, experience: Labelled, *, key: Key[Array, ""]) -> Fit:
         del key
+        require_labels(experience.y)
         ring = state.ring.push(experience)
         examples, known = ring.items, ring.known
+        num = jnp.maximum(known.sum(), 1)
+        # From their mean: the bias is free, so the fit is the same, and no search ends before it has found an offset.
+        centre = jnp.where(known[:, None], examples.x, 0.0).sum(0) / num
+        x = jnp.where(known[:, None], examples.x - centre, 0.0)
 
         def loss(parameters):
             weight, bias = parameters
-            each = optax.softmax_cross_entropy_with_integer_labels(examples.x @ weight.T + bias, examples.y)
-            return jnp.where(known, each, 0.0).sum() / known.sum() + 0.5 * self.penalty * (weight**2).sum()
+            each = optax.softmax_cross_entropy_with_integer_labels(x @ weight.T + bias, examples.y)
+            return jnp.where(known, each, 0.0).sum() / num + 0.5 * self.penalty * (weight**2).sum()
 
-        weight, bias = _minimise(loss, (state.weight, state.bias), self.iterations)
-        return Fit(ring, weight, bias)
+        before = state.bias + state.weight @ (centre - state.centre)
+        weight, bias = _minimise(loss, (state.weight, before), self.iterations)
+        # Labels of no class say nothing of any: what was fitted to them is no answer.
+        sound = ((examples.y >= 0) & (examples.y < self.classes) | ~known).all()
+        weight, bias = jax.tree.map(lambda w: jnp.where(sound, w, jnp.nan), (weight, bias))
+        return Fit(ring, weight, bias, centre)
 
     def apply(self, state: Fit, x: Float[Array, "features"]) -> Output:
-        return Output(prediction=state.weight @ x + state.bias)
+        return Output(prediction=state.weight @ (x - state.centre) + state.bias)
 
     replay = scan_replay
 

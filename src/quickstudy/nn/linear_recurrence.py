@@ -44,7 +44,7 @@ class Layer(eqx.Module):
 
     def driven(self, u: Float[Array, "width"]) -> Complex[Array, "states"]:
         """What an input adds to the state."""
-        gain = jnp.sqrt(1 - jnp.exp(-2 * jnp.exp(self.decay)))
+        gain = jnp.sqrt(-jnp.expm1(-2 * jnp.exp(self.decay)))  # 1 − |λ|², which near 1 no difference can tell
         return gain * (self.norm(u) @ jax.lax.complex(*self.into).T)
 
     def read(self, z: Complex[Array, "states"], u: Float[Array, "width"]) -> Float[Array, "width"]:

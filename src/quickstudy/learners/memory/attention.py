@@ -78,7 +78,8 @@ class Block(eqx.Module):
         query = self._split(self.query, h) * (h.shape[-1] // self.heads) ** -0.5
         # What is remembered and what is new stay apart: to join them would copy all that is remembered, at every step.
         logits = [jnp.einsum("ihd,ihd->hi", query, itself.key)[..., None]]
-        logits += [jnp.where(sees, jnp.einsum("ihd,jhd->hij", query, among.key), -1e9) for among, sees in seen]
+        smallest = jnp.finfo(query.dtype).min
+        logits += [jnp.where(sees, jnp.einsum("ihd,jhd->hij", query, among.key), smallest) for among, sees in seen]
         weights = jax.nn.softmax(jnp.concatenate(logits, -1), -1)
         read, start = jnp.einsum("hi,ihd->ihd", weights[..., 0], itself.value), 1
         for among, _ in seen:

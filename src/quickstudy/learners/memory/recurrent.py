@@ -21,6 +21,7 @@ from quickstudy.data.distributions import Categorical, Gaussian
 from quickstudy.learners.replay import require_single_env
 from quickstudy.nn.cells import Cell
 from quickstudy.nn.layers import Linear
+from quickstudy.nn.measures import one_hot_labels
 from quickstudy.nn.models import MLP
 from quickstudy.nn.statistics import refuse
 from quickstudy.parallel.axes import over_axes
@@ -71,7 +72,7 @@ class LabelFeedback(Feedback):
         return self.dims if self.classes is None else self.classes
 
     def __call__(self, item: Labelled) -> Float[Array, "size"]:
-        return self.scale * (item.y if self.classes is None else jax.nn.one_hot(item.y, self.classes))
+        return self.scale * (item.y if self.classes is None else one_hot_labels(item.y, self.classes))
 
 
 class Heads(eqx.Module):

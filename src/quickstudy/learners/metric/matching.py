@@ -23,9 +23,10 @@ from quickstudy.data.ring import Ring
 from quickstudy.learners.replay import scan_replay
 from quickstudy.nn.attention import attend, masked_softmax
 from quickstudy.nn.layers import LSTMCell
+from quickstudy.nn.measures import one_hot_labels
 from quickstudy.nn.statistics import compute_support_stats, initial_stats, with_statistics
 from quickstudy.parallel.axes import over_axes
-from quickstudy.parameters import Positive
+from quickstudy.parameters import Positive, as_floats
 
 
 class Example(eqx.Module):
@@ -127,12 +128,12 @@ class Matching(Learner):
 
     def adapt(self, state: Examples, experience: Labelled, *, key: Key[Array, ""]) -> Examples:
         del key
-        target = experience.y if self.classes is None else jax.nn.one_hot(experience.y, self.classes)
+        target = experience.y if self.classes is None else one_hot_labels(experience.y, self.classes)
         new = Example(over_axes(self.embed)(experience.x), target)
         return Examples(state.ring.push(new), compute_support_stats(self.embed, experience.x))
 
     def apply(self, state: Examples, x: PyTree) -> Output:
-        query, known = with_statistics(self.embed, state.given)(x), state.ring.known
+        query, known = as_floats(with_statistics(self.embed, state.given)(x)), state.ring.known
         support: Example = state.ring.items
         if self.context is None:
             keys = support.embedded
