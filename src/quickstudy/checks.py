@@ -1,4 +1,4 @@
-"""Ranges of fields, checked where an object is made, whoever makes it: one message, with the name, the range, the value.
+"""Ranges of fields, checked where an object is made, whoever makes it: one message with the name and the range.
 
 Plain numbers are checked. Arrays and wrappers pass, which are learned or checked by their own constructors, and so does
 None, which means that there is no such thing.

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
+from quickstudy.checks import require_at_least, require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Labelled, Output
 from quickstudy.data.ring import Ring
@@ -34,6 +35,11 @@ class LogisticRegression(Learner):
     capacity: int = eqx.field(static=True)
     penalty: float = eqx.field(static=True, default=1e-2)  # λ
     iterations: int = eqx.field(static=True, default=50)
+
+    def __check_init__(self):
+        require_whole(1, features=self.features, capacity=self.capacity, iterations=self.iterations)
+        require_whole(2, classes=self.classes)
+        require_at_least(0, penalty=self.penalty)
 
     def init(self, *, key: Key[Array, ""]) -> Fit:
         del key

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Key
 
+from quickstudy.checks import require_whole
 from quickstudy.nn.cells import Cell
 from quickstudy.nn.layers import Linear
 
@@ -70,6 +71,9 @@ class LinearRecurrence(Cell):
         least: float = 0.5,
         most: float = 0.999,
     ):
+        require_whole(1, size=size, layers=layers, states=states)
+        if not 0 < least < most < 1:
+            raise ValueError(f"0 < least < most < 1 is needed for |λ|, got least={least} and most={most}")
         enter, *rest = jax.random.split(key, layers + 1)
         self.enter = Linear(inputs, size, key=enter)
         self.layers = [Layer(size, states or size, least, most, key=k) for k in rest]

@@ -20,8 +20,8 @@ def squared_error(prediction: Num[Array, "..."], y: Num[Array, "..."]) -> Float[
 
 
 def cross_entropy(prediction: Float[Array, "classes"], y: Any) -> Float[Array, ""]:
-    """−log softmax(prediction)[y], in nats; NaN where there is no class y. Raises ValueError where y is no whole number,
-    as one-hot labels are not."""
+    """−log softmax(prediction)[y], in nats; NaN where there is no class y. Raises ValueError where y is no whole
+    number, as one-hot labels are not."""
     require_labels(y, 0)
     classes = prediction.shape[-1]
     # No product with a one-hot row: a class that was ruled out has a logit of −∞, and 0 · ∞ is no number.

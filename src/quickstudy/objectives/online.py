@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, Tasks
 from quickstudy.data.batches import Labelled
 from quickstudy.nn.measures import squared_error
@@ -42,6 +43,10 @@ class Online(Objective):
     instances: int | None = eqx.field(static=True, default=None)
 
     adaptations_per_point = 1
+
+    def __check_init__(self):
+        require_whole(0, burn_in=self.burn_in)
+        require_whole(1, instances=self.instances)
 
     @property
     def first_point(self) -> int:

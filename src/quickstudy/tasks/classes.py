@@ -319,7 +319,7 @@ def _labels(y: Any) -> np.ndarray:
     y = np.asarray(y)
     if y.dtype == object:
         kinds = {"text" if isinstance(label, str) else type(label).__name__ for label in y.reshape(-1).tolist()}
-    if "text" in kinds and len(kinds) > 1 or "NoneType" in kinds:
+    if ("text" in kinds and len(kinds) > 1) or "NoneType" in kinds:
         raise ValueError(f"labels of several kinds ({', '.join(sorted(kinds))}) have no order: make all of them text")
     if np.issubdtype(y.dtype, np.inexact) and len(bad := np.flatnonzero(~np.isfinite(y))):
         raise ValueError(f"{len(bad)} labels are not finite, the first is y[{bad[0]}]")

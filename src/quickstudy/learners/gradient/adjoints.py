@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from quickstudy.checks import require_above, require_whole
 from quickstudy.learners.gradient.updates import Update
 
 Loss = Callable[[PyTree], Float[Array, ""]]
@@ -64,6 +65,11 @@ class Implicit(Adjoint):
     solver_steps: int = eqx.field(static=True, default=5)
 
     exact_path = False
+
+    def __check_init__(self):
+        # Without it nothing holds to the start, and the gradient by the start is 0.
+        require_above(0, strength=self.strength)
+        require_whole(1, solver_steps=self.solver_steps)
 
     def solve(self, loss: Loss, weights: PyTree, memory: PyTree, *, update: Update, steps: int):
         def optimality(adapted):

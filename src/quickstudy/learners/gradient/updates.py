@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
+from quickstudy.checks import require_above
 from quickstudy.learners.gradient.zeros import derivative_at_zero
 from quickstudy.parameters import meta_parameters, unwrap
 
@@ -113,6 +114,8 @@ class Scaled(Update):
 def clipped(norm: float) -> optax.GradientTransformation:
     """Gradients no longer than `norm`. That of optax has no derivative where a gradient is zero, as where nothing was
     earned, and inner steps are differentiated."""
+
+    require_above(0, norm=norm)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         square = jnp.stack([(leaf**2).sum() for leaf in jax.tree.leaves(updates)]).sum()

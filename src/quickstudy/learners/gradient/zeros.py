@@ -31,8 +31,8 @@ def derivative_at_zero(f: Callable[..., PyTree]) -> Callable[..., PyTree]:
     return g
 
 
-def _run(jaxpr: Any, consts: Any, args: Any) -> list[Array]:
-    """The program, operation by operation, with those of `SAFE` in the place of what they stand for."""
+def _run(jaxpr: Any, consts: Any, args: Any) -> list[Any]:
+    """What the program gives, operation by operation, with those of `SAFE` in the place of what they stand for."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
     read = lambda atom: atom.val if isinstance(atom, jax.extend.core.Literal) else values[atom]
     for line in jaxpr.eqns:
@@ -52,7 +52,7 @@ def _run(jaxpr: Any, consts: Any, args: Any) -> list[Array]:
 def _away_from_zero(primitive: Any) -> Callable[..., Array]:
     """An operation whose last operand may be 0 without a derivative by it, nor by the others where it is."""
 
-    def safe(*operands: Array, **params: Any) -> Array:
+    def safe(*operands: Any, **params: Any) -> Array:
         *others, x = operands
         zero = x == 0
         there = primitive.bind(*map(jax.lax.stop_gradient, operands), **params)
@@ -62,7 +62,7 @@ def _away_from_zero(primitive: Any) -> Callable[..., Array]:
     return safe
 
 
-def _power(x: Array, exponent: Array, **params: Any) -> Array:
+def _power(x: Any, exponent: Any, **params: Any) -> Array:
     flipped = lambda e, x: primitives.pow_p.bind(x, e, **params)
     zero = (x == 0) & (exponent < 1)
     there = flipped(*map(jax.lax.stop_gradient, (exponent, x)))

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Labelled, Output
 from quickstudy.data.ring import Ring
@@ -48,6 +49,7 @@ class FullContext(eqx.Module):
     steps: int = eqx.field(static=True)
 
     def __init__(self, features: int, *, key: Key[Array, ""], steps: int = 5):
+        require_whole(1, features=features, steps=steps)
         first, second, third = jax.random.split(key, 3)
         self.forwards = LSTMCell(features, features, key=first)
         self.backwards = LSTMCell(features, features, key=second)
@@ -117,6 +119,7 @@ class Matching(Learner):
         sharpness: float = 10.0,
         context: FullContext | None = None,
     ):
+        require_whole(1, features=features, capacity=capacity, classes=classes, outputs=outputs)
         self.embed, self.sharpness, self.context = embed, Positive(sharpness), context
         self.features, self.capacity, self.classes = features, capacity, classes
         self.outputs = outputs if classes is None else classes

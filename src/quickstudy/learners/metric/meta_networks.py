@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Labelled, Output
 from quickstudy.data.ring import Ring
@@ -114,6 +115,7 @@ class MetaNetworks(Learner):
         units: int = 20,
         sharpness: float = 10.0,
     ):
+        require_whole(1, features=features, outputs=outputs, capacity=capacity, width=width, units=units)
         refuse(embed)
         of_u, of_readout, of_b, of_d, of_m = jax.random.split(key, 5)
         self.embed, self.features, self.capacity, self.loss = embed, features, capacity, loss

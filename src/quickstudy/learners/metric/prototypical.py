@@ -11,6 +11,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Labelled, Output
 from quickstudy.learners.replay import scan_replay
@@ -38,6 +39,9 @@ class Prototypical(Learner):
     embed: Callable
     features: int = eqx.field(static=True)
     ways: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        require_whole(1, features=self.features, ways=self.ways)
 
     def init(self, *, key: Key[Array, ""]) -> Prototypes:
         del key
