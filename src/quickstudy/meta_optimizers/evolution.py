@@ -82,7 +82,7 @@ class Evolution(MetaOptimizer):
         plus, minus = jnp.split(fitness, 2)
         estimate = lambda e: -jnp.tensordot(plus - minus, e, 1) / (self.population * self.sigma)
         # ε was scaled leaf by leaf: dividing by the scale twice gives the gradient in the leaf's own units.
-        gradient = jax.tree.map(lambda e, s: estimate(e) / s**2, noise, memory.scale)
+        gradient = jax.tree.map(lambda e, s: (estimate(e) / s**2).astype(e.dtype), noise, memory.scale)
         moves, optimizer = self.optimizer.update(gradient, memory.optimizer, learned)
         metrics = {
             "loss": -scores.mean(0),
@@ -94,7 +94,7 @@ class Evolution(MetaOptimizer):
     def _noise(self, learned: PyTree, scale: PyTree, key: Key[Array, ""]) -> PyTree:
         leaves, structure = jax.tree.flatten(learned)
         keys = jax.random.split(key, len(leaves))
-        draw = lambda k, w, s: s * jax.random.normal(k, (self.population // 2, *w.shape))
+        draw = lambda k, w, s: s * jax.random.normal(k, (self.population // 2, *w.shape), w.dtype)
         return jax.tree.unflatten(structure, list(map(draw, keys, leaves, jax.tree.leaves(scale))))
 
     def _shape(self, score: Float[Array, "population"]) -> Float[Array, "population"]:

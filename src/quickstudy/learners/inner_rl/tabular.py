@@ -11,6 +11,7 @@ from quickstudy.core import State
 from quickstudy.data.batches import Transition
 from quickstudy.data.distributions import Categorical
 from quickstudy.learners.replay import require_single_env
+from quickstudy.parameters import in_types_of
 
 
 class Statistics(eqx.Module):
@@ -44,7 +45,7 @@ def outcome(t: Transition, outcomes: int) -> Float[Array, "outcomes"]:
 def one_by_one(absorb: Callable, state: State, experience: Transition, key: Key[Array, ""]) -> State:
     """The state after absorb(state, transition, key) of every transition of a segment of one stream."""
     require_single_env(experience)
-    one = lambda state, given: (absorb(state, *given), None)
+    one = lambda state, given: (in_types_of(state, absorb(state, *given)), None)
     return jax.lax.scan(one, state, (experience, jax.random.split(key, len(experience.reward))))[0]
 
 

@@ -27,7 +27,7 @@ from quickstudy.nn.layers import LSTMCell
 from quickstudy.nn.measures import one_hot_labels
 from quickstudy.nn.statistics import compute_support_stats, initial_stats, with_statistics
 from quickstudy.parallel.axes import over_axes
-from quickstudy.parameters import Positive, as_floats
+from quickstudy.parameters import Positive, as_floats, in_types_of
 
 
 class Example(eqx.Module):
@@ -65,7 +65,7 @@ class FullContext(eqx.Module):
         def along(cell, reverse):
             def step(hidden, row):
                 x, is_known = row
-                new = cell(x, hidden)
+                new = in_types_of(hidden, cell(x, hidden))
                 hidden = jax.tree.map(lambda n, o: jnp.where(is_known, n, o), new, hidden)
                 return hidden, hidden[0]
 
@@ -85,7 +85,8 @@ class FullContext(eqx.Module):
             hidden, cell, read = carry
             out, cell = self.reader(jnp.concatenate([embedded, read]), (hidden, cell))
             hidden = out + embedded
-            return (hidden, cell, masked_softmax(support @ hidden, known) @ support), None
+            read = masked_softmax(support @ hidden, known) @ support
+            return in_types_of(carry, (hidden, cell, read)), None
 
         zero = jnp.zeros_like(embedded)
         (hidden, _, _), _ = jax.lax.scan(step, (zero, zero, zero), None, length=self.steps)
@@ -131,8 +132,8 @@ class Matching(Learner):
 
     def adapt(self, state: Examples, experience: Labelled, *, key: Key[Array, ""]) -> Examples:
         del key
-        target = experience.y if self.classes is None else one_hot_labels(experience.y, self.classes)
-        new = Example(over_axes(self.embed)(experience.x), target)
+        target = as_floats(experience.y) if self.classes is None else one_hot_labels(experience.y, self.classes)
+        new = Example(as_floats(over_axes(self.embed)(experience.x)), target)
         return Examples(state.ring.push(new), compute_support_stats(self.embed, experience.x))
 
     def apply(self, state: Examples, x: PyTree) -> Output:
