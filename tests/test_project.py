@@ -28,7 +28,7 @@ from quickstudy.recipes.terms import TERMS, explained
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "quickstudy"
 LAYERS = [
-    {"_version", "cache", "config", "parameters", "display"},
+    {"_version", "cache", "checks", "config", "parameters", "display"},
     {"core", "parallel"},
     {"data"},
     {"rl", "nn"},

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from quickstudy.baselines.gittins import indices
+from quickstudy.checks import require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Output, Transition
 from quickstudy.data.distributions import Deterministic
@@ -41,6 +42,9 @@ class IndexStrategy(Learner):
     least_first: bool = eqx.field(static=True, default=True)  # of arms that look alike
 
     differentiable = False
+
+    def __check_init__(self):
+        require_whole(1, arms=self.arms)
 
     def init(self, *, key: Key[Array, ""]) -> Counts:
         nothing = jnp.zeros(self.arms)

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from quickstudy.checks import require_at_least, require_between, require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Output, Transition
 from quickstudy.data.distributions import Categorical
@@ -67,6 +68,10 @@ class Planner(Learner):
 
     differentiable = False
 
+    def __check_init__(self):
+        require_whole(1, states=self.states, actions=self.actions, episode=self.episode)
+        require_between(0, 1, random=self.random)
+
     def init(self, *, key: Key[Array, ""]) -> Planned:
         seen = Statistics.none(self.states, self.actions, self.states)
         return Planned(seen, greedy(self.plan(seen, key)), jnp.zeros((), int))
@@ -103,6 +108,7 @@ def psrl(states: int, actions: int, episode: int) -> Planner:
 
 def opsrl(states: int, actions: int, episode: int, *, draws: int = 2) -> Planner:
     """Optimistic posterior sampling; each backup takes the best of `draws` models."""
+    require_whole(1, draws=draws)
 
     def plan(seen: Statistics, key: Key[Array, ""]) -> Array:
         reward, transition = jax.vmap(lambda key: drawn(seen, key))(jax.random.split(key, draws))
@@ -113,6 +119,7 @@ def opsrl(states: int, actions: int, episode: int, *, draws: int = 2) -> Planner
 
 def beb(states: int, actions: int, episode: int, *, scale: float) -> Planner:
     """The Bayesian exploration bonus; `scale` is c, in units of the return."""
+    require_at_least(0, scale=scale)
 
     def plan(seen: Statistics, key: Key[Array, ""]) -> Array:
         bonus = scale / (1 + states + seen.visits)
@@ -123,6 +130,8 @@ def beb(states: int, actions: int, episode: int, *, scale: float) -> Planner:
 
 def ucrl2(states: int, actions: int, episode: int, *, scale: float, confidence: float = 0.05) -> Planner:
     """UCRL2; `scale` multiplies both bounds, which are those of the paper at 1, and `confidence` is its δ."""
+    require_at_least(0, scale=scale)
+    require_between(0, 1, confidence=confidence)
 
     def plan(seen: Statistics, key: Key[Array, ""]) -> Array:
         visits, time = 1 + seen.visits, 1 + seen.visits.sum()

@@ -9,30 +9,35 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from quickstudy.parallel.axes import anybody
 from quickstudy.parallel.platform import on_accelerator, program_platform
+from quickstudy.parameters import as_floats
 
 QUERIES = 256  # to a block, of attentions that are gone through in blocks
 LOGITS = 2**16  # to a block and head
 
 
-def unit(x: Float[Array, "*rows features"]) -> Float[Array, "*rows features"]:
-    """Rows of length 1; zeros stay zeros."""
-    return x * jax.lax.rsqrt((x**2).sum(-1, keepdims=True) + 1e-12)
+def unit(x: Num[Array, "*rows features"], least: float = 1e-6) -> Float[Array, "*rows features"]:
+    """Rows of length 1; those that are shorter than `least` stay short, and zeros stay zeros."""
+    x = as_floats(x)
+    # By the largest number first, or squares of large ones would be infinite and those of small ones 0.
+    size = jax.lax.stop_gradient(jnp.maximum(jnp.abs(x).max(-1, initial=0, keepdims=True), least))
+    x = x / size
+    return x * jax.lax.rsqrt((x**2).sum(-1, keepdims=True) + (least / size) ** 2)
 
 
 def masked_softmax(logits: Float[Array, "slots"], valid: Bool[Array, "slots"]) -> Float[Array, "slots"]:
     """The softmax over the valid rows; all zeros when none is."""
-    logits = jnp.where(valid, logits, -1e9)
+    logits = jnp.where(valid, logits, jnp.finfo(logits.dtype).min)
     weights = jnp.where(valid, jnp.exp(logits - jax.lax.stop_gradient(logits.max())), 0.0)
-    return weights / jnp.maximum(weights.sum(), 1e-12)
+    return weights / jnp.where(valid.any(), weights.sum(), 1.0)
 
 
 def attend(
-    query: Float[Array, "features"],
-    keys: Float[Array, "slots features"],
+    query: Num[Array, "features"],
+    keys: Num[Array, "slots features"],
     sharpness: Float[Array, ""],
     valid: Bool[Array, "slots"],
 ) -> Float[Array, "slots"]:

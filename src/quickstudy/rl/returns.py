@@ -11,7 +11,9 @@ Schulman et al. 2016, "High-Dimensional Continuous Control Using Generalized Adv
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Num
+
+from quickstudy.parameters import as_floats
 
 
 def gae(
@@ -61,7 +63,7 @@ def standardised(advantage: Float[Array, "*steps"]) -> Float[Array, "*steps"]:
 
 
 def linear_baseline(
-    observation: Float[Array, "time width dims"], target: Float[Array, "time width"], *, ridge: float = 1e-5
+    observation: Num[Array, "time width dims"], target: Float[Array, "time width"], *, ridge: float = 1e-5
 ) -> Float[Array, "time width"]:
     """Least-squares fit of `target` on (o, o², t, t², t³, 1), the features of Duan et al. 2016
     ("Benchmarking Deep Reinforcement Learning for Continuous Control"), t in hundreds of steps.
@@ -71,7 +73,7 @@ def linear_baseline(
     """
     time, width, _ = observation.shape
     t = jnp.broadcast_to((jnp.arange(time) / 100.0)[:, None, None], (time, width, 1))
-    o = jnp.clip(observation, -10, 10)
+    o = jnp.clip(as_floats(observation), -10, 10)
     features = jnp.concatenate([o, o**2, t, t**2, t**3], -1)
     # What hardly varies is then next to 0, and what varies much no larger than 1: else single precision, whose error is
     # relative to the largest, takes the ridge for nothing.

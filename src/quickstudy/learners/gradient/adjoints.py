@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from quickstudy.checks import require_above, require_whole
 from quickstudy.learners.gradient.updates import Update
+from quickstudy.parameters import in_types_of
 
 Loss = Callable[[PyTree], Float[Array, ""]]
 
@@ -31,22 +33,33 @@ class Adjoint(eqx.Module):
         """`steps` steps of `update` on `loss`, from `weights`: (adapted weights, the update's memory)."""
 
 
-def _descend(loss: Loss, weights: PyTree, memory: PyTree, update: Update, steps: int, seen: Callable):
+def _descend(
+    loss: Loss, weights: PyTree, memory: PyTree, update: Update, steps: int, seen: Callable, checkpoint: bool = False
+):
+    """One program of a step in a loop, however many steps there are: what has to be compiled does not grow."""
+
     def step(carry, _):
         weights, memory = carry
         value, gradient = seen(jax.value_and_grad(loss)(seen(weights)))
-        return update.step(weights, gradient, value, memory), None
+        return in_types_of(carry, update.step(weights, gradient, value, memory)), None
 
+    if checkpoint:
+        step = jax.checkpoint(step)
     if steps == 1:  # outside a loop XLA sees that all tasks begin from the same weights
         return step((weights, memory), None)[0]
     return jax.lax.scan(step, (weights, memory), None, length=steps)[0]
 
 
 class Unrolled(Adjoint):
+    """`checkpoint`: keep only the weights of each step and compute the rest again on the way back: the memory of many
+    steps is then hardly more than that of one, and a gradient takes about a third longer."""
+
+    checkpoint: bool = eqx.field(static=True, default=False)
+
     exact_path = True
 
     def solve(self, loss: Loss, weights: PyTree, memory: PyTree, *, update: Update, steps: int):
-        return _descend(loss, weights, memory, update, steps, lambda tree: tree)
+        return _descend(loss, weights, memory, update, steps, lambda tree: tree, self.checkpoint)
 
 
 class FirstOrder(Adjoint):
@@ -88,6 +101,11 @@ class Implicit(Adjoint):
 
     exact_path = False
 
+    def __check_init__(self):
+        # Without it nothing holds to the start, and the gradient by the start is 0.
+        require_above(0, strength=self.strength)
+        require_whole(1, solver_steps=self.solver_steps)
+
     def solve(self, loss: Loss, weights: PyTree, memory: PyTree, *, update: Update, steps: int):
         def optimality(adapted):
             pull = jax.tree.map(lambda a, w: self.strength * (a - w), adapted, weights)
@@ -95,7 +113,7 @@ class Implicit(Adjoint):
 
         def step(carry, _):
             adapted, memory = carry
-            return update.step(adapted, optimality(adapted), loss(adapted), memory), None
+            return in_types_of(carry, update.step(adapted, optimality(adapted), loss(adapted), memory)), None
 
         (found, _), _ = jax.lax.scan(step, (weights, memory), None, length=steps)
         found = jax.lax.stop_gradient(found)

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from quickstudy.checks import require_whole
 from quickstudy.data.batches import Transition
 from quickstudy.learners.inner_rl.tabular import Statistics, draw_transition
 from quickstudy.nn.layers import Linear
@@ -131,6 +132,8 @@ class Amortised(eqx.Module):
         steps: int = 0,
         rate: float = 0.1,
     ):
+        require_whole(1, states=states, actions=actions, outcomes=outcomes, hidden=hidden, latent=latent)
+        require_whole(0, steps=steps)
         keys = jax.random.split(key, 4)
         pooled, each = hidden // 4, outcomes + 3
         self.pair = MLP((outcomes + 2, pooled, pooled), key=keys[0], activation=jnp.tanh)
@@ -153,8 +156,9 @@ class Amortised(eqx.Module):
 
     def __call__(self, seen: Statistics) -> Belief:
         z = self.kind(seen)
-        for _ in range(self.steps):
-            z = z - unwrap(self.rate) * jax.grad(self.surprise)(z, seen)
+        if self.steps:
+            refine = lambda z, _: (z - unwrap(self.rate) * jax.grad(self.surprise)(z, seen), None)
+            z, _ = jax.lax.scan(refine, z, None, length=self.steps)
         return posterior(self.prior(z), seen, unwrap(self.trust), unwrap(self.noise))
 
     def kind(self, seen: Statistics) -> Float[Array, "latent"]:

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from quickstudy.checks import require_above, require_at_least, require_between, require_whole
 from quickstudy.data.batches import Output
 from quickstudy.data.distributions import Gaussian
 from quickstudy.learners.gradient.updates import Update
@@ -60,6 +61,12 @@ class DDPG(OffPolicy):
     target_noise: float = eqx.field(static=True, default=0.0)
     policy_delay: int = eqx.field(static=True, default=1)
     actor_update: Update | None = None
+
+    def __check_init__(self):
+        require_between(0, 1, discount=self.discount, tau=self.tau)
+        require_whole(1, dims=self.dims, policy_delay=self.policy_delay)
+        require_at_least(0, noise=self.noise, target_noise=self.target_noise)
+        require_above(0, max_action=self.max_action)
 
     def _action(self) -> Array:
         return jnp.zeros(self.dims)

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from quickstudy.checks import require_between, require_whole
 from quickstudy.data.batches import Output
 from quickstudy.learners.inner_rl.off_policy import OffPolicy, OffPolicyState, Remembered
 from quickstudy.learners.inner_rl.tabular import epsilon_greedy
@@ -41,6 +42,10 @@ class DQN(OffPolicy):
     decay: int = eqx.field(static=True, default=10_000)
     target_update_interval: int = eqx.field(static=True, default=200)
     double: bool = eqx.field(static=True, default=True)
+
+    def __check_init__(self):
+        require_between(0, 1, discount=self.discount, epsilon=self.epsilon)
+        require_whole(1, decay=self.decay, target_update_interval=self.target_update_interval)
 
     def _action(self) -> Array:
         return jnp.zeros((), jnp.int32)

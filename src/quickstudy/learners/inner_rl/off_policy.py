@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Transition
 from quickstudy.data.ring import Ring
@@ -58,6 +59,10 @@ class OffPolicy(Learner):
     # Experience enters by way of a buffer of thousands of transitions, most of them from long ago: a gradient through
     # all of that costs far more than to roll out a population of candidates.
     differentiable = False
+
+    def __check_init__(self):
+        require_whole(0, observation=self.observation, learning_starts=self.learning_starts)
+        require_whole(1, capacity=self.capacity, batch=self.batch, gradient_steps=self.gradient_steps)
 
     @abc.abstractmethod
     def _action(self) -> Array:

@@ -13,6 +13,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from quickstudy.checks import require_between, require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Output, Transition
 from quickstudy.learners.inner_rl.tabular import Statistics, epsilon_greedy, one_by_one
@@ -39,6 +40,10 @@ class RMax(Learner):
     most: Any = 1.0
 
     differentiable = False
+
+    def __check_init__(self):
+        require_whole(1, states=self.states, actions=self.actions, visits=self.visits)
+        require_between(0, 1, discount=self.discount)
 
     def init(self, *, key: Key[Array, ""]) -> Counted:
         del key

@@ -11,6 +11,7 @@ from quickstudy.core import State
 from quickstudy.data.batches import Transition
 from quickstudy.data.distributions import Categorical
 from quickstudy.learners.replay import require_single_env
+from quickstudy.parameters import in_types_of
 
 
 class Statistics(eqx.Module):
@@ -72,7 +73,7 @@ def draw_transition(
 def one_by_one(absorb: Callable, state: State, experience: Transition, key: Key[Array, ""]) -> State:
     """The state after absorb(state, transition, key) for each transition of a segment from one environment."""
     require_single_env(experience)
-    one = lambda state, step: (absorb(state, *step), None)
+    one = lambda state, given: (in_types_of(state, absorb(state, *given)), None)
     return jax.lax.scan(one, state, (experience, jax.random.split(key, len(experience.reward))))[0]
 
 
