@@ -322,6 +322,6 @@ def test_a_stretch_in_which_nothing_was_earned_has_a_gradient():
         jnp.ones((5, 2, 2)), jnp.ones((5, 2, 2)), jnp.zeros((5, 2)), *[jnp.zeros((5, 2), bool)] * 3, jnp.ones((5, 2, 2))
     )
     said = over_axes(policy(), 2)(t.observation)
-    loss = lambda inner: inner.judged(said, t)
+    loss = lambda inner: inner.of_outputs(said, t)
     for leaf in jax.tree.leaves(jax.grad(loss)(PolicyGradient(Bounded(0.9), Bounded(0.9)))):
         assert leaf == 0

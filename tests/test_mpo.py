@@ -140,7 +140,7 @@ def test_one_correction_is_a_policy_gradient_step_with_a_pull():
         ratio = ours.std / alone.std
         kl = (0.5 * (ratio**2 + ((ours.mean - alone.mean) / alone.std) ** 2 - 1) - jnp.log(ratio)).sum(-1).mean()
         wide = lambda tree: jax.tree.map(lambda x: x[:, None], tree)
-        return learner.inner_loss.judged(wide(acting), wide(t)) + learner.kl_weight.value * kl
+        return learner.inner_loss.of_outputs(wide(acting), wide(t)) + learner.kl_weight.value * kl
 
     correction, size = jnp.zeros_like(state.correction), 1e-2
     for _ in range(2):

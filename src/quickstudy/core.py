@@ -36,6 +36,8 @@ class Learner(eqx.Module):
     """
 
     differentiable: ClassVar[bool] = True  # False: evolution may improve it, back-propagation may not
+    # True: adaptation itself learns or reads the values that `apply` gives, so they must stay in units of the reward.
+    value_in_reward_units: ClassVar[bool] = False
 
     @abc.abstractmethod
     def init(self, *, key: Key[Array, ""]) -> State:

@@ -94,6 +94,11 @@ class MPO(Learner):
     init_noise: float = eqx.field(static=True, default=0.0)
     init_noise_share: float = eqx.field(static=True, default=1.0)
 
+    @property
+    def value_in_reward_units(self) -> bool:  # type: ignore[override]
+        """Where corrections are weighed by what the values fell short of, in rewards."""
+        return self.critic_discount is not None
+
     def __check_init__(self):
         if self.steps < 0 or (self.steps == 1 and self.kl_weight is not None):
             raise ValueError(f"steps must be 0 or, with a pull, at least 2, got {self.steps}")
@@ -227,7 +232,7 @@ class MPO(Learner):
 
         def loss(correction):
             acting = said(correction)
-            surrogate = weight * self.inner_loss.judged(as_copies(acting), as_copies(t))
+            surrogate = weight * self.inner_loss.of_outputs(as_copies(acting), as_copies(t))
             if self.kl_weight is None:
                 return surrogate
             as_generated = said(jnp.zeros_like(correction)).policy
