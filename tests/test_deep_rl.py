@@ -12,7 +12,7 @@ import pytest
 from quickstudy.core import Incompatible
 from quickstudy.data.batches import Output, Transition
 from quickstudy.data.ring import Ring
-from quickstudy.learners.gradient.gradient_steps import SGD, Scaled
+from quickstudy.learners.gradient.updates import SGD, Scaled
 from quickstudy.learners.initialisation import RandomInit
 from quickstudy.learners.inner_rl.actor_critic import actor_critic
 from quickstudy.learners.inner_rl.ddpg import DDPG, ActorAndCritics

@@ -157,7 +157,7 @@ def test_what_explores_in_training_is_left_out_of_the_test():
     evaluation = EvaluationConfig(
         objective,
         num_tasks=30,
-        tested=lambda learner: dataclasses.replace(learner, epsilon=0.0),
+        eval_view=lambda learner: dataclasses.replace(learner, epsilon=0.0),
         baselines={"as it is": explores},
     )
     result = evaluate(explores, objective, held_out, evaluation=evaluation)

@@ -294,7 +294,7 @@ def test_the_recipe_of_mdps_says_what_it_shifts_and_what_a_task_is():
     shifted = KernelsMPO(test_residual="outside", test_episodes=3).build()
     assert shifted.evaluation.objective.trial_length == 30 and shifted.objective.trial_length == 100
     assert isinstance(shifted.learner.start(jnp.zeros(10)).policy, Categorical)
-    tested = shifted.evaluation.tested(shifted.learner)
+    tested = shifted.evaluation.eval_view(shifted.learner)
     assert (shifted.learner.inner_loss.ridge, tested.inner_loss.ridge, tested.init_noise) == (1e-5, 1.0, 0.0)
     splits = shifted.tasks.split()
     inside, outside = (held_out.tasks(200).reward.std(0).mean() for held_out in (splits.validation, splits.test))
@@ -316,7 +316,7 @@ def test_corrections_start_anywhere_in_a_share_of_the_tasks_of_training():
         mpo(init_noise_share=1.5)
 
     trained = NavigationMPO(init_noise=0.3).build()
-    assert trained.learner.init_noise == 0.3 and trained.evaluation.tested(trained.learner).init_noise == 0
+    assert trained.learner.init_noise == 0.3 and trained.evaluation.eval_view(trained.learner).init_noise == 0
     ablations = {"correction_steps": 0}, {"generates": "nothing"}
     assert all(NavigationMPO(init_noise=0.3, **changes).build().learner.init_noise == 0 for changes in ablations)
     assert trained.evaluation.baselines["from scratch"].init_noise == 0

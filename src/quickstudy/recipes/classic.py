@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from quickstudy.core import Learner
     from quickstudy.envs.gymnax import GymnaxTasks
     from quickstudy.envs.spec import Spec
-    from quickstudy.learners.gradient.gradient_steps import Update
+    from quickstudy.learners.gradient.updates import Update
     from quickstudy.objectives.trial import Trial
     from quickstudy.recipes.experiment import Experiment
 
@@ -59,7 +59,7 @@ class Classic(Recipe):
         `clip`."""
         import optax
 
-        from quickstudy.learners.gradient.gradient_steps import Scaled, clipped
+        from quickstudy.learners.gradient.updates import Scaled, clipped
 
         falling = optax.scale_by_schedule(optax.linear_schedule(1.0, self.final_rate, gradient_steps))
         return Scaled(

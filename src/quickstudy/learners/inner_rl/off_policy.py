@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from quickstudy.core import Learner
 from quickstudy.data.batches import Transition
 from quickstudy.data.ring import Ring
-from quickstudy.learners.gradient.gradient_steps import Update
+from quickstudy.learners.gradient.updates import Update
 from quickstudy.learners.initialisation import begin, network
 from quickstudy.learners.replay import scan_replay
 
