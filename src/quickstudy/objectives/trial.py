@@ -214,7 +214,7 @@ class Trial(SegmentObjective):
         """The rollout with its advantages, and the value statistics after it."""
         t, (segments, steps) = rollout.transition, (self.schedule.segments, self.segment_length)
         advantage, target = jax.vmap(lambda one: self._advantages(one, shared))(rollout)
-        diverged = ~jax.vmap(_finite)((t.observation, t.next_observation, t.action, t.reward, target))
+        diverged = ~jax.vmap(_finite)((t.observation, t.action, t.reward, target))
         diverged = diverged | jax.vmap(lambda log_prob: jnp.isnan(log_prob).any())(rollout.log_prob)
         mask = rollout.time[:, None, None] + jnp.arange(segments * steps).reshape(segments, steps) >= self.burn_in
         mask = mask if self.num_envs is None else mask[..., None]
