@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from per_task import per_task
 from quickstudy.core import Incompatible
 from quickstudy.data.batches import Output, Transition
 from quickstudy.data.ring import Ring
@@ -222,7 +223,7 @@ def test_a_ring_forgets_the_oldest():
     ring = ring.push(jnp.arange(1, 3)).push(jnp.arange(3, 5))
     np.testing.assert_array_equal(ring.items, [4, 2, 3])
     assert ring.known.all()
-    assert set(np.asarray(ring.sample(50, key=K[0])).tolist()) == {2, 3, 4}
+    assert set(np.asarray(ring.batch(jax.random.split(K[0], 50))).tolist()) == {2, 3, 4}
     with pytest.raises(ValueError, match="do not fit"):
         ring.push(jnp.arange(4))
     with pytest.raises(ValueError, match="capacity"):
@@ -340,7 +341,7 @@ def test_the_return_per_episode_counts_episodes_that_ended():
         curve_interval=4,
         per_episode=True,
     )
-    batch, _ = trial.collect(learner, (), jnp.array([True, False]), key=K[0])
+    batch, _ = trial.collect(learner, (), jnp.array([True, False]), keys=per_task(jnp.array([True, False]), K[0]))
     assert trial.metric == "return per episode"
     np.testing.assert_allclose(trial.score(batch), [3, 12])  # of what never ends, all there is
     np.testing.assert_allclose(trial.curve(batch), [[3, 3, 3], [4, 8, 12]])

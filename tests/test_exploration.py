@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from per_task import per_task
 from quickstudy.baselines import bandits
 from quickstudy.baselines.goal_grids import BestExplorer, GoalSampling, best_path, towards
 from quickstudy.baselines.structured_bandits import TargetSearch
@@ -40,7 +41,7 @@ def live(learner, tasks, drawn, trial_length, curve_interval=1):
     trial = Trial(
         tasks.environment, trial_length=trial_length, baseline="none", normalise=False, curve_interval=curve_interval
     )
-    lived = jax.jit(lambda drawn, key: trial.collect(learner, (), drawn, key=key)[0])(drawn, K[0])
+    lived = jax.jit(lambda drawn, key: trial.collect(learner, (), drawn, keys=per_task(drawn, key))[0])(drawn, K[0])
     return lived, np.asarray(trial.curve(lived))
 
 
@@ -97,7 +98,7 @@ def test_the_best_explorer_is_that_of_brute_force(then):
 
 
 def every_goal(tasks):
-    like = jax.tree.map(lambda x: x[0], tasks.sample(1, key=K[0]))
+    like = jax.tree.map(lambda x: x[0], tasks.batch(jax.random.split(K[0], 1)))
     return jax.vmap(lambda goal: Maze(like.wall, like.start, goal, like.wind))(tasks.goals)
 
 
@@ -141,9 +142,12 @@ def test_walks_are_shortest_and_posterior_sampling_believes_what_it_saw():
 
 def test_of_opposed_arms_the_greedy_choice_is_the_best():
     tasks = OpposedBandits()
-    drawn = tasks.sample(5000, key=K[1])
+    drawn = tasks.batch(jax.random.split(K[1], 5000))
     np.testing.assert_allclose(drawn.sum(1), 1.0, rtol=1e-6)
-    assert set(np.unique(OpposedBandits(0.75).sample(50, key=K[1]).round(6))) == {np.float32(0.25), np.float32(0.75)}
+    assert set(np.unique(OpposedBandits(0.75).batch(jax.random.split(K[1], 50)).round(6))) == {
+        np.float32(0.25),
+        np.float32(0.75),
+    }
     pulls = 10
 
     def best(won, lost, left):
@@ -166,7 +170,7 @@ def test_of_opposed_arms_the_greedy_choice_is_the_best():
 
 def test_the_informative_arm_is_worth_asking():
     tasks = InformativeBandits()
-    drawn = tasks.sample(500, key=K[2])
+    drawn = tasks.batch(jax.random.split(K[2], 500))
     assert (drawn[:, :-1] == 5).sum(1).tolist() == [1] * 500 and (np.sort(drawn, 1)[:, 1:10] == np.float32(1.1)).all()
     np.testing.assert_allclose(drawn[:, -1], 0.1 * (1 + drawn[:, :-1].argmax(1)), rtol=1e-6)
     asked, curve = live(TargetSearch(), tasks, drawn, 5)
@@ -262,7 +266,7 @@ def test_behaviour_is_measured_of_all_agents_and_drawn():
 
 def test_corners_pay_only_close_by_and_the_straight_walk_is_the_optimum():
     tasks = Corners(12)
-    drawn = tasks.sample(64, key=K[3])
+    drawn = tasks.batch(jax.random.split(K[3], 64))
     assert {tuple(goal) for goal in drawn.tolist()} == set(CORNERS)
     environment, goal = tasks.environment, jnp.array(CORNERS[1])
     step = jax.jit(environment.step)

@@ -19,7 +19,7 @@ from quickstudy.tasks.clinc150 import clinc150
 from quickstudy.tasks.files import DataError
 from quickstudy.tasks.omniglot import omniglot
 
-sample = eqx.filter_jit(lambda tasks, num, key: tasks.sample(num, key=key))
+sample = eqx.filter_jit(lambda tasks, num, key: tasks.batch(jax.random.split(key, num)))
 
 
 def toy(classes=12, each=8, **kw):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from per_task import per_task
 from quickstudy.config import ConfigError
 from quickstudy.data.batches import Output, Transition
 from quickstudy.evaluate.config import EvaluationConfig
@@ -147,7 +148,7 @@ def test_more_steps_of_the_ridge_change_nothing():
 
 def test_the_meta_gradient_is_that_of_the_closed_form():
     learner = regressor(Ridge(0.2))
-    tasks = jax.jit(lambda key: Sinusoids(5, 7).sample(4, key=key))(K)
+    tasks = jax.jit(lambda key: Sinusoids(5, 7).batch(jax.random.split(key, 4)))(K)
 
     def by_hand(net):
         def one(e):
@@ -162,7 +163,7 @@ def test_the_meta_gradient_is_that_of_the_closed_form():
 
     @eqx.filter_jit
     def gradient(learner):
-        batch, _ = FewShot().collect(learner, (), tasks, key=K)
+        batch, _ = FewShot().collect(learner, (), tasks, keys=per_task(tasks, K))
         return mean_gradient(FewShot(), learner, batch)[2].net.layers
 
     ours, theirs = gradient(learner), eqx.filter_jit(eqx.filter_grad(by_hand))(learner.net).layers
@@ -199,8 +200,8 @@ def trial():
 
     @jax.jit
     def live(key):
-        task = tasks.sample(1, key=key)
-        lived, _ = objective.collect(learner, (), task, key=key)
+        task = tasks.batch(jax.random.split(key, 1))
+        lived, _ = objective.collect(learner, (), task, keys=per_task(task, key))
         return task, lived, objective.loss(learner, lived)[0]
 
     return learner, objective, *jax.tree.map(lambda x: x[0], live(K))
@@ -237,7 +238,7 @@ def test_what_is_drawn_adds_up_to_q(trial):
 
 
 def test_steps_to_the_goal_without_wind_are_the_shortest_and_in_a_corridor_a_geometric_series():
-    drawn = jax.jit(lambda key: Mazes(5, 0.25, layout=3).sample(4, key=key))(K)
+    drawn = jax.jit(lambda key: Mazes(5, 0.25, layout=3).batch(jax.random.split(key, 4)))(K)
     np.testing.assert_allclose(jax.jit(expected_steps)(drawn), jax.jit(shortest)(drawn), rtol=1e-3)
     wall = jnp.zeros((2, 2), bool).at[1].set(True)
     corridor = Maze(wall, jnp.zeros((), int), jnp.ones((), int), jnp.array([0.0, 0.0, 0.4, 0.0]))

@@ -11,6 +11,7 @@ import optax
 import pytest
 from scipy import special, stats
 
+from per_task import per_task
 from quickstudy.config import ConfigError
 from quickstudy.data.batches import Transition
 from quickstudy.display.events import quiet
@@ -38,7 +39,7 @@ TERMS = ((1.0, likelihood), (0.1, equivalence))
 
 begin = eqx.filter_jit(lambda agent: agent.init(key=K[0]))
 after = eqx.filter_jit(lambda agent, t: agent.adapt(agent.init(key=K[0]), t, key=K[1]))
-draw = eqx.filter_jit(lambda tasks, num, key: tasks.sample(num, key=key))
+draw = eqx.filter_jit(lambda tasks, num, key: tasks.batch(jax.random.split(key, num)))
 
 
 def trial(tasks, trial_length, terms=TERMS):
@@ -84,7 +85,7 @@ def test_in_a_maze_it_knows_it_takes_the_shortest_way_and_starts_again():
     agent = MML(constant(SURE * transition, reward, jnp.full(reward.shape, SURE), 1e-3), 12, 0.9, spread=0.0)
     way = int(shortest(task)[0])
     objective = trial(tasks, 3 * way, ())
-    batch, _ = jax.jit(lambda task: objective.collect(agent, (), task, key=K[3]))(task)
+    batch, _ = jax.jit(lambda task: objective.collect(agent, (), task, keys=per_task(task, K[3])))(task)
     assert np.flatnonzero(batch.transition.reward[0, :, 0]).tolist() == [way - 1, 2 * way - 1, 3 * way - 1]
 
 
@@ -227,7 +228,7 @@ def test_trained_on_random_mdps_it_comes_near_to_the_conjugate_posterior():
     wrong = constant(jnp.full((*PAIRS, STATES), 3.0), jnp.zeros(PAIRS), jnp.ones(PAIRS)).own.bias
     learner = MML(eqx.tree_at(lambda m: m.own.bias, start, wrong), EPISODE, spread=0.0)
     ideal = MML(conjugate(), EPISODE, spread=0.0)
-    live = jax.jit(lambda tasks, key: objective.collect(ideal, (), tasks, key=key)[0])
+    live = jax.jit(lambda tasks, key: objective.collect(ideal, (), tasks, keys=per_task(tasks, key))[0])
     judge = jax.jit(jax.value_and_grad(lambda learner, batch: objective.loss(learner, batch)[0].mean()))
     train, test = live(draw(TASKS, 200, K[1]), K[2]), live(draw(TASKS, 200, K[4]), K[3])
     optimizer = optax.adam(0.1)
@@ -354,7 +355,7 @@ def test_trained_a_mixture_tells_two_kinds_of_task_apart():
     two = draw(TASKS, 2, K[6])
     of = lambda which: jax.tree.map(lambda x: x[which], two)
     objective = trial(TASKS, 3 * EPISODE, ((1.0, likelihood),))
-    live = lambda learner, which, key: objective.collect(learner, (), of(which), key=key)[0]
+    live = lambda learner, which, key: objective.collect(learner, (), of(which), keys=per_task(of(which), key))[0]
     which, told = jnp.arange(64) % 2, {}
     for kinds in (1, 2):
         learner = MML(Mixture(*PAIRS, STATES, kinds=kinds, key=K[0]), EPISODE, spread=0.0, epsilon=1.0)

@@ -200,7 +200,9 @@ def test_lived_and_replayed_are_one_and_tasks_need_not_end_together():
     """Among many tasks at once, corrections come where they are due and leave the others as they are."""
     learner = whole()
     trial = Trial(TASKS.environment, trial_length=2 * EPISODE, terms=TERMS)
-    batch, _ = eqx.filter_jit(trial.collect)(learner, (), TASKS.sample(5, key=K), key=K)
+    batch, _ = eqx.filter_jit(trial.collect)(
+        learner, (), TASKS.batch(jax.random.split(K, 5)), keys=jax.random.split(K, 5)
+    )
     replay = jax.jit(
         jax.vmap(lambda lived: learner.replay(learner.init(key=lived.key), lived.transition, key=lived.keys))
     )
@@ -221,7 +223,9 @@ def test_lived_and_replayed_are_one_and_tasks_need_not_end_together():
 def test_ppo_reaches_every_leaf_through_generation_and_corrections():
     learner = whole(update=SGD(Positive(0.02)))
     trial = Trial(TASKS.environment, trial_length=2 * EPISODE, terms=TERMS)
-    batch, _ = eqx.filter_jit(trial.collect)(learner, (), TASKS.sample(4, key=K), key=K)
+    batch, _ = eqx.filter_jit(trial.collect)(
+        learner, (), TASKS.batch(jax.random.split(K, 4)), keys=jax.random.split(K, 4)
+    )
     learned, rest = partition(learner)
     gradient = jax.jit(jax.grad(lambda learned: trial.loss(combine(learned, rest), batch)[0].mean()))(learned)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
@@ -262,7 +266,7 @@ def test_goals_of_the_shifted_test_lie_outside_of_the_training_range():
     # Uniform: of the ring's area of 3, each corner square has a quarter and what lies above the range has a half.
     np.testing.assert_allclose((jnp.abs(goals) > 0.5).all(-1).mean(), 1 / 3, atol=0.02)
     np.testing.assert_allclose((far < 0.75).mean(), (1.5**2 - 1) / 3, atol=0.02)
-    for inside in (splits.train.sample(100, key=K), splits.validation.tasks(100)):
+    for inside in (splits.train.batch(jax.random.split(K, 100)), splits.validation.tasks(100)):
         assert jnp.abs(inside).max() <= 0.5
     np.testing.assert_array_equal(Navigation().split().test.tasks(9), Navigation(unit=0.1).split().test.tasks(9))
 
@@ -300,7 +304,7 @@ def test_the_recipe_of_mdps_says_what_it_shifts_and_what_a_task_is():
     inside, outside = (held_out.tasks(200).reward.std(0).mean() for held_out in (splits.validation, splits.test))
     assert outside > 1.3 * inside
     # Without a residual the rewards are a mixture of the kernels, and its weights are what there is to know.
-    weights = KernelsMPO().parameter(KernelMDPs(spread=0.0).sample(50, key=K))
+    weights = KernelsMPO().parameter(KernelMDPs(spread=0.0).batch(jax.random.split(K, 50)))
     assert weights.shape == (50, 2) and weights.min() > -1e-4 and weights.sum(1).max() < 1 + 1e-4
     assert weights.std(0).min() > 0.1
     assert len(KernelsMPO(test_episodes=-1, hidden=0).errors()) == 2

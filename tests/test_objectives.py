@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from per_task import per_task
 from quickstudy.config import Training
 from quickstudy.core import Incompatible, Objective
 from quickstudy.data.batches import Transition
@@ -117,7 +118,7 @@ def test_replay_reproduces_the_collected_log_probabilities(family):
     else:
         tasks, trial = navigation_trial(terms=PPO[:1])
         learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
-    batch, memory = trial.collect(learner, (), tasks.sample(4, key=K), key=K)
+    batch, memory = trial.collect(learner, (), tasks.batch(jax.random.split(K, 4)), keys=jax.random.split(K, 4))
     assert memory == ()
 
     def again(lived):
@@ -130,7 +131,7 @@ def test_replay_reproduces_the_collected_log_probabilities(family):
 def test_ppo_without_movement_is_reinforce():
     tasks, trial = bandit_trial()
     learner = recurrent()
-    batch, _ = trial.collect(learner, (), tasks.sample(8, key=K), key=K)
+    batch, _ = trial.collect(learner, (), tasks.batch(jax.random.split(K, 8)), keys=jax.random.split(K, 8))
     learned, rest = partition(learner)
 
     def gradient_of(term):
@@ -142,7 +143,7 @@ def test_ppo_without_movement_is_reinforce():
 
 def test_advantages_are_normalised_over_all_tasks():
     tasks, trial = bandit_trial()
-    batch, _ = trial.collect(recurrent(), (), tasks.sample(16, key=K), key=K)
+    batch, _ = trial.collect(recurrent(), (), tasks.batch(jax.random.split(K, 16)), keys=jax.random.split(K, 16))
     np.testing.assert_allclose(batch.advantage.mean(), 0, atol=1e-5)
     np.testing.assert_allclose(batch.advantage.std(), 1, atol=1e-3)
 
@@ -150,11 +151,11 @@ def test_advantages_are_normalised_over_all_tasks():
 def test_the_score_is_the_reward_after_the_burn_in_and_the_curve_is_all_of_it():
     tasks, trial = navigation_trial()
     learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
-    batch, _ = trial.collect(learner, (), tasks.sample(3, key=K), key=K)
+    batch, _ = trial.collect(learner, (), tasks.batch(jax.random.split(K, 3)), keys=jax.random.split(K, 3))
     reward = np.asarray(batch.transition.reward)  # [tasks, segments, steps, width]
     np.testing.assert_allclose(trial.score(batch), reward[:, 1].mean(-1).sum(-1), rtol=1e-5)
     np.testing.assert_allclose(trial.curve(batch), reward.mean(-1).sum(-1), rtol=1e-5)
-    assert trial.adaptations_per_point == 1
+    assert trial.curve_axis(learner, 2) == ("adaptations", (0, 1))
 
 
 def test_the_last_step_of_the_trial_is_marked_and_episodes_end_within_it():
@@ -162,7 +163,7 @@ def test_the_last_step_of_the_trial_is_marked_and_episodes_end_within_it():
     trial = Trial(tasks.environment, trial_length=8, terms=PPO)
     feedback = OutcomeFeedback(2)
     learner = Recurrent(GRU(3 + feedback.size, 4, key=K), ActorCritic(4, 2, key=K), feedback)
-    t = trial.collect(learner, (), tasks.sample(2, key=K), key=K)[0].transition
+    t = trial.collect(learner, (), tasks.batch(jax.random.split(K, 2)), keys=jax.random.split(K, 2))[0].transition
     assert t.last[:, -1].all() and t.last.sum() == 2
     assert (np.flatnonzero(t.truncated[0, :, 0]) == [3, 7]).all()
     # After the cut the agent is back in state 0, but what it saw before the reset is kept.
@@ -173,13 +174,18 @@ def test_one_lifetime_spans_three_meta_steps():
     """horizon 6, window 2: the learner's state and the clock go on, and the life replays as it was lived."""
     tasks, trial = bandit_trial(bptt_length=2)
     whole = bandit_trial()[1]
-    learner, sampled = recurrent(), tasks.sample(4, key=K)
-    memory = trial.init(learner, sampled, key=K)
+    learner, sampled = recurrent(), tasks.batch(jax.random.split(K, 4))
+    memory = trial.init(learner, sampled, keys=per_task(sampled, K))
     seen, times = [], []
     for i in range(4):
         times.append(np.asarray(memory.time).tolist())
-        other = tasks.sample(4, key=jax.random.key(100 + i))  # must not replace a task that is being lived
-        batch, memory = trial.collect(learner, memory, sampled if i == 0 else other, key=jax.random.key(i))
+        other = tasks.batch(jax.random.split(jax.random.key(100 + i), 4))  # must not replace a task that is being lived
+        batch, memory = trial.collect(
+            learner,
+            memory,
+            sampled if i == 0 else other,
+            keys=per_task(sampled if i == 0 else other, jax.random.key(i)),
+        )
         seen.append(batch)
 
         def again(lived):
@@ -200,7 +206,7 @@ def test_one_lifetime_spans_three_meta_steps():
         lambda b: (b.transition, b.log_prob), seen[0], (life, jnp.concatenate([b.log_prob for b in seen[:3]], 1))
     )
     np.testing.assert_allclose(jax.vmap(losses.log_probs)(said, lived), lived.log_prob, rtol=1e-4, atol=1e-5)
-    assert whole.init(learner, sampled, key=K) == ()
+    assert whole.init(learner, sampled, keys=per_task(sampled, K)) == ()
 
 
 def test_a_lifetime_over_three_meta_steps_trains_and_its_memory_is_kept():
@@ -214,10 +220,10 @@ def test_a_window_is_refused_where_the_start_is_learned():
     trial = lambda **more: Trial(
         tasks.environment, trial_length=20, bptt_length=10, segment_length=5, num_envs=4, baseline="linear", **more
     )
-    learner, sampled = Gradient(policy(), PolicyGradient(), SGD(0.1)), tasks.sample(2, key=K)
+    learner, sampled = Gradient(policy(), PolicyGradient(), SGD(0.1)), tasks.batch(jax.random.split(K, 2))
     with pytest.raises(Incompatible, match="biased"):
-        trial().init(learner, sampled, key=K)
-    assert trial(allow_cut_start=True).init(learner, sampled, key=K).time.shape == (2,)
+        trial().init(learner, sampled, keys=per_task(sampled, K))
+    assert trial(allow_cut_start=True).init(learner, sampled, keys=per_task(sampled, K)).time.shape == (2,)
 
 
 @pytest.mark.parametrize(
@@ -237,9 +243,9 @@ def test_horizons_that_do_not_fit_are_named(wrong):
 
 
 def test_reptile_points_from_the_start_to_where_adaptation_ends():
-    learner, tasks = gradient(SGD(0.02), steps=5), Sinusoids(5, 5).sample(3, key=K)
+    learner, tasks = gradient(SGD(0.02), steps=5), Sinusoids(5, 5).batch(jax.random.split(K, 3))
     objective = Reptile(FewShot())
-    batch, _ = objective.collect(learner, (), tasks, key=K)
+    batch, _ = objective.collect(learner, (), tasks, keys=per_task(tasks, K))
     learned, rest = partition(learner)
     ours = jax.grad(lambda w: objective.loss(combine(w, rest), batch)[0].mean())(learned)
     state = learner.init(key=K)
@@ -257,7 +263,9 @@ def test_reptile_in_a_trial_points_to_where_policy_gradients_lead():
     tasks, trial = navigation_trial(terms=(), baseline="none", normalise=False)
     objective = Reptile(trial)
     learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
-    batch, _ = jax.jit(lambda: objective.collect(learner, (), tasks.sample(3, key=K), key=K))()
+    batch, _ = jax.jit(
+        lambda: objective.collect(learner, (), tasks.batch(jax.random.split(K, 3)), keys=jax.random.split(K, 3))
+    )()
     learned, rest = partition(learner)
     ours = jax.jit(jax.grad(lambda w: objective.loss(combine(w, rest), batch)[0].mean()))(learned)
 
@@ -282,19 +290,19 @@ def test_reptile_refuses_a_part_of_a_life():
     tasks, trial = navigation_trial(terms=(), bptt_length=5, burn_in=0, allow_cut_start=True)
     learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
     with pytest.raises(Incompatible, match="bptt_length"):
-        Reptile(trial).init(learner, tasks.sample(2, key=K), key=K)
+        Reptile(trial).init(learner, tasks.batch(jax.random.split(K, 2)), keys=jax.random.split(K, 2))
 
 
 def test_reptile_refuses_a_state_that_is_not_of_the_parameters():
     with pytest.raises(Incompatible, match="Reptile"):
-        Reptile(FewShot()).init(recurrent(), Sinusoids().sample(2, key=K), key=K)
+        Reptile(FewShot()).init(recurrent(), Sinusoids().batch(jax.random.split(K, 2)), keys=jax.random.split(K, 2))
 
 
 def test_online_predicts_before_it_sees_the_label():
     learner = Recurrent(GRU(2, 8, key=K), Prediction(8, 1, key=K), LabelFeedback(None, 1))
-    stream = SinusoidStreams(6).sample(2, key=K)
+    stream = SinusoidStreams(6).batch(jax.random.split(K, 2))
     changed = eqx.tree_at(lambda s: s.y, stream, stream.y.at[:, 3].add(5.0))
-    errors = lambda s: Online().collect(learner, (), s, key=K)[0].quality
+    errors = lambda s: Online().collect(learner, (), s, keys=per_task(s, K))[0].quality
     prediction = lambda s: jax.vmap(
         lambda l: (
             learner.replay(
@@ -310,7 +318,7 @@ def test_online_predicts_before_it_sees_the_label():
 def test_online_refuses_a_learner_that_predicts_nothing():
     acts = Recurrent(GRU(2, 8, key=K), ActorCritic(8, 2, key=K), LabelFeedback(None, 1))
     with pytest.raises(Incompatible, match="Recurrent must return an Output with a prediction"):
-        Online().collect(acts, (), SinusoidStreams(6).sample(2, key=K), key=K)
+        Online().collect(acts, (), SinusoidStreams(6).batch(jax.random.split(K, 2)), keys=jax.random.split(K, 2))
 
 
 def test_online_trains_on_streams():
@@ -331,12 +339,14 @@ class HostObjective(Objective):
     on_device = False
     metric = "return"
     lower_is_better = False
-    adaptations_per_point = 1
 
-    def init(self, learner, tasks, *, key) -> Any:
+    def curve_axis(self, learner, points):
+        return self.judge.curve_axis(learner, points)
+
+    def init(self, learner, tasks, *, keys) -> Any:
         return {"steps": np.zeros((), np.int32)}  # a cursor on the host, checkpointed like any memory
 
-    def collect(self, learner, memory, tasks, *, key):
+    def collect(self, learner, memory, tasks, *, keys):
         self.calls.append(int(memory["steps"]))
         lives = []
         for i, probabilities in enumerate(np.asarray(tasks)):
@@ -355,7 +365,7 @@ class HostObjective(Objective):
                 state = learner.adapt(state, jax.tree.map(lambda x: x[None], item), key=K)
             lives.append(jax.tree.map(lambda *x: jnp.stack(x)[:, None], *items))
         transition, log_prob, value = jax.tree.map(lambda *x: jnp.stack(x), *lives)
-        template, _ = self.judge.collect(learner, (), tasks, key=key)
+        template, _ = self.judge.collect(learner, (), tasks, keys=keys)
         target = jnp.flip(jnp.cumsum(jnp.flip(transition.reward, 1), 1), 1)
         batch = eqx.tree_at(
             lambda b: (b.transition, b.log_prob, b.advantage, b.target),

@@ -21,7 +21,7 @@ STATES, ACTIONS, EPISODE = 3, 2, 3
 
 @pytest.fixture(scope="module")
 def mdp():
-    task = TabularMDPs(STATES, ACTIONS, EPISODE).sample(1, key=K[0])
+    task = TabularMDPs(STATES, ACTIONS, EPISODE).batch(jax.random.split(K[0], 1))
     return np.asarray(task.reward[0], np.float64), np.asarray(task.transition[0], np.float64)
 
 

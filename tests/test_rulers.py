@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from per_task import per_task
 from quickstudy.baselines import bandits
 from quickstudy.baselines.gittins import indices
 from quickstudy.baselines.sinusoid_posterior import SinusoidPosterior
@@ -76,12 +77,12 @@ def test_rulers_stand_where_the_table_says():
     sampled = tasks.split().test.tasks(20_000)
 
     def score(learner):
-        return float(trial.score(trial.collect(learner, (), sampled, key=K)[0]).mean())
+        return float(trial.score(trial.collect(learner, (), sampled, keys=per_task(sampled, K))[0]).mean())
 
     # Expectations by dynamic programming over the counts; the standard error of a score is 0.015.
     assert score(bandits.bayes_greedy(5)) == pytest.approx(6.657, abs=0.05)
     least, random = (
-        trial.score(trial.collect(bandits.bayes_greedy(5, ties=ties), (), sampled, key=K)[0])
+        trial.score(trial.collect(bandits.bayes_greedy(5, ties=ties), (), sampled, keys=per_task(sampled, K))[0])
         for ties in ("least pulled", "random")
     )
     assert float((least - random).mean()) == pytest.approx(6.657 - 6.626, abs=0.025)  # on the same tasks
@@ -92,7 +93,7 @@ def test_rulers_stand_where_the_table_says():
 
 def test_the_sinusoid_posterior_knows_the_function_after_five_points():
     learner = SinusoidPosterior()
-    e = jax.tree.map(lambda x: x[0], Sinusoids(5, 20).sample(1, key=K))
+    e = jax.tree.map(lambda x: x[0], Sinusoids(5, 20).batch(jax.random.split(K, 1)))
     predict = lambda state: jax.vmap(lambda x: learner.apply(state, x).prediction)(e.query.x)
     prior, posterior = learner.init(key=K), learner.adapt(learner.init(key=K), e.support, key=K)
     error = lambda state: float(((predict(state) - e.query.y) ** 2).mean())

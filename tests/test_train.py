@@ -85,8 +85,8 @@ def test_the_callers_learner_is_left_alone():
 class OneTask(TaskDistribution):
     """Always the same sinusoid."""
 
-    def sample(self, num, *, key):
-        return jax.tree.map(lambda x: jnp.repeat(x[:1], num, 0), Sinusoids().sample(1, key=jax.random.key(3)))
+    def sample(self, *, key):
+        return Sinusoids().sample(key=jax.random.key(3))
 
     def split(self):
         return split_by_stream(self)
@@ -121,10 +121,10 @@ class Poisoned(TaskDistribution):
 
     share: float = eqx.field(static=True)
 
-    def sample(self, num, *, key):
-        tasks = Sinusoids().sample(num, key=key)
+    def sample(self, *, key):
+        task = Sinusoids().sample(key=key)
         bad = jnp.where(jax.random.uniform(key) < self.share, jnp.nan, 0.0)
-        return eqx.tree_at(lambda t: t.support.y, tasks, tasks.support.y.at[0, 0].add(bad))
+        return eqx.tree_at(lambda t: t.support.y, task, task.support.y.at[0].add(bad))
 
     def split(self):
         return split_by_stream(self)
@@ -187,7 +187,7 @@ def test_save_load_adapt_on_ones_own_data(tmp_path):
     result = run(config=dataclasses.replace(CONFIG, meta_steps=2))
     result.save(tmp_path / "mine")
     learner = load(tmp_path / "mine", like=gradient()).learner
-    support = jax.tree.map(lambda x: x[0], Sinusoids().sample(1, key=K)).support
+    support = jax.tree.map(lambda x: x[0], Sinusoids().batch(jax.random.split(K, 1))).support
     state = learner.adapt(learner.init(key=K), support, key=K)
     ours = result.learner.adapt(result.learner.init(key=K), support, key=K)
     np.testing.assert_array_equal(

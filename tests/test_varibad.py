@@ -50,7 +50,7 @@ def gradients(learner, objective, batch):
 
 @eqx.filter_jit
 def collected(learner, objective, tasks, num):
-    return objective.collect(learner, (), tasks.sample(num, key=K[5]), key=K[6])[0]
+    return objective.collect(learner, (), tasks.batch(jax.random.split(K[5], num)), keys=jax.random.split(K[6], num))[0]
 
 
 def lived_by(learner) -> RolloutBatch:
@@ -204,7 +204,9 @@ def test_what_is_drawn_is_where_the_goal_is_believed_to_be():
     drawn = jax.jit(lambda: goals(sure, 9, key=K[7], draws=3))()
     np.testing.assert_allclose(drawn, 1 / (1 + np.exp(logits[:, 0] - logits[:, 1])), rtol=1e-5)
     trial = Trial(TASKS.environment, trial_length=TRIAL, terms=PPO)
-    task, lived = (jax.tree.map(lambda x: x[0], tree) for tree in (TASKS.sample(1, key=K[5]), lived_by(learner)))
+    task, lived = (
+        jax.tree.map(lambda x: x[0], tree) for tree in (TASKS.batch(jax.random.split(K[5], 1)), lived_by(learner))
+    )
     arrays = grid_beliefs(learner, EvaluationConfig(trial), task, lived)
     assert arrays["moments"].tolist() == [0, 4] and arrays["believed"].shape == (2, 9)
     stacked = {name: np.stack([array] * 5) for name, array in arrays.items()}

@@ -6,6 +6,7 @@ With a learned update it is a learned optimiser (Andrychowicz et al. 2016): the 
 serves from any start. With Adam it is the baseline for that, learning from scratch.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -34,6 +35,13 @@ class FromScratch(Learner):
 
     def __check_init__(self):
         must_reach(self.inner_loss, self.adjoint)
+
+    @property
+    def inner_steps(self) -> int:
+        return self.steps
+
+    def with_inner_steps(self, steps: int) -> "FromScratch":
+        return dataclasses.replace(self, steps=steps)
 
     def init(self, *, key: Key[Array, ""]) -> GradientState:
         model = self.draw(key)

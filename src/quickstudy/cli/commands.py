@@ -8,6 +8,8 @@ import json
 import os
 import shlex
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +120,10 @@ def test(
     )
     count = changes.get("num_tasks", loaded.evaluation.num_tasks)
     _hello(output, f"testing on {count:,} held-out tasks …")
-    with events.waiting(lambda event: _hello(output, event["text"]), "testing"):
-        result = loaded.evaluate(**changes)
+    result = loaded.evaluate(listener=_told_while_testing(output), **changes)
     summary = {"step": loaded.step, **result.summary(), **({"other": other} if other else {})}
     arrays = {"values": result.values, "curves": result.curves}
-    arrays |= {f"trace/{key}": value for key, value in result.traces.items()}
+    arrays |= {f"drawing/{key}": value for key, value in result.drawings.items()}
     called = "-".join(["evaluation", *(f"{key}={value}" for key, value in aside.items())])
     run.write_evaluation(summary, arrays, called)
     page = folder / f"{called}.json" if aside else report([folder])
@@ -148,6 +149,17 @@ def test(
     words += ["--tasks", str(tasks)] if tasks is not None else []
     words += ["--other", *(f"{key}={value}" for key, value in other.items())] if other else []
     print(f"{'outcome' if aside else 'report'}: {page}\ntest again: {shlex.join(words)}")
+
+
+def _told_while_testing(output: Output) -> events.Listener:
+    """Says which learner is tested, where the ones before it took a while."""
+    began = time.monotonic()
+
+    def tell(event: Mapping[str, Any]) -> None:
+        if event["number"] > 1 and time.monotonic() - began > 5:
+            _hello(output, f"testing {event['name']} ({event['number']} of {event['of']}) …")
+
+    return tell
 
 
 def _hello(output: Output, line: str) -> None:
@@ -203,7 +215,7 @@ def resume(folder: Path, output: Output, *, step: int | None, changes: Changes, 
     recipe = dataclasses.replace(recipe, **changes.given())
     recipe.check()
     if changes.devices is not None:
-        devices = choose(changes.devices, recipe.meta_batch, experiment.meta_optimizer.minibatches)
+        devices = choose(changes.devices, experiment.meta_optimizer.groups(recipe.meta_batch))
         recipe = dataclasses.replace(recipe, devices=devices)
     saved = run.manifest(at).get("config") if at else None
     now = json.loads(json.dumps(dataclasses.asdict(recipe)))

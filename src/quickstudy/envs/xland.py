@@ -99,10 +99,9 @@ class XLandTasks(EnvironmentTasks):
         first = np.sort(np.unique(told, axis=0, return_index=True)[1])
         return XLandTasks(jax.tree.map(lambda x: x[first], drawn), room)
 
-    @property
-    def parts(self) -> bytes:
-        """Which rulesets there are, and so which are held out: another number of them is another split."""
-        return np.asarray(self.rulesets.goal).tobytes() + np.asarray(self.rulesets.rules).tobytes()
+    def split_fields(self) -> tuple[str, ...]:
+        """Another number of rulesets is another split of them."""
+        return ("rulesets",)
 
     @property
     def environment(self) -> XLandEnvironment:
@@ -114,8 +113,8 @@ class XLandTasks(EnvironmentTasks):
         view = int(np.prod(environment.observation_shape(settings)))
         return Spec(observation=view + 1, actions=environment.num_actions(settings))
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> PyTree:
-        which = jax.random.randint(key, (num,), 0, len(self.rulesets.goal))
+    def sample(self, *, key: Key[Array, ""]) -> PyTree:
+        which = jax.random.randint(key, (), 0, len(self.rulesets.goal))
         return jax.tree.map(lambda x: x[which], self.rulesets)
 
     def split(self) -> Splits:

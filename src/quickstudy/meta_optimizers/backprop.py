@@ -10,10 +10,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, Int, Key, PyTree
 
 from quickstudy.core import Batch, Incompatible, Learner, Memory, MetaOptimizer, Metrics, Objective
-from quickstudy.parallel.reduce import mean_over_devices
+from quickstudy.parallel.keys import task_keys
+from quickstudy.parallel.reduce import DEVICES, mean_over_devices, num_devices
 from quickstudy.parameters import combine, partition
 
 PATIENCE = 32  # halvings in a meta-step, in search of the tasks whose gradient is not finite
@@ -101,14 +102,40 @@ def _finite(tree: PyTree) -> Array:
 
 
 class Backprop(MetaOptimizer):
-    """`optimizer` moves the meta-parameters; at most `chunk` tasks at a time are differentiated (None: all)."""
+    """`optimizer` moves the meta-parameters.
+
+    epochs: passes over the tasks of a meta-step
+    minibatches: equal parts of the tasks, each with a gradient step of its own in every pass
+    chunk: tasks that are differentiated at a time, at most; None: all
+    task_groups: with minibatches, each of them takes equal parts of so many groups of consecutive tasks, so that what
+        is drawn into a minibatch does not depend on how many devices share the groups; None: as many of 8, 4, 2 or 1 as
+        the tasks allow
+    """
 
     optimizer: optax.GradientTransformation = eqx.field(static=True)
     epochs: int = eqx.field(static=True, default=1)
     minibatches: int = eqx.field(static=True, default=1)
     chunk: int | None = eqx.field(static=True, default=None)
+    task_groups: int | None = eqx.field(static=True, default=None)
 
     population = None
+
+    def __check_init__(self):
+        if min(self.epochs, self.minibatches, self.chunk or 1, self.task_groups or 1) < 1:
+            raise ValueError(
+                f"epochs={self.epochs}, minibatches={self.minibatches}, chunk={self.chunk} and "
+                f"task_groups={self.task_groups} must be at least 1"
+            )
+
+    def groups(self, num_tasks: int) -> int:
+        if self.minibatches == 1:
+            return num_tasks
+        if num_tasks % (self.minibatches * (self.task_groups or 1)):
+            raise ValueError(
+                f"{self.minibatches} minibatches of {self.task_groups or 1} groups must divide the {num_tasks} tasks "
+                "of a meta-step"
+            )
+        return self.task_groups or next(g for g in (8, 4, 2, 1) if num_tasks % (self.minibatches * g) == 0)
 
     def init(self, learner: Learner) -> Memory:
         if not learner.differentiable:
@@ -129,8 +156,6 @@ class Backprop(MetaOptimizer):
     ) -> tuple[Learner, Memory, Metrics]:
         learned, rest = partition(learner)
         num = jax.tree.leaves(batch)[0].shape[0]
-        if num % self.minibatches:
-            raise ValueError(f"{self.minibatches} minibatches must divide the {num} tasks of a device")
 
         def improve(carry, indices):
             learned, memory = carry
@@ -143,13 +168,22 @@ class Backprop(MetaOptimizer):
             norm = optax.tree.norm(gradient)
             return (optax.apply_updates(learned, moves), memory), (metrics, norm)
 
-        shuffled = [jax.random.permutation(k, num) for k in jax.random.split(key, self.epochs)]
-        if self.minibatches == 1:
-            shuffled = [jnp.arange(num)] * self.epochs
-        order = jnp.stack(shuffled).reshape(self.epochs * self.minibatches, -1)
+        order = jnp.stack([self._order(num, k) for k in jax.random.split(key, self.epochs)])
+        order = order.reshape(self.epochs * self.minibatches, -1)
         (learned, memory), (metrics, norms) = jax.lax.scan(improve, (learned, memory), order)
         # What the tasks were worth before this update: the first epoch's, put back in the tasks' order.
         first = jnp.argsort(order[: self.minibatches].reshape(-1))
         told = jax.tree.map(lambda m: m[: self.minibatches].reshape(num, *m.shape[2:])[first], metrics)
         ever = jnp.zeros(num, bool).at[order.reshape(-1)].max(metrics["diverged"].reshape(-1))
         return combine(learned, rest), memory, {**told, "diverged": ever, "gradient_norm": norms[0]}
+
+    def _order(self, num: int, key: Key[Array, ""]) -> Int[Array, "minibatches size"]:
+        """Which of the tasks on this device each minibatch takes: an equal part of every group, in random order."""
+        if self.minibatches == 1:
+            return jnp.arange(num)[None]
+        groups = self.groups(num * num_devices()) // num_devices()
+        first = jax.lax.axis_index(DEVICES) * groups if num_devices() > 1 else 0
+        keys = task_keys(key, first + jnp.arange(groups))
+        size = num // groups
+        within = jax.vmap(lambda k: jax.random.permutation(k, size))(keys) + size * jnp.arange(groups)[:, None]
+        return jnp.moveaxis(within.reshape(groups, self.minibatches, -1), 1, 0).reshape(self.minibatches, -1)

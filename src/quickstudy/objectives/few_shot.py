@@ -70,8 +70,10 @@ class FewShot(SegmentObjective):
     metric: str = eqx.field(static=True, default="query MSE")
     lower_is_better: bool = eqx.field(static=True, default=True)
 
-    first_point = adaptations_per_point = 1
     from_start = True
+
+    def curve_axis(self, learner: Learner, points: int) -> tuple[str, tuple[int, ...]]:
+        return ("adaptations", (1,)) if learner.inner_steps is None else ("gradient steps", (learner.inner_steps,))
 
     def init(self, learner: Learner, tasks: Tasks, *, keys: Key[Array, "tasks"]) -> Memory:
         del learner, keys

@@ -41,12 +41,11 @@ class Online(Objective):
     burn_in: int = eqx.field(static=True, default=0)
     instances: int | None = eqx.field(static=True, default=None)
 
-    adaptations_per_point = 1
-
-    @property
-    def first_point(self) -> int:
-        """0 adaptations before the first moment; by instances the points are named 1st, 2nd, ..."""
-        return 0 if self.instances is None else 1
+    def curve_axis(self, learner: Learner, points: int) -> tuple[str, tuple[int, ...]]:
+        """The first prediction comes before any example; by instances the points are the 1st, 2nd, ... appearance."""
+        if self.instances is None:
+            return "examples", tuple(range(points))
+        return "appearances", tuple(range(1, points + 1))
 
     def init(self, learner: Learner, tasks: Tasks, *, keys: Key[Array, "tasks"]) -> Memory:
         if not isinstance(tasks, Labelled):

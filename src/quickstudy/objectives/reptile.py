@@ -23,13 +23,8 @@ class Reptile(Objective):
 
     judge: SegmentObjective
 
-    @property
-    def first_point(self) -> int:  # type: ignore[override]
-        return self.judge.first_point
-
-    @property
-    def adaptations_per_point(self) -> int:
-        return self.judge.adaptations_per_point
+    def curve_axis(self, learner: Learner, points: int) -> tuple[str, tuple[int, ...]]:
+        return self.judge.curve_axis(learner, points)
 
     @property
     def metric(self) -> str:

@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from quickstudy.collectors.collector import Collector, Schedule, TaskKeys
 from quickstudy.collectors.device import DeviceCollector
-from quickstudy.core import Incompatible, Learner, Metrics, Tasks
+from quickstudy.core import Incompatible, Learner, Metrics, ObjectiveMemory, Tasks
 from quickstudy.data.batches import Rollout, RolloutBatch, Segments
 from quickstudy.objectives.episodes import mean_return
 from quickstudy.objectives.segments import SegmentObjective
@@ -34,17 +34,6 @@ from quickstudy.rl.advantages import Ends, gae, gae_of_fit, linear_baseline, nex
 from quickstudy.rl.losses import LossTerm
 from quickstudy.rl.standardise import standardise_over_tasks
 from quickstudy.rl.value_statistics import ValueStatistics
-
-
-class TrialMemory(eqx.Module):
-    """What outlives a meta-step.
-
-    shared: `ValueStatistics`, the same for all tasks; () where values are not normalised
-    per_task: a `TrialState` a task, [tasks]; () where every meta-step rolls out whole trials
-    """
-
-    shared: PyTree
-    per_task: PyTree
 
 
 class Trial(SegmentObjective):
@@ -90,9 +79,10 @@ class Trial(SegmentObjective):
     def metric(self) -> str:
         return "return per episode" if self.per_episode else "return"
 
-    @property
-    def adaptations_per_point(self) -> int:
-        return self._interval // self.segment_length
+    def curve_axis(self, learner: Learner, points: int) -> tuple[str, tuple[int, ...]]:
+        unit = "environment steps" if self.segment_length == 1 else "adaptations"
+        each = self._interval // self.segment_length
+        return unit, tuple(i * each for i in range(points))
 
     @property
     def for_evaluation(self) -> "Trial":
@@ -137,12 +127,12 @@ class Trial(SegmentObjective):
             end_values=critic and window < self.trial_length,
         )
 
-    def init(self, learner: Learner, tasks: Tasks, *, keys: Key[Array, "tasks"]) -> TrialMemory:
+    def init(self, learner: Learner, tasks: Tasks, *, keys: Key[Array, "tasks"]) -> ObjectiveMemory:
         trains_values = any(term is losses.value for _, term in self.terms) and not learner.value_in_reward_units
         normalises = self.normalise_values and self.baseline == "value" and trains_values
         shared = ValueStatistics.blank() if normalises else ()
         if self.schedule.whole:
-            return TrialMemory(shared, ())
+            return ObjectiveMemory(shared, ())
         if learner.differentiable and not self.allow_cut_start and starts_from_leaves(learner):
             raise Incompatible(
                 f"{type(learner).__name__} starts each task from its meta-parameters, which lie before every part of a "
@@ -152,11 +142,11 @@ class Trial(SegmentObjective):
         collector = self.collector(self.environment, self.schedule)
         blank = jax.eval_shape(lambda: collector.begin(learner, tasks, TaskKeys.of(keys)))
         # A trial at time 0 begins anew when it is rolled out: to compile a reset for it twice would take seconds.
-        return TrialMemory(shared, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), blank))
+        return ObjectiveMemory(shared, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), blank))
 
     def collect(
-        self, learner: Learner, memory: TrialMemory, tasks: Tasks, *, keys: Key[Array, "tasks"]
-    ) -> tuple[RolloutBatch, TrialMemory]:
+        self, learner: Learner, memory: ObjectiveMemory, tasks: Tasks, *, keys: Key[Array, "tasks"]
+    ) -> tuple[RolloutBatch, ObjectiveMemory]:
         collector, streams = self.collector(self.environment, self.schedule), TaskKeys.of(keys)
         trials = collector.begin(learner, tasks, streams)
         if not self.schedule.whole:  # trials go on where they are not over
@@ -164,7 +154,7 @@ class Trial(SegmentObjective):
             trials = jax.vmap(choose)(trials, memory.per_task)
         rollout, trials = collector.collect(learner, trials, streams)
         batch, shared = self._batch(rollout, memory.shared, streams.loss)
-        return batch, TrialMemory(shared, () if self.schedule.whole else trials)
+        return batch, ObjectiveMemory(shared, () if self.schedule.whole else trials)
 
     def loss(self, learner: Learner, batch: RolloutBatch) -> tuple[Float[Array, "tasks"], Metrics]:
         if not self.terms:

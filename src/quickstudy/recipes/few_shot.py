@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import optax
 
     from quickstudy.core import Learner, TaskDistribution
-    from quickstudy.evaluate.config import Trace
+    from quickstudy.evaluate.config import Drawing
     from quickstudy.learners.gradient.maml import Gradient
     from quickstudy.recipes.experiment import Experiment
 
@@ -60,7 +60,7 @@ class FewShotRecipe(Recipe):
     def note(self) -> str:
         return ""
 
-    def draw(self) -> "Trace | None":
+    def draw(self) -> "Drawing | None":
         """What draws a task in the report."""
         return None
 

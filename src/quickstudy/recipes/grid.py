@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from quickstudy.recipes.rl2 import DUAN, RL2
 
 if TYPE_CHECKING:
-    from quickstudy.evaluate.config import Trace
+    from quickstudy.evaluate.config import Drawing
     from quickstudy.recipes.experiment import Experiment
 
 ZINTGRAF = "Zintgraf et al. 2020, VariBAD: A Very Good Method for Bayes-Adaptive Deep RL via Meta-Learning, ICLR"
@@ -40,7 +40,7 @@ class GridRL2(RL2):
     def length(self) -> int:
         return self.episodes
 
-    def drawing(self) -> "Trace":
+    def drawing(self) -> "Drawing":
         from quickstudy.report.traces import grid
 
         return grid

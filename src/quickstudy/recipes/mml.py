@@ -243,7 +243,7 @@ class MazeMML(MMLRecipe):
         tasks = Mazes(self.size, wind=self.wind, layout=self.layout, episode=20)
         size = self.size**2, 4
         over = lambda drawn: jax.tree.map(lambda x: x.mean(0), jax.vmap(tables)(drawn))
-        average = jax.jit(lambda: over(tasks.sample(AVERAGED, key=jax.random.key(0))))()
+        average = jax.jit(lambda: over(tasks.batch(jax.random.split(jax.random.key(0), AVERAGED))))()
         return self.compose(
             tasks,
             tables,

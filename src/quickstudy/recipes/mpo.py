@@ -36,7 +36,7 @@ from quickstudy.recipes.rl2 import RL2
 if TYPE_CHECKING:
     from quickstudy.core import Learner
     from quickstudy.envs.spec import Spec
-    from quickstudy.evaluate.config import Trace
+    from quickstudy.evaluate.config import Drawing
     from quickstudy.learners.generated.mpo import MPO
     from quickstudy.learners.gradient.inner_losses import OfPolicy
     from quickstudy.recipes.experiment import Experiment
@@ -182,7 +182,7 @@ class MPOMethod(RL2):
         rate, kl_weight = Positive(rate) if learned else rate, positive(kl_weight) if kl_weight else None
         return self.corrected(spec, self.seed, inner_loss, rate, kl_weight)
 
-    def draw_many(self) -> "Trace | None":
+    def draw_many(self) -> "Drawing | None":
         from quickstudy.report.traces import generated_policies
 
         return generated_policies(self.parameter) if self.generates != "nothing" else None

@@ -15,7 +15,7 @@ from quickstudy.recipes.sinusoid import FINN
 
 if TYPE_CHECKING:
     from quickstudy.core import Learner, TaskDistribution
-    from quickstudy.evaluate.config import Trace
+    from quickstudy.evaluate.config import Drawing
     from quickstudy.nn.images import Conv4
 
 LAKE = "Lake, Salakhutdinov, Tenenbaum 2015, Human-level concept learning through probabilistic program induction"
@@ -73,7 +73,7 @@ class Omniglot(FewShotRecipe):
     def note(self) -> str:
         return "transductive: a query is told of the other queries" if self.normalise == "transductive" else ""
 
-    def draw(self) -> "Trace":
+    def draw(self) -> "Drawing":
         from quickstudy.report.traces import images
 
         return images

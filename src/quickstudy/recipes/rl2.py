@@ -13,7 +13,7 @@ from quickstudy.recipes.base import Recipe
 if TYPE_CHECKING:
     from quickstudy.core import Learner
     from quickstudy.envs.spec import EnvironmentTasks, Spec
-    from quickstudy.evaluate.config import Trace
+    from quickstudy.evaluate.config import Drawing
     from quickstudy.learners.memory.recurrent import Heads
     from quickstudy.nn.cells import Cell
     from quickstudy.recipes.experiment import Experiment
@@ -114,7 +114,7 @@ class RL2(Recipe):
         """What makes the learner that is tested of the one that is trained."""
         return None
 
-    def draw_many(self) -> "Trace | None":
+    def draw_many(self) -> "Drawing | None":
         """What many tasks together show, for the report."""
         return None
 

@@ -14,7 +14,7 @@ from quickstudy.recipes.rl2 import RL2
 if TYPE_CHECKING:
     from quickstudy.core import Learner
     from quickstudy.envs.spec import Spec
-    from quickstudy.evaluate.config import Trace
+    from quickstudy.evaluate.config import Drawing
     from quickstudy.rl.losses import LossTerm
 
 
@@ -87,7 +87,7 @@ class GridVariBAD(GridRL2, VariBADRecipe):
         environment = GoalGrids().environment
         return environment.step_reward, environment.goal_reward
 
-    def drawing(self) -> "Trace":
+    def drawing(self) -> "Drawing":
         from quickstudy.report.traces import grid_beliefs
 
         return grid_beliefs

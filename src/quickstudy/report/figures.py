@@ -12,7 +12,7 @@ from quickstudy.report.style import INK, OURS, RULERS, STYLE, of_baseline, subpl
 
 
 def adaptation_curve(runs: Sequence[Mapping[str, Any]]) -> Figure:
-    """Performance after each adaptation: ours with 95 % bands, baselines dashed, the optimum dotted.
+    """Performance after each adaptation: ours with 95 % bands, baselines dashed, the oracle dotted.
 
     A run is {label, metric, curve, baselines}; each metric has a panel; equal baselines are drawn once.
     """
@@ -47,7 +47,7 @@ def _adaptation(ax: Axes, metric: str, runs: Sequence[tuple[str, Mapping[str, An
                     label=label,
                     **look,
                 )
-            elif len(run["curve"]) < 7 and name == "optimum" and run["per_episode"]:
+            elif len(run["curve"]) < 7 and name == "oracle" and run["per_episode"]:
                 ax.axhline(baseline["score"], color=INK, ls=":", lw=1.4, label=label)
     units = dict.fromkeys(run["unit"] for _, run in runs)
     ax.set_xlabel(f"adaptations to the new task ({' or '.join(units)})")

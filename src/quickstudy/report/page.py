@@ -156,7 +156,7 @@ def _pooled(group: list[Run], name: str) -> tuple[np.ndarray, int]:
 
 
 def _traces(run: Run) -> dict[str, np.ndarray]:
-    return {name.removeprefix("trace/"): a for name, a in run.arrays.items() if name.startswith("trace/")}
+    return {name.removeprefix("drawing/"): a for name, a in run.arrays.items() if name.startswith("drawing/")}
 
 
 def _behaviour(run: Run) -> dict[str, Any]:

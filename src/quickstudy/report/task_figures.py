@@ -225,6 +225,6 @@ SURVEYS: dict[str, Callable[[Mapping[str, NDArray]], Figure]] = {"generated": _g
 
 def survey(traces: Mapping[str, NDArray]) -> Figure | None:
     """Many held-out tasks together; None where nothing is known to draw."""
-    arrays = {name.removeprefix("survey/"): a for name, a in traces.items() if name.startswith("survey/")}
+    arrays = {name.removeprefix("many/"): a for name, a in traces.items() if name.startswith("many/")}
     kind = next((name for name in SURVEYS if name in arrays), None)
     return None if kind is None else SURVEYS[kind](arrays)

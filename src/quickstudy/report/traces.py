@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from quickstudy.core import Learner
 from quickstudy.data.batches import FewShotTask, RolloutBatch, Transition
 from quickstudy.data.distributions import Categorical, Gaussian
-from quickstudy.evaluate.config import EvaluationConfig, Trace
-from quickstudy.evaluate.run import with_steps
+from quickstudy.evaluate.config import Drawing, EvaluationConfig
 from quickstudy.learners.generated.mktn import MKTN
 from quickstudy.learners.inference.meta_models import seen_in
 from quickstudy.learners.inference.mml import MML
@@ -133,7 +132,7 @@ def goals(
     return jax.vmap(lambda step: jax.vmap(lambda key: probable(key, step))(keys).mean())(steps)
 
 
-def models(tables: Callable[[PyTree], tuple], episodes: tuple[int, ...] = (0, 1, 5), shown: int = 150) -> Trace:
+def models(tables: Callable[[PyTree], tuple], episodes: tuple[int, ...] = (0, 1, 5), shown: int = 150) -> Drawing:
     """Of an MML agent in a task of which `tables` gives the mean rewards and the transitions: real [shown],
     predicted and deviation [episodes, shown], and episodes [episodes]. Shown are the transitions that are the most
     probable, in the task or to begin with."""
@@ -182,7 +181,7 @@ def sinusoid(learner: Learner, evaluation: EvaluationConfig, task: PyTree, lived
     grid = jnp.linspace(*RANGE, 200)[:, None]
     fits = []
     for steps in evaluation.steps or ():
-        rebuilt = with_steps(learner, steps)
+        rebuilt = learner.with_inner_steps(steps)
         state = _adapted(rebuilt, lived.episode, lived.key)
         fits.append(jax.vmap(lambda x: rebuilt.apply(state, x).prediction[0])(grid))  # noqa: B023
     return {
@@ -202,7 +201,7 @@ SHOWN = 4  # queries of each class
 def images(learner: Learner, evaluation: EvaluationConfig, task: FewShotTask, lived: Judged) -> dict[str, NDArray]:
     """support [ways, height, width], the first example of each class; query [ways, SHOWN, height, width]; and said
     [ways, SHOWN], the class each of them was taken for."""
-    state = _adapted(with_steps(learner, max(evaluation.steps)) if evaluation.steps else learner, task, lived.key)
+    state = _adapted(learner.with_inner_steps(max(evaluation.steps)) if evaluation.steps else learner, task, lived.key)
     said = over_axes(lambda x: learner.apply(state, x).prediction.argmax())(task.query.x)
     ways = int(task.support.y.max()) + 1
     by_class = lambda x: np.asarray(x).reshape(ways, -1, *x.shape[1:])

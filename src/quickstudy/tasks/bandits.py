@@ -46,8 +46,8 @@ class Bandits(EnvironmentTasks):
     def spec(self) -> Spec:
         return Spec(observation=0, actions=self.arms)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> Float[Array, "num arms"]:
-        return jax.vmap(lambda k: jax.random.uniform(k, (self.arms,)))(jax.random.split(key, num))
+    def sample(self, *, key: Key[Array, ""]) -> Float[Array, "arms"]:
+        return jax.random.uniform(key, (self.arms,))
 
     def split(self) -> Splits:
         return split_by_stream(self)

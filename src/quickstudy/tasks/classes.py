@@ -96,10 +96,10 @@ class Classes(TaskDistribution):
     decode: Callable = eqx.field(static=True, default=lambda item: item)
     note: str = eqx.field(static=True, default="")
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> FewShotTask | Labelled:
-        return jax.vmap(self._stream if self.stream else self._episode)(jax.random.split(key, num))
+    def sample(self, *, key: Key[Array, ""]) -> FewShotTask | Labelled:
+        return self._stream(key) if self.stream else self._few_shot(key)
 
-    def _episode(self, key: Key[Array, ""]) -> FewShotTask:
+    def _few_shot(self, key: Key[Array, ""]) -> FewShotTask:
         x = self.draw(self.shots + self.queries, key=key)
         part = lambda cut: _labelled(x[:, cut])
         return FewShotTask(part(slice(None, self.shots)), part(slice(self.shots, None)))
@@ -127,6 +127,9 @@ class Classes(TaskDistribution):
             return items
 
         return jax.vmap(of_class)(chosen, jax.random.split(among, self.ways))
+
+    def split_fields(self) -> tuple[str, ...]:
+        return ("pool", "parts")
 
     def split(self) -> Splits:
         def of(part: int, **changes: Any) -> "Classes":

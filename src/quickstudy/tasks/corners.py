@@ -38,9 +38,8 @@ class Corners(EnvironmentTasks):
     def spec(self) -> Spec:
         return Spec(observation=2, actions=None, dims=2)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> Float[Array, "num 2"]:
-        which = jax.vmap(lambda k: jax.random.randint(k, (), 0, len(CORNERS)))(jax.random.split(key, num))
-        return jnp.array(CORNERS)[which]
+    def sample(self, *, key: Key[Array, ""]) -> Float[Array, "2"]:
+        return jnp.array(CORNERS)[jax.random.randint(key, (), 0, len(CORNERS))]
 
     def split(self) -> Splits:
         return split_by_stream(self, "training meets every corner too: which one it is has to be found out")

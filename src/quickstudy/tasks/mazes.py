@@ -107,10 +107,9 @@ class GoalGrids(EnvironmentTasks):
         cells = [r * self.size + c for r in range(self.size) for c in range(self.size) if max(r, c) > 1]
         return jnp.array(cells)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> Maze:
+    def sample(self, *, key: Key[Array, ""]) -> Maze:
         open_ = jnp.zeros((self.size, self.size), bool)
-        one = lambda key: Maze(open_, jnp.zeros((), int), jax.random.choice(key, self.goals), jnp.zeros(4))
-        return jax.vmap(one)(jax.random.split(key, num))
+        return Maze(open_, jnp.zeros((), int), jax.random.choice(key, self.goals), jnp.zeros(4))
 
     def split(self) -> Splits:
         return split_by_stream(self, "training meets every goal too: which one it is has to be found out")
@@ -143,10 +142,7 @@ class Mazes(EnvironmentTasks):
     def spec(self) -> Spec:
         return Spec(observation=self.size**2, actions=4)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> Maze:
-        return jax.vmap(self._one)(jax.random.split(key, num))
-
-    def _one(self, key: Key[Array, ""]) -> Maze:
+    def sample(self, *, key: Key[Array, ""]) -> Maze:
         build, aim, blow, which = jax.random.split(key, 4)
         wall = self._walls(build if self.layout is None else jax.random.key(self.layout))
         start = jnp.zeros((), int)

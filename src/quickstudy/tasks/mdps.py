@@ -79,16 +79,13 @@ class TabularMDPs(MDPs):
 
     mean: float = eqx.field(static=True, default=1.0)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> MDP:
-        def one(key: Key[Array, ""]) -> MDP:
-            r, t = jax.random.split(key)
-            shape = (self.states, self.actions)
-            reward = self.mean + jax.random.normal(r, shape)
-            # Dirichlet(1, …, 1): normalised exponentials
-            weights = jax.random.exponential(t, (*shape, self.states))
-            return MDP(reward, weights / weights.sum(-1, keepdims=True))
-
-        return jax.vmap(one)(jax.random.split(key, num))
+    def sample(self, *, key: Key[Array, ""]) -> MDP:
+        r, t = jax.random.split(key)
+        shape = (self.states, self.actions)
+        reward = self.mean + jax.random.normal(r, shape)
+        # Dirichlet(1, …, 1): normalised exponentials
+        weights = jax.random.exponential(t, (*shape, self.states))
+        return MDP(reward, weights / weights.sum(-1, keepdims=True))
 
 
 class KernelMDPs(MDPs):
@@ -120,16 +117,11 @@ class KernelMDPs(MDPs):
         shape = (self.kernels, self.states, self.actions)
         return 1.0 + jax.random.normal(r, shape), jax.random.dirichlet(t, jnp.full(self.states, 0.3), shape)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> MDP:
-        shared = self.shared()
-
-        def one(key: Key[Array, ""]) -> MDP:
-            mix, r, t = jax.random.split(key, 3)
-            weights = jax.random.dirichlet(mix, jnp.full(self.kernels, self.mixing))
-            reward, transition = (jnp.tensordot(weights, table, 1) for table in shared)
-            return MDP(
-                reward + self.spread * jax.random.normal(r, reward.shape),
-                jax.random.dirichlet(t, self.closeness * transition),
-            )
-
-        return jax.vmap(one)(jax.random.split(key, num))
+    def sample(self, *, key: Key[Array, ""]) -> MDP:
+        mix, r, t = jax.random.split(key, 3)
+        weights = jax.random.dirichlet(mix, jnp.full(self.kernels, self.mixing))
+        reward, transition = (jnp.tensordot(weights, table, 1) for table in self.shared())
+        return MDP(
+            reward + self.spread * jax.random.normal(r, reward.shape),
+            jax.random.dirichlet(t, self.closeness * transition),
+        )

@@ -20,16 +20,13 @@ class Sinusoids(TaskDistribution):
     shots: int = eqx.field(static=True, default=5)
     queries: int = eqx.field(static=True, default=5)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> FewShotTask:
-        def one(key: Key[Array, ""]) -> FewShotTask:
-            a, p, x = jax.random.split(key, 3)
-            amplitude = jax.random.uniform(a, minval=AMPLITUDE[0], maxval=AMPLITUDE[1])
-            phase = jax.random.uniform(p, minval=PHASE[0], maxval=PHASE[1])
-            x = jax.random.uniform(x, (self.shots + self.queries, 1), minval=RANGE[0], maxval=RANGE[1])
-            y = amplitude * jnp.sin(x - phase)
-            return FewShotTask(Labelled(x[: self.shots], y[: self.shots]), Labelled(x[self.shots :], y[self.shots :]))
-
-        return jax.vmap(one)(jax.random.split(key, num))
+    def sample(self, *, key: Key[Array, ""]) -> FewShotTask:
+        a, p, x = jax.random.split(key, 3)
+        amplitude = jax.random.uniform(a, minval=AMPLITUDE[0], maxval=AMPLITUDE[1])
+        phase = jax.random.uniform(p, minval=PHASE[0], maxval=PHASE[1])
+        x = jax.random.uniform(x, (self.shots + self.queries, 1), minval=RANGE[0], maxval=RANGE[1])
+        y = amplitude * jnp.sin(x - phase)
+        return FewShotTask(Labelled(x[: self.shots], y[: self.shots]), Labelled(x[self.shots :], y[self.shots :]))
 
     def split(self) -> Splits:
         return split_by_stream(self)
@@ -40,9 +37,8 @@ class SinusoidStreams(TaskDistribution):
 
     length: int = eqx.field(static=True, default=20)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> Labelled:
-        episodes = Sinusoids(self.length, 0).sample(num, key=key)
-        return episodes.support
+    def sample(self, *, key: Key[Array, ""]) -> Labelled:
+        return Sinusoids(self.length, 0).sample(key=key).support
 
     def split(self) -> Splits:
         return split_by_stream(self)

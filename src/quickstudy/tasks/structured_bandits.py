@@ -31,8 +31,8 @@ class OpposedBandits(EnvironmentTasks):
     def spec(self) -> Spec:
         return Spec(observation=0, actions=2)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> Float[Array, "num 2"]:
-        draw = jax.vmap(jax.random.uniform)(jax.random.split(key, num))
+    def sample(self, *, key: Key[Array, ""]) -> Float[Array, "2"]:
+        draw = jax.random.uniform(key)
         p = draw if self.better is None else jnp.where(draw < 0.5, self.better, 1 - self.better)
         return jnp.stack([p, 1 - p], -1)
 
@@ -51,10 +51,10 @@ class InformativeBandits(EnvironmentTasks):
     def spec(self) -> Spec:
         return Spec(observation=0, actions=self.targets + 1)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> Float[Array, "num arms"]:
-        target = jax.vmap(lambda k: jax.random.randint(k, (), 0, self.targets))(jax.random.split(key, num))
+    def sample(self, *, key: Key[Array, ""]) -> Float[Array, "arms"]:
+        target = jax.random.randint(key, (), 0, self.targets)
         pays = jnp.where(jax.nn.one_hot(target, self.targets, dtype=bool), TARGET, OTHER)
-        return jnp.concatenate([pays, UNIT * (target[:, None] + 1)], 1)
+        return jnp.append(pays, UNIT * (target + 1))
 
     def split(self) -> Splits:
         return split_by_stream(self, "training meets every target too: which one it is has to be found out")

@@ -18,14 +18,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Key, PyTree
 
 from quickstudy.config import ConfigError, Training
-from quickstudy.core import TRAIN_STREAM, Incompatible, Learner, MetaOptimizer, Objective, TaskDistribution
+from quickstudy.core import Incompatible, Learner, MetaOptimizer, Objective, ObjectiveMemory, TaskDistribution
+from quickstudy.parallel.keys import Stream, stream, task_keys, task_numbers
 from quickstudy.parallel.mesh import choose
 from quickstudy.parallel.program import REPLICATED, ShardedProgram, tasks_along
-from quickstudy.parallel.reduce import DEVICES, num_devices
+from quickstudy.parallel.reduce import num_devices
 from quickstudy.parameters import combine, partition
 
 # Folded into the seed's key, so that a learner initialised from the same seed shares nothing with the run.
 RUN_STREAM, MEMORY_STREAM = 2**31, 2**31
+IMPROVING = 2**31  # folded into a step's key for the meta-optimizer, beyond the numbers of its tasks
 
 
 class Progress(eqx.Module):
@@ -58,7 +60,7 @@ class Loop:
     ):
         self.meta_optimizer, self.tasks, self.stages = meta_optimizer, tasks, stages
         if all(stage.on_device for _, stage in stages):
-            devices = choose(config.devices, config.meta_batch, meta_optimizer.minibatches)
+            devices = choose(config.devices, meta_optimizer.groups(config.meta_batch))
         elif config.devices > 1:
             raise ConfigError([f"devices={config.devices}, but the objective lives on the host; use devices=1"])
         else:
@@ -75,15 +77,17 @@ class Loop:
     def begin(self) -> Progress:
         key = jax.random.fold_in(jax.random.key(self.config.seed), RUN_STREAM)
         memories = [self._memory(objective, key) for _, objective in self.stages]
-        if len(memories) > 1 and any(jax.tree.leaves(memory) for memory in memories):
+        if len(memories) > 1 and any(jax.tree.leaves(_per_task(memory)) for memory in memories):
             raise Incompatible(
-                "a curriculum needs objectives without memory: unfinished lives fit only their own stage"
+                "a curriculum needs objectives without a memory of tasks: unfinished trials fit only their own stage"
             )
+        if len(set(map(jax.tree.structure, memories))) > 1:
+            raise Incompatible("the stages of a curriculum keep different things from one meta-step to the next")
         # A memory may hold one buffer twice (an environment that keeps arrays of its task), and each is donated.
         apart = _apart(memories[-1])
         leading = slice(2 if self.meta_optimizer.population else 1)
         tasks = (*filter(None, [self.meta_optimizer.population]), self.config.meta_batch)
-        if self.config.devices > 1 and any(x.shape[leading] != tasks for x in jax.tree.leaves(apart)):
+        if self.config.devices > 1 and any(x.shape[leading] != tasks for x in jax.tree.leaves(_per_task(apart))):
             raise Incompatible(
                 "devices share a memory by its leading axis of tasks, which this one lacks; use devices=1"
             )
@@ -91,38 +95,40 @@ class Loop:
         return Progress(self.learner, eqx.filter_jit(self.meta_optimizer.init)(self.learner), apart, key)
 
     def _memory(self, objective: Objective, key: Key[Array, ""]) -> PyTree:
-        start, candidates, tasks = jax.random.split(jax.random.fold_in(key, MEMORY_STREAM), 3)
+        candidates, tasks = jax.random.split(jax.random.fold_in(key, MEMORY_STREAM))
 
         def init(learner: Learner, distribution: TaskDistribution) -> PyTree:
-            sampled = self._sampled(distribution, tasks)
+            keys = self._keys(tasks)
+            sampled = distribution.batch(stream(keys, Stream.DRAW))
             learners = self.meta_optimizer.candidates(learner, self.meta_optimizer.init(learner), key=candidates)
-            begin = lambda learner, _: objective.init(learner, sampled, key=start)
+            begin = lambda learner, _: objective.init(learner, sampled, keys=stream(keys, Stream.MEMORY))
             return self._over_candidates(begin, objective)(learners, ())
 
         return (eqx.filter_jit(init) if objective.on_device else init)(self.learner, self.tasks)
 
     def _over_candidates(self, f: Callable, objective: Objective) -> Callable:
-        """f(learner, memory) for the learner, or for each of a population, which all live the same."""
+        """f(learner, memory) for the learner, or for each of a population, all with the same tasks and keys."""
         if self.meta_optimizer.population is None:
             return f
         return lambda learners, memory: (_vmap_candidates if objective.on_device else _loop_candidates)(
             f, learners, memory
         )
 
-    def _sampled(self, tasks: TaskDistribution, key: Key[Array, ""]) -> PyTree:
-        return tasks.sample(self.config.meta_batch // num_devices(), key=jax.random.fold_in(key, TRAIN_STREAM))
+    def _keys(self, key: Key[Array, ""]) -> Key[Array, "tasks"]:
+        """One for each task that this device holds."""
+        return task_keys(key, task_numbers(self.config.meta_batch // num_devices()))
 
     def _sample(
         self, tasks: TaskDistribution, key: Key[Array, ""], step: Array
-    ) -> tuple[PyTree, Key[Array, ""], Key[Array, ""]]:
-        drawing, living, improving = jax.random.split(jax.random.fold_in(key, step), 3)
-        if num_devices() > 1:
-            drawing, living = (jax.random.fold_in(k, jax.lax.axis_index(DEVICES)) for k in (drawing, living))
-        return self._sampled(tasks, drawing), living, improving
+    ) -> tuple[PyTree, Key[Array, "tasks"], Key[Array, ""]]:
+        of_step = jax.random.fold_in(key, step)
+        keys = self._keys(of_step)
+        improving = jax.random.fold_in(of_step, IMPROVING)
+        return tasks.batch(stream(keys, Stream.DRAW)), stream(keys, Stream.ROLLOUT), improving
 
-    def _collect(self, objective: Objective, progress: Progress, tasks: PyTree, living: Array, improving: Array):
+    def _collect(self, objective: Objective, progress: Progress, tasks: PyTree, keys: Array, improving: Array):
         learners = self.meta_optimizer.candidates(progress.learner, progress.meta_optimizer, key=improving)
-        collect = lambda learner, memory: objective.collect(learner, memory, tasks, key=living)
+        collect = lambda learner, memory: objective.collect(learner, memory, tasks, keys=keys)
         return self._over_candidates(collect, objective)(learners, progress.objective)
 
     def _update(self, objective: Objective, progress: Progress, batch: PyTree, memory: PyTree, improving: Array):
@@ -149,8 +155,8 @@ class Loop:
         def one(arrays, data, step, going):
             progress = eqx.combine(arrays, static)
             draw = lambda: self._sample(eqx.combine(data, family), progress.key, step)
-            tasks, living, improving = _stored(draw, going)
-            batch, memory = self._collect(objective, progress, tasks, living, improving)
+            tasks, keys, improving = _stored(draw, going)
+            batch, memory = self._collect(objective, progress, tasks, keys, improving)
             progress, metrics = self._update(objective, progress, batch, memory, improving)
             return eqx.filter(progress, eqx.is_array), metrics
 
@@ -171,8 +177,9 @@ class Loop:
             return arrays, of_tasks, {name: m for name, m in metrics.items() if name not in of_tasks}
 
         memory = tasks_along(0 if self.meta_optimizer.population is None else 1)
-        lives = lambda path, _: memory if path[0].name == "objective" else REPLICATED
-        lived = jax.tree_util.tree_map_with_path(lives, arrays)
+        lived = jax.tree.map(lambda _: REPLICATED, arrays)
+        along = jax.tree.map(lambda _: memory, _per_task(arrays.objective))
+        lived = eqx.tree_at(lambda progress: _per_task(progress.objective), lived, along)
         arguments, results = (lived, REPLICATED, REPLICATED, REPLICATED), (lived, tasks_along(1), REPLICATED)
         began = time.perf_counter()
         at = np.zeros((), np.uint32)
@@ -196,13 +203,18 @@ class Loop:
         def run(progress: Progress, start: int, stop: int):
             kept = []
             for step in range(start, stop):
-                tasks, living, improving = sample(self.tasks, progress.key, jnp.asarray(step, jnp.uint32))
-                batch, memory = self._collect(objective, progress, tasks, living, improving)
+                tasks, keys, improving = sample(self.tasks, progress.key, jnp.asarray(step, jnp.uint32))
+                batch, memory = self._collect(objective, progress, tasks, keys, improving)
                 progress, metrics = update(objective, progress, batch, memory, improving)
                 kept.append(jax.tree.map(np.asarray, metrics))
             return progress, jax.tree.map(lambda *m: np.stack(m), *kept)
 
         return run
+
+
+def _per_task(memory: PyTree) -> PyTree:
+    """What of an objective's memory has an axis of tasks."""
+    return memory.per_task if isinstance(memory, ObjectiveMemory) else memory
 
 
 @eqx.filter_jit

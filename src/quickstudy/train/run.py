@@ -157,7 +157,7 @@ def _check_kinds(learner: Any, objective: Any, meta_optimizer: Any, tasks: Any) 
 
 
 def _all_alike(tasks: TaskDistribution, num: int = 8) -> bool:
-    arrays = named_arrays(drawn(tasks, num, jax.random.key(0))).values()
+    arrays = named_arrays(drawn(tasks, jax.random.split(jax.random.key(0), num))).values()
     return bool(arrays) and all((array == array[:1]).all() for array in arrays)
 
 

@@ -19,6 +19,7 @@ recursive form of Bradtke and Barto 1996. See docs/learners/mktn.md for where th
 """
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -195,6 +196,13 @@ class MKTN(Learner):
             raise ValueError(f"size must be at least 1, got {self.size}")
         if self.steps < 0:
             raise ValueError(f"steps must be 0 or more, got {self.steps}")
+
+    @property
+    def inner_steps(self) -> int:
+        return self.steps
+
+    def with_inner_steps(self, steps: int) -> "MKTN":
+        return dataclasses.replace(self, steps=steps)
 
     def init(self, *, key: Key[Array, ""]) -> Inner:
         del key

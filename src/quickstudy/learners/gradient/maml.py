@@ -13,6 +13,7 @@ Meta-SGD   a learned rate per weight     Li et al. 2017
 Reptile    MAML's learner under the Reptile objective; Nichol et al. 2018
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -122,6 +123,13 @@ class Gradient(Learner):
                     "the implicit adjoint gives a learned rate no gradient: the minimiser does not depend on it; "
                     "use a constant rate, or Unrolled"
                 )
+
+    @property
+    def inner_steps(self) -> int:
+        return self.steps
+
+    def with_inner_steps(self, steps: int) -> "Gradient":
+        return dataclasses.replace(self, steps=steps)
 
     def split(self) -> tuple[PyTree, PyTree]:
         """`start` as (fast weights, all the rest)."""
