@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from per_task import BLANK
 from quickstudy.core import Incompatible
 from quickstudy.data.distributions import Categorical, Gaussian
 from quickstudy.learners.generated.mpo import no_generation_yet
@@ -201,7 +202,7 @@ def test_lived_and_replayed_are_one_and_tasks_need_not_end_together():
     learner = whole()
     trial = Trial(TASKS.environment, trial_length=2 * EPISODE, terms=TERMS)
     batch, _ = eqx.filter_jit(trial.collect)(
-        learner, (), TASKS.batch(jax.random.split(K, 5)), keys=jax.random.split(K, 5)
+        learner, BLANK, TASKS.batch(jax.random.split(K, 5)), keys=jax.random.split(K, 5)
     )
     replay = jax.jit(
         jax.vmap(lambda lived: learner.replay(learner.init(key=lived.key), lived.transition, key=lived.keys))
@@ -224,7 +225,7 @@ def test_ppo_reaches_every_leaf_through_generation_and_corrections():
     learner = whole(update=SGD(Positive(0.02)))
     trial = Trial(TASKS.environment, trial_length=2 * EPISODE, terms=TERMS)
     batch, _ = eqx.filter_jit(trial.collect)(
-        learner, (), TASKS.batch(jax.random.split(K, 4)), keys=jax.random.split(K, 4)
+        learner, BLANK, TASKS.batch(jax.random.split(K, 4)), keys=jax.random.split(K, 4)
     )
     learned, rest = partition(learner)
     gradient = jax.jit(jax.grad(lambda learned: trial.loss(combine(learned, rest), batch)[0].mean()))(learned)

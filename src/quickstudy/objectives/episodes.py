@@ -8,8 +8,8 @@ from quickstudy.data.batches import Transition
 
 
 def mean_return(t: Transition, mask: Bool[Array, "..."], periods: int) -> Float[Array, "tasks periods"]:
-    """Mean return of the episodes that ended in each of equal periods, at steps where `mask` is True; where none did, of
-    those under way. `t` is [tasks, segments, steps (, num_envs)]."""
+    """Mean return of the episodes that ended in each of equal periods, at steps where `mask` is True; where none did,
+    of those under way. `t` is [tasks, segments, steps (, num_envs)]."""
     time = t.reward.shape[1] * t.reward.shape[2]
     as_time = lambda x: jnp.moveaxis(x.reshape(x.shape[0], time, -1), 1, 0)
     ended = as_time(t.terminated | t.truncated)

@@ -44,7 +44,9 @@ def standardise_columns(x: Float[Array, "rows columns"]) -> Float[Array, "rows c
     return jax.vmap(standardise, 1, 1)(x)
 
 
-def standardise_over_tasks(x: Float[Array, "tasks *rest"], mask: Bool[Array, "tasks *rest"]) -> Float[Array, "tasks *rest"]:
+def standardise_over_tasks(
+    x: Float[Array, "tasks *rest"], mask: Bool[Array, "tasks *rest"]
+) -> Float[Array, "tasks *rest"]:
     """Over the tasks of all devices, of which each has its part."""
     return standardise(
         x,

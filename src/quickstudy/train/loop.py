@@ -177,9 +177,13 @@ class Loop:
             return arrays, of_tasks, {name: m for name, m in metrics.items() if name not in of_tasks}
 
         memory = tasks_along(0 if self.meta_optimizer.population is None else 1)
-        lived = jax.tree.map(lambda _: REPLICATED, arrays)
-        along = jax.tree.map(lambda _: memory, _per_task(arrays.objective))
-        lived = eqx.tree_at(lambda progress: _per_task(progress.objective), lived, along)
+        has_shared = isinstance(arrays.objective, ObjectiveMemory)
+
+        def placed(path: tuple, _: Array) -> PyTree:
+            of_tasks = path[0].name == "objective" and not (has_shared and path[1].name == "shared")
+            return memory if of_tasks else REPLICATED
+
+        lived = jax.tree_util.tree_map_with_path(placed, arrays)
         arguments, results = (lived, REPLICATED, REPLICATED, REPLICATED), (lived, tasks_along(1), REPLICATED)
         began = time.perf_counter()
         at = np.zeros((), np.uint32)

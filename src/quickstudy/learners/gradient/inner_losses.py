@@ -12,7 +12,6 @@ from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from quickstudy.core import Incompatible
