@@ -105,9 +105,10 @@ def test_what_has_no_digest_is_refused_with_the_mend():
 
 def test_digests_tell_values_apart():
     values = [
-        None, 0, 0.0, False, "", b"", (), [], {}, "0", 1, True, 1.0, (1,), [1], ((1,),), {"a": 1}, {"b": 1}, {1, 2}, {1, 3},
-        np.zeros(2), np.zeros(3), np.zeros((2, 1)), np.zeros(2, np.float32), np.array([0.0, 1.0]), jax.random.key(0),
-        jax.random.key(1), Bandits(3), Bandits(4), np.mean, np.sum, Sinusoids, 1j, -0.0, ("a", "bc"), ("ab", "c"),
+        None, 0, 0.0, False, "", b"", (), [], {}, "0", 1, True, 1.0, (1,), [1], ((1,),), {"a": 1}, {"b": 1}, {1, 2},
+        {1, 3}, np.zeros(2), np.zeros(3), np.zeros((2, 1)), np.zeros(2, np.float32), np.array([0.0, 1.0]),
+        jax.random.key(0), jax.random.key(1), Bandits(3), Bandits(4), np.mean, np.sum, Sinusoids, 1j,
+        -0.0, ("a", "bc"), ("ab", "c"),
     ]  # fmt: skip
     found = [digest(value) for value in values]
     assert len(set(found)) == len(values)

@@ -22,11 +22,15 @@ from quickstudy.meta_optimizers.evolution import Evolution
 from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.online import Online
 from quickstudy.objectives.trial import Trial
+from quickstudy.parallel.keys import Stream, stream, task_keys
 from quickstudy.rl import losses
 from quickstudy.runs import METRICS, CheckpointRefused, FolderInUse, RunFolder
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.sinusoid import Sinusoids
-from quickstudy.train.run import Interrupted, TrainingFailed, _check_kinds, train
+from quickstudy.train.checks import TrainingFailed, check_kinds
+from quickstudy.train.interrupts import Interrupted
+from quickstudy.train.loop import RUN_STREAM
+from quickstudy.train.run import train
 from registry import K, gradient, recurrent
 
 CONFIG = Training(meta_steps=12, meta_batch=4, log_every=2, save_every=4, validate_every=-1)
@@ -117,35 +121,48 @@ def test_a_curriculum_changes_the_objective_and_survives_a_resume(tmp_path):
 
 
 class Poisoned(TaskDistribution):
-    """Sinusoids of which the first of a batch has a label that is not a number, in a share of the batches."""
+    """Sinusoids of which a share has a label that is not a number."""
 
     share: float = eqx.field(static=True)
 
+    def poisoned(self, key):
+        return jax.random.uniform(key) < self.share
+
     def sample(self, *, key):
         task = Sinusoids().sample(key=key)
-        bad = jnp.where(jax.random.uniform(key) < self.share, jnp.nan, 0.0)
+        bad = jnp.where(self.poisoned(key), jnp.nan, 0.0)
         return eqx.tree_at(lambda t: t.support.y, task, task.support.y.at[0].add(bad))
 
     def split(self):
         return split_by_stream(self)
 
 
+def drawn_keys(step, num=CONFIG.meta_batch):
+    """The keys that draw the tasks of a meta-step."""
+    run = jax.random.fold_in(jax.random.key(CONFIG.seed), RUN_STREAM)
+    return stream(task_keys(jax.random.fold_in(run, step), jnp.arange(num)), Stream.DRAW)
+
+
 def test_diverged_tasks_are_counted_named_and_left_out(tmp_path):
+    tasks = Poisoned(0.3)
     result = train(
-        gradient(), FewShot(), Backprop(optax.adam(1e-2)), Poisoned(1.0),
-        config=CONFIG, out=tmp_path, listener=quiet,
+        gradient(), FewShot(), Backprop(optax.adam(1e-2)), tasks,
+        config=dataclasses.replace(CONFIG, max_diverged=1.0), out=tmp_path, listener=quiet,
     )  # fmt: skip
     lines = RunFolder(tmp_path).lines(METRICS)
-    assert [line["diverged"] for line in lines] == [2] * 6
-    assert lines[1]["diverged_tasks"] == [[2, 0], [3, 0]]
+    ill = np.array([[bool(tasks.poisoned(key)) for key in drawn_keys(step)] for step in range(12)])
+    assert 0 < ill.sum() < ill.size
+    assert [line["diverged"] for line in lines] == ill.reshape(6, 2, -1).sum((1, 2)).tolist()
+    named = [where for line in lines for where in line.get("diverged_tasks", [])]
+    assert named == np.argwhere(ill).tolist()
     assert all(np.isfinite(line["loss"]) for line in lines)
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(eqx.filter(result.learner, eqx.is_array)))
 
 
 def test_too_many_diverged_tasks_end_the_run_and_keep_the_last_good_one(tmp_path):
     config = dataclasses.replace(CONFIG, max_diverged=0.2)
-    with pytest.raises(TrainingFailed, match=r"2 of 8 tasks diverged.*\[0, 0\].*max_diverged"):
-        train(gradient(), FewShot(), Backprop(optax.adam(1e-2)), Poisoned(1.0), config=config, listener=quiet)
+    with pytest.raises(TrainingFailed, match=r"\d of 8 tasks diverged.*\[\d, \d\].*max_diverged"):
+        train(gradient(), FewShot(), Backprop(optax.adam(1e-2)), Poisoned(0.7), config=config, listener=quiet)
     with pytest.raises(TrainingFailed, match="checkpoint of step 4"):
         explode = Backprop(
             optax.chain(optax.sgd(1.0), optax.scale_by_schedule(lambda i: jnp.where(i < 5, 1e-3, jnp.inf)))
@@ -199,14 +216,14 @@ def test_save_load_adapt_on_ones_own_data(tmp_path):
 
 def test_parts_in_the_wrong_places_are_named():
     with pytest.raises(ConfigError, match=r"MetaOptimizer for its meta-optimizer.*goes into Backprop"):
-        _check_kinds(gradient(), FewShot(), optax.adam(1e-3), Sinusoids())
+        check_kinds(gradient(), FewShot(), optax.adam(1e-3), Sinusoids())
     with pytest.raises(ConfigError, match="Learner for its learner, got FewShot"):
-        _check_kinds(FewShot(), gradient(), Backprop(optax.adam(1e-3)), Sinusoids())
+        check_kinds(FewShot(), gradient(), Backprop(optax.adam(1e-3)), Sinusoids())
 
 
 def test_tasks_that_an_objective_cannot_take_are_named():
     optimizer, config = Backprop(optax.adam(1e-3)), Training(meta_steps=1)
-    with pytest.raises(Incompatible, match=r"FewShot takes .* \(Episode\), got .*Trial environments"):
+    with pytest.raises(Incompatible, match=r"FewShot takes .* \(FewShotTask\), got .*Trial environments"):
         train(gradient(), FewShot(), optimizer, Bandits(2), config=config, listener=quiet)
     with pytest.raises(Incompatible, match="Online takes labelled streams"):
         train(gradient(), Online(), optimizer, Sinusoids(), config=config, listener=quiet)

@@ -45,8 +45,7 @@ def _parts(value: Any, fields: Callable, path: str, depth: int) -> Iterable[byte
         case enum.Enum():
             yield value.name.encode()
         case jax.Array() | np.ndarray() | np.generic():
-            array = jax.random.key_data(value) if _is_key(value) else value
-            array = np.ascontiguousarray(array)
+            array = np.ascontiguousarray(jax.random.key_data(value) if _is_key(value) else value)  # type: ignore
             if array.dtype.hasobject:
                 raise NoDigest(f"{path} is an array of Python objects")
             yield f"{array.dtype} {array.shape}".encode()

@@ -221,8 +221,9 @@ class RunFolder:
         with storage(f"writing {self.path / name}"), open(self.path / name, "ab") as file:
             file.write(canonical(line) + b"\n")
 
-    def lines(self, name: str) -> list[dict]:
-        """The whole lines of a log; a torn last one is dropped."""
+    def lines(self, name: str, *, partial: bool = False) -> list[dict]:
+        """The whole lines of a log; a torn last one is dropped, and, unless `partial`, those which an interrupted run
+        will go on with."""
         path = self.path / name
         if not path.exists():
             return []
@@ -232,7 +233,7 @@ class RunFolder:
                 out.append(json.loads(line))
             except ValueError:
                 break
-        return out
+        return out if partial else [line for line in out if "partial" not in line]
 
     def rewind(self, step: int) -> None:
         """Drops what came after `step`: later checkpoints, from every log the later lines, and torn ones."""
@@ -241,7 +242,7 @@ class RunFolder:
                 with storage(f"rewinding {self.checkpoints}"):
                     self._discard(later)
         for name in (METRICS, "validation.jsonl", "timing.jsonl"):
-            kept = [line for line in self.lines(name) if line["step"] <= step]
+            kept = [line for line in self.lines(name, partial=True) if line["step"] <= step]
             with storage(f"rewinding {self.path / name}"):
                 write_atomic(self.path / name, b"".join(canonical(line) + b"\n" for line in kept))
 
@@ -258,7 +259,7 @@ class RunFolder:
         shutil.rmtree(gone)
 
     def _log_so_far(self, step: int) -> bytes:
-        return b"".join(canonical(line) + b"\n" for line in self.lines(METRICS) if line["step"] <= step)
+        return b"".join(canonical(line) + b"\n" for line in self.lines(METRICS, partial=True) if line["step"] <= step)
 
     def save(self, step: int, state: dict[str, PyTree], *, keep: int, config: dict | None = None) -> None:
         """`state` by parts (learner, optimiser, ...); a part's digest is recorded so that runs can be compared, and

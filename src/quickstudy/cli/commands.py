@@ -18,6 +18,7 @@ from quickstudy.config import ConfigError
 from quickstudy.display import events, terminal, writers
 from quickstudy.recipes import all_recipes
 from quickstudy.recipes.base import Recipe
+from quickstudy.train.interrupts import stop_requests
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +78,12 @@ def list_recipes(output: Output) -> None:
 
 
 def train(recipe: Recipe, folder: Path, output: Output, writers: Writers, resume: int | None = None) -> None:
-    from quickstudy.cache import use_compilation_cache
-    from quickstudy.parallel.mesh import use_cores
-
     again = f"quickstudy resume {shlex.quote(str(folder))}"
     listener = output.listener(again)
     _hello(output, f"quickstudy {__version__}: {recipe.name}, seed {recipe.seed}, into {folder}")
+    from quickstudy.cache import use_compilation_cache
+    from quickstudy.parallel.mesh import use_cores
+
     try:
         recipe.check()
         use_cores(recipe.devices, recipe.cores)
@@ -120,7 +121,8 @@ def test(
     )
     count = changes.get("num_tasks", loaded.evaluation.num_tasks)
     _hello(output, f"testing on {count:,} held-out tasks …")
-    result = loaded.evaluate(listener=_told_while_testing(output), **changes)
+    with stop_requests() as stop, stop.during("testing", leave=lambda: None):
+        result = loaded.evaluate(listener=_told_while_testing(output), **changes)
     summary = {"step": loaded.step, **result.summary(), **({"other": other} if other else {})}
     arrays = {"values": result.values, "curves": result.curves}
     arrays |= {f"drawing/{key}": value for key, value in result.drawings.items()}

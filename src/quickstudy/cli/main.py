@@ -11,6 +11,7 @@ import json
 import os
 import shlex
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from quickstudy.config import ConfigError
 from quickstudy.recipes import all_recipes, get
 from quickstudy.recipes.base import Recipe
 from quickstudy.recipes.terms import explained
+from quickstudy.train.interrupts import answering
 
 EXIT = {
     "ConfigError": 2, "Incompatible": 2, "DataError": 2,
@@ -239,13 +241,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         _in_large_pages(words)
         warnings.formatwarning = lambda message, *_, **__: f"quickstudy: warning: {message}\n"  # to a person
     try:
-        _command(words)()
+        answering(_command(words))
     except SystemExit as error:  # the parser's own: it has said what is wrong
         if error.code and "--json" in words:
             print(json.dumps({"status": "error", "code": 2, "message": "bad command line; see stderr"}), flush=True)
         raise
     except KeyboardInterrupt as error:
-        _fail(words, 128 + getattr(error, "signum", 2), str(error) or "stopped", error)
+        signum = getattr(error, "signum", 2)
+        try:
+            _fail(words, 128 + signum, str(error) or "stopped", error)
+        finally:
+            if threading.active_count() > 1 and getattr(error, "left", False):  # what still computes would not end
+                sys.stdout.flush()
+                os._exit(128 + signum)
     except BrokenPipeError:
         with contextlib.suppress(OSError):
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115

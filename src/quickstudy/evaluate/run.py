@@ -114,7 +114,9 @@ def _rebuilt(learner: Learner, steps: tuple[int, ...] | None) -> list[Learner]:
 
 
 def _oracle_values(evaluation: EvaluationConfig, held_out: HeldOut) -> NDArray:
-    of = lambda tasks, num: np.broadcast_to(np.asarray(evaluation.oracle_value(tasks), np.float64), (num,))
+    value = evaluation.oracle_value
+    assert value is not None
+    of = lambda tasks, num: np.broadcast_to(np.asarray(value(tasks), np.float64), (num,))
     parts = [of(tasks, len(keys)) for tasks, keys in chunks(held_out, evaluation)]
     return np.concatenate(parts)[: evaluation.num_tasks]
 

@@ -14,7 +14,8 @@ from quickstudy.display.events import Listener
 from quickstudy.evaluate.config import EvaluationConfig
 from quickstudy.nn import convolution
 from quickstudy.recipes.base import Recipe
-from quickstudy.train.run import Curriculum, Result, train
+from quickstudy.train.checks import Curriculum
+from quickstudy.train.run import Result, train
 
 
 @dataclasses.dataclass(frozen=True)

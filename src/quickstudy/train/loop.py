@@ -27,6 +27,7 @@ from quickstudy.parameters import combine, partition
 
 # Folded into the seed's key, so that a learner initialised from the same seed shares nothing with the run.
 RUN_STREAM, MEMORY_STREAM = 2**31, 2**31
+MOST_STEPS = 4096  # of one call
 IMPROVING = 2**31  # folded into a step's key for the meta-optimizer, beyond the numbers of its tasks
 
 
@@ -70,6 +71,11 @@ class Loop:
         self.learner = _apart(learner)
         self.programs: dict[int, Callable] = {}
         self.compile_seconds = 0.0
+
+    @property
+    def most_steps(self) -> int:
+        """That one call can take: so many steps' metrics are kept on the device."""
+        return min(self.config.log_interval, self.config.meta_steps, MOST_STEPS)
 
     def stage(self, step: int) -> int:
         return next(i for i, (end, _) in enumerate(self.stages) if step < end or i == len(self.stages) - 1)
@@ -162,9 +168,7 @@ class Loop:
 
         def many(arrays, data, start, stop):
             shapes = jax.eval_shape(one, arrays, data, start, True)[1]
-            empty = jax.tree.map(
-                lambda s: jnp.zeros((min(self.config.log_interval, self.config.meta_steps), *s.shape), s.dtype), shapes
-            )
+            empty = jax.tree.map(lambda s: jnp.zeros((self.most_steps, *s.shape), s.dtype), shapes)
 
             def body(step, carry):
                 arrays, kept = carry
