@@ -132,6 +132,7 @@ def ours_ppo(folder: Path, peer: Path) -> None:
     import jax
 
     import quickstudy
+    from quickstudy.core import ObjectiveMemory
 
     n = PPO
     experiment = quickstudy.recipe(
@@ -142,7 +143,7 @@ def ours_ppo(folder: Path, peer: Path) -> None:
     task = experiment.tasks.batch(jax.random.split(key, 1))
 
     def live(learner, task):
-        batch, _ = life.collect(learner, (), task, keys=jax.random.split(key, 1))
+        batch, _ = life.collect(learner, ObjectiveMemory(), task, keys=jax.random.split(key, 1))
         return life.score(batch), life.curve(batch)
 
     began = clocks()

@@ -1,6 +1,10 @@
-"""Keys for a batch of tasks, as the loop and the test would give them."""
+"""Keys for a batch of tasks, as the loop and the test would give them, and a memory in which nothing is kept."""
 
 import jax
+
+from quickstudy.core import ObjectiveMemory
+
+BLANK = ObjectiveMemory()
 
 
 def per_task(tasks, key):

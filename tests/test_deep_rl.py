@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from per_task import per_task
+from per_task import BLANK, per_task
 from quickstudy.core import Incompatible
 from quickstudy.data.batches import Output, Transition
 from quickstudy.data.ring import Ring
@@ -102,7 +102,7 @@ def test_ppo_does_not_follow_a_policy_beyond_the_clip():
     for clip in (1e-6, 1e3):
         learner = ppo(actor_and_critic(), SGD(0.3), clip=clip, **options)
         state = learner.init(key=K[0])
-        judged = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), learner.judge(state, t))
+        judged = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), learner.batch(state, t))
         moved = learner.adapt(state, t, key=K[1]).weights
         log_prob = jax.vmap(lambda o, a, m=learner, w=moved: m._network(w)(o).policy.log_prob(a))
         ratio = jnp.exp(log_prob(judged.transition.observation, judged.transition.action) - judged.log_prob)
@@ -117,11 +117,11 @@ def test_advantages_bootstrap_from_what_was_cut_and_not_from_what_ended():
 
     t = segment()
     learner = actor_critic(Knows(), SGD(0.1), discount=0.5, gae_lambda=0.0)
-    judged = learner.judge(learner.init(key=K[0]), t)
+    judged = learner.batch(learner.init(key=K[0]), t)
     value, following = 10 + t.observation[..., 0], 10 + t.next_observation[..., 0]
-    np.testing.assert_allclose(judged.target, t.reward + 0.5 * following, rtol=1e-5)
+    np.testing.assert_allclose(judged.value_target, t.reward + 0.5 * following, rtol=1e-5)
     ended = dataclasses.replace(t, terminated=jnp.ones_like(t.terminated))
-    np.testing.assert_allclose(learner.judge(learner.init(key=K[0]), ended).advantage, t.reward - value, rtol=1e-4)
+    np.testing.assert_allclose(learner.batch(learner.init(key=K[0]), ended).advantage, t.reward - value, rtol=1e-4)
 
 
 def one_hot_walk(rows):
@@ -358,7 +358,7 @@ def test_the_return_per_episode_counts_episodes_that_ended():
         curve_interval=4,
         per_episode=True,
     )
-    batch, _ = trial.collect(learner, (), jnp.array([True, False]), keys=per_task(jnp.array([True, False]), K[0]))
+    batch, _ = trial.collect(learner, BLANK, jnp.array([True, False]), keys=per_task(jnp.array([True, False]), K[0]))
     assert trial.metric == "return per episode"
     np.testing.assert_allclose(trial.score(batch), [3, 12])  # of what never ends, all there is
     np.testing.assert_allclose(trial.curve(batch), [[3, 3, 3], [4, 8, 12]])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from per_task import per_task
+from per_task import BLANK, per_task
 from quickstudy.baselines import bandits
 from quickstudy.baselines.goal_grids import BestExplorer, GoalSampling, best_path, towards
 from quickstudy.baselines.structured_bandits import TargetSearch
@@ -41,7 +41,7 @@ def live(learner, tasks, drawn, trial_length, curve_interval=1):
     trial = Trial(
         tasks.environment, trial_length=trial_length, baseline="none", normalise=False, curve_interval=curve_interval
     )
-    lived = jax.jit(lambda drawn, key: trial.collect(learner, (), drawn, keys=per_task(drawn, key))[0])(drawn, K[0])
+    lived = jax.jit(lambda drawn, key: trial.collect(learner, BLANK, drawn, keys=per_task(drawn, key))[0])(drawn, K[0])
     return lived, np.asarray(trial.curve(lived))
 
 
@@ -326,6 +326,6 @@ def test_a_stretch_in_which_nothing_was_earned_has_a_gradient():
         jnp.ones((5, 2, 2)), jnp.ones((5, 2, 2)), jnp.zeros((5, 2)), *[jnp.zeros((5, 2), bool)] * 3, jnp.ones((5, 2, 2))
     )
     said = over_axes(policy(), 2)(t.observation)
-    loss = lambda inner: inner.judged(said, t)
+    loss = lambda inner: inner.of_outputs(said, t)
     for leaf in jax.tree.leaves(jax.grad(loss)(PolicyGradient(Bounded(0.9), Bounded(0.9)))):
         assert leaf == 0

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from per_task import per_task
+from per_task import BLANK, per_task
 from quickstudy.core import Incompatible
 from quickstudy.data.batches import FewShotTask
 from quickstudy.learners.gradient.adjoints import FirstOrder, Implicit, Unrolled, conjugate_gradients
@@ -44,7 +44,7 @@ def meta_gradient(learner, tasks, objective=None):
 
     @eqx.filter_jit
     def gradient(learner, tasks):
-        batch, _ = objective.collect(learner, (), tasks, keys=per_task(tasks, K))
+        batch, _ = objective.collect(learner, BLANK, tasks, keys=per_task(tasks, K))
         return mean_gradient(objective, learner, batch)[2]
 
     return gradient(learner, tasks)
@@ -277,7 +277,7 @@ def test_what_is_learned_is_what_is_listed():
 def test_any_chunking_of_the_tasks_gives_the_same_gradient(chunk):
     tasks = Sinusoids(5, 7).batch(jax.random.split(K, 8))
     learner, objective = gradient(), FewShot()
-    batch, _ = objective.collect(learner, (), tasks, keys=per_task(tasks, K))
+    batch, _ = objective.collect(learner, BLANK, tasks, keys=per_task(tasks, K))
     whole, parts = mean_gradient(objective, learner, batch), mean_gradient(objective, learner, batch, chunk=chunk)
     close(whole[0], parts[0])
     close(whole[2], parts[2])
@@ -296,7 +296,7 @@ def test_chunking_gives_the_same_gradient_in_rl():
     tasks, trial = navigation_trial()
     learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
     batch, _ = eqx.filter_jit(trial.collect)(
-        learner, (), tasks.batch(jax.random.split(K, 4)), keys=jax.random.split(K, 4)
+        learner, BLANK, tasks.batch(jax.random.split(K, 4)), keys=jax.random.split(K, 4)
     )
     whole, parts = (
         eqx.filter_jit(lambda learner, batch, c=chunk: mean_gradient(trial, learner, batch, chunk=c)[2])(learner, batch)
@@ -350,14 +350,14 @@ def test_e_maml_credits_the_steps_before_adaptation_with_what_came_after():
     )  # fmt: skip
     learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
     batch, _ = eqx.filter_jit(trial.collect)(
-        learner, (), tasks.batch(jax.random.split(K, 6)), keys=jax.random.split(K, 6)
+        learner, BLANK, tasks.batch(jax.random.split(K, 6)), keys=jax.random.split(K, 6)
     )
     earned = trial.score(batch)
-    close(batch.worth, (earned - earned.mean()) / earned.std(), rtol=1e-3)
+    close(batch.standardised_return, (earned - earned.mean()) / earned.std(), rtol=1e-3)
     # Before adaptation the policy is the start itself, so that the term is a score function of the start alone.
     loss, _ = eqx.filter_jit(trial.loss)(learner, batch)
     log_prob = batch.log_prob[:, 0].sum((1, 2))
-    close(loss, -batch.worth * log_prob / (5 * 4), rtol=1e-4, atol=1e-5)
+    close(loss, -batch.standardised_return * log_prob / (5 * 4), rtol=1e-4, atol=1e-5)
 
 
 def test_a_fixed_leaf_is_not_learned_and_not_lost():

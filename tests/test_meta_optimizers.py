@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from per_task import per_task
+from per_task import BLANK, per_task
 from quickstudy.baselines import bandits
 from quickstudy.config import Training
 from quickstudy.core import Incompatible
@@ -36,7 +36,7 @@ def lived_by_population(evolution, learner, tasks, key=K):
     objective = FewShot()
     candidates = evolution.candidates(learner, evolution.init(learner), key=key)
     learned, rest = partition(candidates)
-    return objective, jax.vmap(lambda w: objective.collect(combine(w, rest), (), tasks, keys=per_task(tasks, K))[0])(
+    return objective, jax.vmap(lambda w: objective.collect(combine(w, rest), BLANK, tasks, keys=per_task(tasks, K))[0])(
         learned
     )
 
@@ -48,7 +48,7 @@ def test_evolution_points_where_back_propagation_does():
     improved, _, _ = evolution.update(objective, learner, evolution.init(learner), batch, key=K)
     ours = flat(partition(learner)[0]) - flat(partition(improved)[0])
     exact = flat(
-        mean_gradient(objective, learner, objective.collect(learner, (), tasks, keys=per_task(tasks, K))[0])[2]
+        mean_gradient(objective, learner, objective.collect(learner, BLANK, tasks, keys=per_task(tasks, K))[0])[2]
     )
     cosine = ours @ exact / np.linalg.norm(ours) / np.linalg.norm(exact)
     # with m pairs in d dimensions the expected cosine is about 1/√(1 + d/m): 0.97 for d=105, m=2048
@@ -142,7 +142,7 @@ def test_diverged_tasks_contribute_exactly_zero(where, chunk):
         tasks = eqx.tree_at(lambda t: t.query.y, tasks, tasks.query.y.at[jnp.array(of_gradient)].set(0.0))
     for task in of_loss:
         tasks = poison(tasks, task)
-    batch, _ = objective.collect(learner, (), tasks, keys=per_task(tasks, K))
+    batch, _ = objective.collect(learner, BLANK, tasks, keys=per_task(tasks, K))
     losses, _, ours, diverged = eqx.filter_jit(lambda l, b: mean_gradient(objective, l, b, chunk=chunk))(learner, batch)
     assert np.flatnonzero(diverged).tolist() == of_loss + of_gradient
     assert np.flatnonzero(~np.isfinite(losses)).tolist() == of_loss
@@ -159,7 +159,7 @@ def test_many_bad_gradients_are_found_in_bounded_time_and_none_is_kept():
     tasks = Sinusoids(5, 5).batch(jax.random.split(K, 256))
     bad = np.arange(256) % 3 == 0
     tasks = eqx.tree_at(lambda t: t.query.y, tasks, jnp.where(bad[:, None, None], 0.0, tasks.query.y))
-    batch, _ = objective.collect(learner, (), tasks, keys=per_task(tasks, K))
+    batch, _ = objective.collect(learner, BLANK, tasks, keys=per_task(tasks, K))
     both = eqx.filter_jit(lambda l, b: mean_gradient(objective, l, b))
     _, _, ours, diverged = both(learner, batch)
     assert (diverged[bad]).all() and not diverged[1]  # what is left of the others is left out with them in the end
@@ -172,7 +172,7 @@ def test_many_bad_gradients_are_found_in_bounded_time_and_none_is_kept():
 def test_where_all_diverge_nothing_moves():
     learner, objective = gradient(), FewShot()
     tasks = poison(poison(Sinusoids(5, 5).batch(jax.random.split(K, 2)), 0), 1)
-    batch, _ = objective.collect(learner, (), tasks, keys=per_task(tasks, K))
+    batch, _ = objective.collect(learner, BLANK, tasks, keys=per_task(tasks, K))
     _, _, ours, diverged = mean_gradient(objective, learner, batch)
     assert diverged.all() and not flat(ours).any()
 
@@ -180,7 +180,7 @@ def test_where_all_diverge_nothing_moves():
 def test_minibatches_and_epochs_take_that_many_steps():
     learner, tasks = gradient(), Sinusoids(5, 5).batch(jax.random.split(K, 8))
     objective = FewShot()
-    batch, _ = objective.collect(learner, (), tasks, keys=per_task(tasks, K))
+    batch, _ = objective.collect(learner, BLANK, tasks, keys=per_task(tasks, K))
     optimizer = Backprop(optax.sgd(0.0), epochs=3, minibatches=4)
     count = Backprop(optax.adam(0.0), epochs=3, minibatches=4)
     _, memory, metrics = count.update(objective, learner, count.init(learner), batch, key=K)

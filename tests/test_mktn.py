@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from per_task import per_task
+from per_task import BLANK, per_task
 from quickstudy.config import ConfigError
 from quickstudy.data.batches import Output, Transition
 from quickstudy.evaluate.config import EvaluationConfig
@@ -163,7 +163,7 @@ def test_the_meta_gradient_is_that_of_the_closed_form():
 
     @eqx.filter_jit
     def gradient(learner):
-        batch, _ = FewShot().collect(learner, (), tasks, keys=per_task(tasks, K))
+        batch, _ = FewShot().collect(learner, BLANK, tasks, keys=per_task(tasks, K))
         return mean_gradient(FewShot(), learner, batch)[2].net.layers
 
     ours, theirs = gradient(learner), eqx.filter_jit(eqx.filter_grad(by_hand))(learner.net).layers
@@ -201,7 +201,7 @@ def trial():
     @jax.jit
     def live(key):
         task = tasks.batch(jax.random.split(key, 1))
-        lived, _ = objective.collect(learner, (), task, keys=per_task(task, key))
+        lived, _ = objective.collect(learner, BLANK, task, keys=per_task(task, key))
         return task, lived, objective.loss(learner, lived)[0]
 
     return learner, objective, *jax.tree.map(lambda x: x[0], live(K))

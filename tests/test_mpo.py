@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from per_task import BLANK
 from quickstudy.core import Incompatible
 from quickstudy.data.distributions import Categorical, Gaussian
 from quickstudy.learners.generated.mpo import no_generation_yet
@@ -140,7 +141,7 @@ def test_one_correction_is_a_policy_gradient_step_with_a_pull():
         ratio = ours.std / alone.std
         kl = (0.5 * (ratio**2 + ((ours.mean - alone.mean) / alone.std) ** 2 - 1) - jnp.log(ratio)).sum(-1).mean()
         wide = lambda tree: jax.tree.map(lambda x: x[:, None], tree)
-        return learner.inner_loss.judged(wide(acting), wide(t)) + learner.kl_weight.value * kl
+        return learner.inner_loss.of_outputs(wide(acting), wide(t)) + learner.kl_weight.value * kl
 
     correction, size = jnp.zeros_like(state.correction), 1e-2
     for _ in range(2):
@@ -201,7 +202,7 @@ def test_lived_and_replayed_are_one_and_tasks_need_not_end_together():
     learner = whole()
     trial = Trial(TASKS.environment, trial_length=2 * EPISODE, terms=TERMS)
     batch, _ = eqx.filter_jit(trial.collect)(
-        learner, (), TASKS.batch(jax.random.split(K, 5)), keys=jax.random.split(K, 5)
+        learner, BLANK, TASKS.batch(jax.random.split(K, 5)), keys=jax.random.split(K, 5)
     )
     replay = jax.jit(
         jax.vmap(lambda lived: learner.replay(learner.init(key=lived.key), lived.transition, key=lived.keys))
@@ -224,7 +225,7 @@ def test_ppo_reaches_every_leaf_through_generation_and_corrections():
     learner = whole(update=SGD(Positive(0.02)))
     trial = Trial(TASKS.environment, trial_length=2 * EPISODE, terms=TERMS)
     batch, _ = eqx.filter_jit(trial.collect)(
-        learner, (), TASKS.batch(jax.random.split(K, 4)), keys=jax.random.split(K, 4)
+        learner, BLANK, TASKS.batch(jax.random.split(K, 4)), keys=jax.random.split(K, 4)
     )
     learned, rest = partition(learner)
     gradient = jax.jit(jax.grad(lambda learned: trial.loss(combine(learned, rest), batch)[0].mean()))(learned)

@@ -33,7 +33,7 @@ LAYERS = [
     {"data"},
     {"rl", "nn"},
     {"envs"},
-    {"tasks"},
+    {"tasks", "collectors"},
     {"learners"},
     {"baselines", "objectives", "meta_optimizers"},
     {"runs", "evaluate"},

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from per_task import per_task
+from per_task import BLANK, per_task
 from quickstudy.baselines import bandits
 from quickstudy.baselines.gittins import indices
 from quickstudy.baselines.sinusoid_posterior import SinusoidPosterior
@@ -94,12 +94,12 @@ def test_rulers_stand_where_the_table_says():
     sampled = tasks.split().test.tasks(20_000)
 
     def score(learner):
-        return float(trial.score(trial.collect(learner, (), sampled, keys=per_task(sampled, K))[0]).mean())
+        return float(trial.score(trial.collect(learner, BLANK, sampled, keys=per_task(sampled, K))[0]).mean())
 
     # Expectations by dynamic programming over the counts; the standard error of a score is 0.015.
     assert score(bandits.bayes_greedy(5)) == pytest.approx(6.657, abs=0.05)
     least, random = (
-        trial.score(trial.collect(bandits.bayes_greedy(5, ties=ties), (), sampled, keys=per_task(sampled, K))[0])
+        trial.score(trial.collect(bandits.bayes_greedy(5, ties=ties), BLANK, sampled, keys=per_task(sampled, K))[0])
         for ties in ("least pulled", "random")
     )
     assert float((least - random).mean()) == pytest.approx(6.657 - 6.626, abs=0.025)  # on the same tasks

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from per_task import per_task
+from per_task import BLANK, per_task
 from quickstudy.core import Incompatible
 from quickstudy.data.batches import Transition
 from quickstudy.learners.inner_rl.dyna_q import DynaQ
@@ -115,7 +115,7 @@ def test_choice_is_greedy_but_for_epsilon_and_fair_among_the_best():
 def life(learner, tasks, task, steps):
     """Transitions of one task."""
     trial = Trial(tasks.environment, trial_length=steps, baseline="none", normalise=False)
-    return jax.jit(lambda task, key: trial.collect(learner, (), task, keys=per_task(task, key))[0])(
+    return jax.jit(lambda task, key: trial.collect(learner, BLANK, task, keys=per_task(task, key))[0])(
         task, K[2]
     ).transition
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from per_task import per_task
+from per_task import BLANK, per_task
 from quickstudy.config import ConfigError, Training
 from quickstudy.core import Incompatible
 from quickstudy.display.events import quiet
@@ -50,7 +50,7 @@ def start(kind, out=None, **more):
 def test_the_gradient_is_that_of_all_tasks(key):
     learner, objective = gradient(), FewShot()
     batch, _ = objective.collect(
-        learner, (), Sinusoids().batch(jax.random.split(key, 4)), keys=jax.random.split(key, 4)
+        learner, BLANK, Sinusoids().batch(jax.random.split(key, 4)), keys=jax.random.split(key, 4)
     )
     of = lambda batch: tuple(mean_gradient(objective, learner, batch)[i] for i in (0, 2))
     losses_apart, apart = shared(of, (P(DEVICES),), (P(DEVICES), P()))(batch)
@@ -63,7 +63,7 @@ def test_the_gradient_is_that_of_all_tasks(key):
 def test_a_task_that_diverges_on_one_device_is_left_out_on_both(key):
     learner, objective = gradient(), FewShot()
     tasks = Sinusoids().batch(jax.random.split(key, 4))
-    batch, _ = objective.collect(learner, (), tasks, keys=per_task(tasks, key))
+    batch, _ = objective.collect(learner, BLANK, tasks, keys=per_task(tasks, key))
     batch = jax.tree.map(lambda x: x.at[3].set(jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x, batch)
     of = lambda batch: tuple(mean_gradient(objective, learner, batch)[i] for i in (2, 3))
     apart, diverged = shared(of, (P(DEVICES),), (P(), P(DEVICES)))(batch)
@@ -76,7 +76,7 @@ def test_a_task_that_diverges_on_one_device_is_left_out_on_both(key):
 def test_advantages_are_normalised_over_the_tasks_of_both(key):
     tasks, learner = Bandits(3), recurrent()
     trial = Trial(tasks.environment, trial_length=6, terms=TERMS)
-    live = lambda arms: trial.collect(learner, (), arms, keys=per_task(arms, key))[0].advantage
+    live = lambda arms: trial.collect(learner, BLANK, arms, keys=per_task(arms, key))[0].advantage
     arms = tasks.batch(jax.random.split(key, 4))
     both = np.asarray(shared(live, (P(DEVICES),), P(DEVICES))(arms))
     np.testing.assert_allclose([both.mean(), both.std()], [0, 1], atol=1e-3)
@@ -163,7 +163,7 @@ def test_a_run_from_before_there_were_devices_had_one(tmp_path):
 def test_a_chunk_need_not_divide_a_devices_tasks(key):
     learner, objective = gradient(), FewShot()
     batch, _ = objective.collect(
-        learner, (), Sinusoids().batch(jax.random.split(key, 6)), keys=jax.random.split(key, 6)
+        learner, BLANK, Sinusoids().batch(jax.random.split(key, 6)), keys=jax.random.split(key, 6)
     )
     whole, in_parts = (mean_gradient(objective, learner, batch, chunk=chunk)[2] for chunk in (None, 4))
     for a, b in zip(*map(jax.tree.leaves, (whole, in_parts)), strict=True):

@@ -65,6 +65,8 @@ class Learner(eqx.Module):
     """
 
     differentiable: ClassVar[bool] = True  # False: evolution may improve it, back-propagation may not
+    # True: adaptation itself learns or reads the values that `apply` gives, so they must stay in units of the reward.
+    value_in_reward_units: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -100,6 +102,18 @@ class Learner(eqx.Module):
 
         Must equal `scan_replay`, which most learners use as it is.
         """
+
+
+class ObjectiveMemory(eqx.Module):
+    """What an objective keeps from one meta-step to the next; `()` in a field where there is nothing.
+
+    shared: of all tasks together, the same on all devices: it is reduced over them where it changes, and goes on in the
+        next stage of a curriculum
+    per_task: every array has a leading task axis, along which devices share it
+    """
+
+    shared: PyTree = ()
+    per_task: PyTree = ()
 
 
 class Objective(eqx.Module):

@@ -33,7 +33,7 @@ class Fit(eqx.Module):
 
 
 class LogisticRegression(Learner):
-    """Logistic regression of vectors of `features` numbers into `classes`, fitted anew to the last `capacity` of them."""
+    """Logistic regression of vectors of `features` numbers into `classes`, fitted anew to the last `capacity` items."""
 
     features: int = eqx.field(static=True)
     classes: int = eqx.field(static=True)

@@ -15,7 +15,7 @@ from quickstudy.checks import require_whole
 from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, Tasks
 from quickstudy.data.batches import Labelled
 from quickstudy.nn.measures import squared_error
-from quickstudy.objectives.few_shot import prediction_in
+from quickstudy.objectives.few_shot import prediction_in, where_finite
 
 
 class Streamed(eqx.Module):
@@ -77,12 +77,12 @@ class Online(Objective):
         length = jax.tree.leaves(tasks)[0].shape[1]
         begin, adapt = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         adapt = jax.vmap(lambda key: jax.random.split(key, length))(adapt)
-        each = lambda *life: self._along(self.of_score, learner, *life)
+        each = lambda *given: self._along(where_finite(self.of_score), learner, *given)
         quality = jax.vmap(each)(tasks, begin, adapt)
         return Streamed(tasks, begin, adapt, quality), memory
 
     def loss(self, learner: Learner, batch: Streamed) -> tuple[Float[Array, "tasks"], Metrics]:
-        each = lambda *life: self._along(self.of_loss, learner, *life)[self.burn_in :].mean()
+        each = lambda *given: self._along(self.of_loss, learner, *given)[self.burn_in :].mean()
         return jax.vmap(each)(batch.stream, batch.key, batch.keys), {}
 
     def score(self, batch: Streamed) -> Float[Array, "tasks"]:

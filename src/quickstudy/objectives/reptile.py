@@ -14,15 +14,14 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, Tasks
 from quickstudy.data.batches import Segments
-from quickstudy.objectives.few_shot import FewShot
-from quickstudy.objectives.trial import Trial
+from quickstudy.objectives.segments import SegmentObjective
 from quickstudy.parameters import combine, partition, starts_from_leaves
 
 
 class Reptile(Objective):
     """`judge` collects experience and scores what was adapted, as it would without Reptile."""
 
-    judge: FewShot | Trial
+    judge: SegmentObjective
 
     def curve_axis(self, learner: Learner, points: int) -> tuple[str, tuple[int, ...]]:
         return self.judge.curve_axis(learner, points)
@@ -41,12 +40,12 @@ class Reptile(Objective):
                 f"Reptile moves the state a task starts from, and {type(learner).__name__}'s is not made of its "
                 f"meta-parameters; use {type(self.judge).__name__}"
             )
-        memory = self.judge.init(learner, tasks, keys=keys)
-        if jax.tree.leaves(memory):
+        if not self.judge.from_start:
             raise Incompatible(
-                "Reptile adapts from the start on: of a window of a life it does not know what was before"
+                "Reptile adapts from the start on: of a part of a trial it does not know what came before; use "
+                "bptt_length=None"
             )
-        return memory
+        return self.judge.init(learner, tasks, keys=keys)
 
     def collect(
         self, learner: Learner, memory: Memory, tasks: Tasks, *, keys: Key[Array, "tasks"]

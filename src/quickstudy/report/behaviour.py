@@ -6,7 +6,7 @@ Each is (tasks, what was lived) -> arrays with a leading task axis, by name; NaN
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from quickstudy.objectives.trial import RolloutBatch
+from quickstudy.data.batches import RolloutBatch
 
 POINTS = 10
 

@@ -14,15 +14,14 @@ from jaxtyping import Array, Float, Key, PyTree
 from numpy.typing import NDArray
 
 from quickstudy.core import Learner
-from quickstudy.data.batches import FewShotTask, Transition
-from quickstudy.data.distributions import Categorical
+from quickstudy.data.batches import FewShotTask, RolloutBatch, Transition
+from quickstudy.data.distributions import Categorical, Gaussian
 from quickstudy.evaluate.config import Drawing, EvaluationConfig
 from quickstudy.learners.generated.mktn import MKTN
 from quickstudy.learners.inference.meta_models import seen_in
 from quickstudy.learners.inference.mml import MML
-from quickstudy.learners.inference.varibad import Belief, VariBAD
+from quickstudy.learners.inference.varibad import Decoder, VariBAD
 from quickstudy.objectives.few_shot import Judged, adapted
-from quickstudy.objectives.trial import RolloutBatch
 from quickstudy.parallel.axes import over_axes
 from quickstudy.tasks.mazes import MOVES
 from quickstudy.tasks.sinusoid import RANGE
@@ -108,15 +107,16 @@ def grid_beliefs(
         said = learner.replay(learner.init(key=key), transition, key=keys).prediction
         beliefs = jax.tree.map(lambda x: x[moments, 0], said)
         each = jax.random.split(keys[-1], len(moments))
-        return jax.vmap(lambda belief, key: goals(belief, task.wall.size, key=key))(beliefs, each)
+        return jax.vmap(lambda belief, key: goals(learner.decoder, belief, task.wall.size, key=key))(beliefs, each)
 
     believed = jax.jit(at_moments)(lived.key, lived.transition, lived.keys)
     return {**grid(learner, evaluation, task, lived), "believed": np.asarray(believed), "moments": moments}
 
 
-def goals(belief: Belief, cells: int, *, key: Key[Array, ""], draws: int = 100) -> Float[Array, "cells"]:
+def goals(
+    decoder: Decoder, belief: Gaussian, cells: int, *, key: Key[Array, ""], draws: int = 100
+) -> Float[Array, "cells"]:
     """The probability that staying in a cell pays the most that a reward may be, over draws of the latent."""
-    decoder = belief.decoder
     assert decoder.values is not None
     never, cell = jnp.zeros(cells, bool), jnp.eye(cells)
     stay = jnp.full(cells, MOVES.index((0, 0)))
@@ -124,7 +124,7 @@ def goals(belief: Belief, cells: int, *, key: Key[Array, ""], draws: int = 100) 
     best = decoder.values.index(max(decoder.values))
 
     def probable(key, step):
-        said = decoder.rewards(decoder.of_task(belief.latent.sample(key=key)), step)
+        said = decoder.rewards(decoder.of_task(belief.sample(key=key)), step)
         assert isinstance(said, Categorical)
         return jax.nn.softmax(said.logits)[best]
 

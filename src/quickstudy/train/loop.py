@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Key, PyTree
 
 from quickstudy.config import ConfigError, Training
-from quickstudy.core import Incompatible, Learner, MetaOptimizer, Objective, TaskDistribution
+from quickstudy.core import Incompatible, Learner, MetaOptimizer, Objective, ObjectiveMemory, TaskDistribution
 from quickstudy.parallel.keys import Stream, stream, task_keys, task_numbers
 from quickstudy.parallel.mesh import choose
 from quickstudy.parallel.program import REPLICATED, ShardedProgram, tasks_along
@@ -83,15 +83,17 @@ class Loop:
     def begin(self) -> Progress:
         key = jax.random.fold_in(jax.random.key(self.config.seed), RUN_STREAM)
         memories = [self._memory(objective, key) for _, objective in self.stages]
-        if len(memories) > 1 and any(jax.tree.leaves(memory) for memory in memories):
+        if len(memories) > 1 and any(jax.tree.leaves(_per_task(memory)) for memory in memories):
             raise Incompatible(
-                "a curriculum needs objectives without memory: unfinished lives fit only their own stage"
+                "a curriculum needs objectives without a memory of tasks: unfinished trials fit only their own stage"
             )
+        if len(set(map(jax.tree.structure, memories))) > 1:
+            raise Incompatible("the stages of a curriculum keep different things from one meta-step to the next")
         # A memory may hold one buffer twice (an environment that keeps arrays of its task), and each is donated.
         apart = _apart(memories[-1])
         leading = slice(2 if self.meta_optimizer.population else 1)
         tasks = (*filter(None, [self.meta_optimizer.population]), self.config.meta_batch)
-        if self.config.devices > 1 and any(x.shape[leading] != tasks for x in jax.tree.leaves(apart)):
+        if self.config.devices > 1 and any(x.shape[leading] != tasks for x in jax.tree.leaves(_per_task(apart))):
             raise Incompatible(
                 "devices share a memory by its leading axis of tasks, which this one lacks; use devices=1"
             )
@@ -179,8 +181,13 @@ class Loop:
             return arrays, of_tasks, {name: m for name, m in metrics.items() if name not in of_tasks}
 
         memory = tasks_along(0 if self.meta_optimizer.population is None else 1)
-        lives = lambda path, _: memory if path[0].name == "objective" else REPLICATED
-        lived = jax.tree_util.tree_map_with_path(lives, arrays)
+        has_shared = isinstance(arrays.objective, ObjectiveMemory)
+
+        def placed(path: tuple, _: Array) -> PyTree:
+            of_tasks = path[0].name == "objective" and not (has_shared and path[1].name == "shared")
+            return memory if of_tasks else REPLICATED
+
+        lived = jax.tree_util.tree_map_with_path(placed, arrays)
         arguments, results = (lived, REPLICATED, REPLICATED, REPLICATED), (lived, tasks_along(1), REPLICATED)
         began = time.perf_counter()
         at = np.zeros((), np.uint32)
@@ -211,6 +218,11 @@ class Loop:
             return progress, jax.tree.map(lambda *m: np.stack(m), *kept)
 
         return run
+
+
+def _per_task(memory: PyTree) -> PyTree:
+    """What of an objective's memory has an axis of tasks."""
+    return memory.per_task if isinstance(memory, ObjectiveMemory) else memory
 
 
 @eqx.filter_jit

@@ -95,6 +95,11 @@ class MPO(Learner):
     init_noise: float = eqx.field(static=True, default=0.0)
     init_noise_share: float = eqx.field(static=True, default=1.0)
 
+    @property
+    def value_in_reward_units(self) -> bool:  # type: ignore[override]
+        """Where corrections are weighed by what the values fell short of, in rewards."""
+        return self.critic_discount is not None
+
     def __check_init__(self):
         require_whole(0, inputs=self.inputs)
         require_between(0, 1, critic_discount=self.critic_discount, init_noise_share=self.init_noise_share)
@@ -227,7 +232,7 @@ class MPO(Learner):
 
         def loss(correction):
             acting = said(correction)
-            surrogate = weight * self.inner_loss.judged(as_copies(acting), as_copies(t))
+            surrogate = weight * self.inner_loss.of_outputs(as_copies(acting), as_copies(t))
             if self.kl_weight is None:
                 return surrogate
             as_generated = said(jnp.zeros_like(correction)).policy

@@ -25,7 +25,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from quickstudy.checks import require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Labelled, Output
 from quickstudy.learners.gradient.maml import Gradient, GradientState
@@ -85,9 +84,6 @@ class TaskMemory(Learner):
 
     def with_inner_steps(self, steps: int) -> "TaskMemory":
         return dataclasses.replace(self, within=self.within.with_inner_steps(steps))
-
-    def __check_init__(self):
-        require_whole(0, steps=self.steps)
 
     def attention(self, feature: Float[Array, "features"]) -> Float[Array, "slots"]:
         """a; the same for every slot where nothing is known of the task and its feature is 0."""

@@ -15,6 +15,7 @@ that of Farahmand, Barreto, Nikovski 2017 and Grimm, Barreto, Singh, Silver 2020
 name comes from.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -23,15 +24,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from quickstudy.checks import require_between, require_whole
-from quickstudy.core import Learner
-from quickstudy.data.batches import Output, Transition
+from quickstudy.core import Incompatible, Learner
+from quickstudy.data.batches import Output, RolloutBatch, Transition
 from quickstudy.learners.inference.meta_models import Amortised, Belief
 from quickstudy.learners.inference.mixture import Mixture, MixtureBelief
 from quickstudy.learners.inner_rl.tabular import epsilon_greedy, one_by_one, outcome
 from quickstudy.learners.replay import scan_replay
-from quickstudy.parallel.axes import over_axes
 from quickstudy.parameters import unwrap
-from quickstudy.rl.losses import mean
+from quickstudy.rl.losses import mean, start_of
 from quickstudy.rl.planning import backward_induction, greedy, lazy_cond
 
 
@@ -42,8 +42,8 @@ class Believed(eqx.Module):
     time: Int[Array, ""]  # within the episode
 
 
-class Reconstructed(eqx.Module):
-    """What is said of a step before it is taken."""
+class Prediction(eqx.Module):
+    """What is expected of a step before it is taken."""
 
     belief: Belief | MixtureBelief  # the rows of its state
     following: Float[Array, "outcomes"]  # γ V̄ of what it may lead to
@@ -103,12 +103,19 @@ class MML(Learner):
         return backward_induction(reward, self.discount * transition[..., :states], self.episode)
 
     def apply(self, state: Believed, x: Float[Array, "states"]) -> Output:
-        belief = self.model(state.seen)
         best = jax.nn.one_hot(state.policy[state.time, x.argmax()], self.model.size[1])
-        return Output(
-            policy=epsilon_greedy(best, self.epsilon),
-            prediction=Reconstructed(belief.of(x), self._following(belief, state.time)),
-        )
+        return Output(policy=epsilon_greedy(best, self.epsilon))
+
+    def predictions(self, state: Believed, t: Transition) -> Prediction:
+        """What is expected of each step of a trial [time], which begins in `state`. Nothing is planned for acting."""
+
+        def step(carry, t: Transition):
+            seen, time = carry
+            belief = self.model(seen)
+            prediction = Prediction(belief.of(t.observation), self._following(belief, time))
+            return (self.model.after(seen, t), jnp.where(t.terminated | t.truncated, 0, time + 1)), prediction
+
+        return jax.lax.scan(step, (state.seen, state.time), t)[1]
 
     def _following(self, belief: Belief | MixtureBelief, time: Int[Array, ""]) -> Float[Array, "outcomes"]:
         belief = jax.lax.stop_gradient(belief)
@@ -120,22 +127,30 @@ class MML(Learner):
     replay = scan_replay
 
 
-def likelihood(outputs: Output, lived: Any) -> Float[Array, ""]:
+def likelihood(learner: Any, outputs: Output, batch: RolloutBatch) -> Float[Array, ""]:
     """−log p(s', r | s, a, seen): how surprising each step was, in nats."""
 
-    def surprise(said: Reconstructed, t: Transition) -> Array:
+    def surprise(said: Prediction, t: Transition) -> Array:
         action = jax.nn.one_hot(t.action, said.belief.reward.size)
         return -said.belief.log_prob(action, outcome(t, said.following.size), t.reward)
 
-    return mean(over_axes(surprise, lived.log_prob.ndim)(outputs.prediction, lived.transition), lived)
+    return _mean_over_steps(surprise, learner, batch)
 
 
-def equivalence(outputs: Output, lived: Any) -> Float[Array, ""]:
+def equivalence(learner: Any, outputs: Output, batch: RolloutBatch) -> Float[Array, ""]:
     """|p̂ V̄ + r̂ − (r + γ V̄(s'))|²: a model need only be right about what values depend on."""
 
-    def error(said: Reconstructed, t: Transition) -> Array:
+    def error(said: Prediction, t: Transition) -> Array:
         belief, taken = said.belief, jax.nn.one_hot(t.action, said.belief.reward.size)
         expected = taken @ (belief.reward + belief.transition @ said.following)
         return (expected - t.reward - outcome(t, said.following.size) @ said.following) ** 2
 
-    return mean(over_axes(error, lived.log_prob.ndim)(outputs.prediction, lived.transition), lived)
+    return _mean_over_steps(error, learner, batch)
+
+
+def _mean_over_steps(measure: Callable[[Prediction, Transition], Array], learner: Any, batch: RolloutBatch) -> Array:
+    if not isinstance(learner, MML):
+        raise Incompatible(f"this loss is of what MML predicts, and {type(learner).__name__} is another learner")
+    t = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch.transition)
+    measured = jax.vmap(measure)(learner.predictions(start_of(learner, batch), t), t)
+    return mean(measured.reshape(batch.log_prob.shape), batch)
