@@ -205,7 +205,11 @@ def test_arrays_that_do_not_fit_are_refused_and_named(runs, tmp_path, changed):
     folder = copied(runs / "bandit", tmp_path / "run")
     path = folder / "evaluation.safetensors"
     arrays = safetensors.numpy.load(path.read_bytes())
-    for wrong in (arrays[changed][:-1], arrays[changed][None], arrays[changed][:, :-1] if arrays[changed].ndim > 1 else 0):
+    for wrong in (
+        arrays[changed][:-1],
+        arrays[changed][None],
+        arrays[changed][:, :-1] if arrays[changed].ndim > 1 else 0,
+    ):
         if np.ndim(wrong):
             path.write_bytes(safetensors.numpy.save({**arrays, changed: np.ascontiguousarray(wrong)}))
             if changed == "curves" and wrong.shape == arrays[changed][:, :-1].shape:

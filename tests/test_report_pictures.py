@@ -27,7 +27,9 @@ def points(values, adaptations=None):
 
 def curves(num, baselines=3, metric="query MSE"):
     theirs = {f"a baseline with a long name {i}": points([3.0 - i / 9] * 4) for i in range(baselines)}
-    return [Curve(f"run {i}", metric, "steps", points([3, 2, 1, 1 + i / 9]), {**theirs, "oracle": 0.5}) for i in range(num)]
+    return [
+        Curve(f"run {i}", metric, "steps", points([3, 2, 1, 1 + i / 9]), {**theirs, "oracle": 0.5}) for i in range(num)
+    ]
 
 
 def logs(num, validations=5):
@@ -50,7 +52,9 @@ def of_tasks(kind):
 
 
 def agents(kind, num=3):
-    return {f"agent {i}": {name: points([0.2, 0.4, 0.6, 0.8]) for name in behaviour.KINDS[kind].names} for i in range(num)}
+    return {
+        f"agent {i}": {name: points([0.2, 0.4, 0.6, 0.8]) for name in behaviour.KINDS[kind].names} for i in range(num)
+    }
 
 
 FIGURES = {
@@ -87,8 +91,16 @@ def seen(colour, blindness):
     """CIE Lab of a colour as it is seen (Machado, Oliveira and Fernandes 2009, severity 1)."""
     matrix = {
         "normal": np.eye(3),
-        "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-        "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+        "protanopia": [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ],
+        "deuteranopia": [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.01182, 0.04294, 0.968881],
+        ],
     }[blindness]
     rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
@@ -160,7 +172,11 @@ def test_an_unknown_kind_is_not_drawn_and_wrong_arrays_are_named():
         ("actions", arrays["actions"] + 4, "actions must hold whole numbers from 0 to 3"),
         ("actions", arrays["actions"].astype(float), "actions must hold whole numbers"),
         ("rewards", arrays["rewards"][:, 1:], "rewards has 3 pulls where 4 are expected"),
-        ("rewards", arrays["rewards"][..., None], r"rewards is float64\[5, 4, 1\], and must be numbers \[tasks, pulls\]"),
+        (
+            "rewards",
+            arrays["rewards"][..., None],
+            r"rewards is float64\[5, 4, 1\], and must be numbers \[tasks, pulls\]",
+        ),
     ):
         with pytest.raises(Unfit, match=said):
             tasks.tasks("arms", {**arrays, name: wrong}, "score")

@@ -69,6 +69,16 @@ class Objective(eqx.Module):
         """What a person calls the score."""
 
     @property
+    def curve_metric(self) -> str:
+        """What a person calls a point of `curve`, with its unit: another one than the score's where rewards add up."""
+        return self.metric
+
+    @property
+    def points_per_score(self) -> float:
+        """How many points of `curve` a score adds up; 1 where both count the same."""
+        return 1.0
+
+    @property
     @abc.abstractmethod
     def lower_is_better(self) -> bool:
         """Whether the score is the metric with its sign changed."""

@@ -121,10 +121,8 @@ def test(
     with events.waiting(lambda event: _hello(output, event["text"]), "testing"):
         result = loaded.evaluate(**changes)
     summary = {"step": loaded.step, **result.summary(), **({"other": other} if other else {})}
-    arrays = {"values": result.values, "curves": result.curves}
-    arrays |= {f"trace/{key}": value for key, value in result.traces.items()}
     called = "-".join(["evaluation", *(f"{key}={value}" for key, value in aside.items())])
-    run.write_evaluation(summary, arrays, called)
+    run.write_evaluation(summary, result.arrays(), called)
     page = folder / f"{called}.json" if aside else report([folder])
     if output.json:
         last = {"status": "ok", "recipe": name, "run": str(folder), **summary, "report": str(page)}

@@ -11,12 +11,18 @@ class Evaluation:
     """The outcome, in the metric's own units and sign.
 
     values: [tasks], the headline score of each; `score` is their mean with its interval `ci`
+    curve_metric, points_per_score: what the curve counts, see `Objective`
     curves: [tasks, points]; `curve` has a dict a point: adaptations, mean, iqm, ci, iqm_ci
     baselines: by name, dicts of score, ci, curve, behaviour and `difference`: ours minus theirs, paired, mean and ci
+    tasks: [tasks], a number of each task by which two tests know whether their tasks are the same
+    drawings: the kinds of what was recorded to be drawn: of single `tasks`, as an `overview`, of `behaviour`
+    drawn: what was recorded, "tasks/..." and "overview/..."
     behaviour: by name, lists of mean and ci over tasks, of what EvaluationConfig.behaviour measures
     """
 
     metric: str
+    curve_metric: str
+    points_per_score: float
     lower_is_better: bool
     values: NDArray
     curves: NDArray
@@ -27,7 +33,9 @@ class Evaluation:
     baselines: dict[str, dict[str, Any]]
     diverged: list[int]
     note: str
-    traces: dict[str, NDArray]
+    tasks: NDArray
+    drawings: dict[str, str]
+    drawn: dict[str, NDArray]
     behaviour: dict[str, list[dict[str, Any]]]
 
     @property
@@ -43,6 +51,8 @@ class Evaluation:
         """Everything but the arrays, as JSON."""
         return {
             "metric": self.metric,
+            "curve_metric": self.curve_metric,
+            "points_per_score": self.points_per_score,
             "lower_is_better": self.lower_is_better,
             "score": self.score,
             "ci": list(self.ci),
@@ -52,4 +62,10 @@ class Evaluation:
             "diverged": self.diverged,
             "note": self.note,
             **({"behaviour": self.behaviour} if self.behaviour else {}),
+            "drawings": self.drawings,
         }
+
+    def arrays(self) -> dict[str, NDArray]:
+        """The arrays that are stored beside the summary."""
+        of_tasks = {"values": self.values, "curves": self.curves, "tasks": self.tasks}
+        return of_tasks | {f"drawing/{name}": array for name, array in self.drawn.items()}

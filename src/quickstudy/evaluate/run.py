@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from quickstudy.core import HeldOut, Learner, Objective
 from quickstudy.evaluate import statistics as stats
-from quickstudy.evaluate.config import Behaviour, EvaluationConfig
+from quickstudy.evaluate.config import Drawing, EvaluationConfig
 from quickstudy.evaluate.result import Evaluation
+from quickstudy.evaluate.signature import signatures
 
 
 def evaluate(
@@ -58,6 +59,8 @@ def evaluate(
     low, high = stats.interval(values[sound])
     return Evaluation(
         objective.metric,
+        objective.curve_metric,
+        objective.points_per_score,
         objective.lower_is_better,
         values,
         curves,
@@ -68,9 +71,17 @@ def evaluate(
         baselines,
         [int(i) for i in np.flatnonzero(~sound)],
         "; ".join(filter(None, notes)),
-        _traces(learner, evaluation, tasks, values),
+        signatures(tasks),
+        {
+            name: drawing.kind
+            for name, drawing in (
+                ("tasks", evaluation.draw), ("overview", evaluation.draw_many), ("behaviour", evaluation.behaviour)
+            )
+            if drawing is not None
+        },
+        _drawn(learner, evaluation, tasks, values),
         behaviour,
-    )
+    )  # fmt: skip
 
 
 def with_steps(learner: Learner, steps: int) -> Learner:
@@ -108,10 +119,10 @@ def _collect(learner: Learner, objective: Objective, memory: PyTree, tasks: PyTr
 class _Judge:
     """Equal where it measures the same, so that it is compiled once."""
 
-    behaviour: Behaviour | None
+    behaviour: Drawing | None
 
     def __call__(self, objective: Objective, tasks: PyTree, batch: PyTree):
-        done = {} if self.behaviour is None else self.behaviour(tasks, batch)
+        done = {} if self.behaviour is None else dict(self.behaviour(tasks, batch))
         return objective.score(batch), objective.curve(batch), done
 
 
@@ -176,15 +187,15 @@ def _baseline(ours: NDArray, theirs: NDArray, curve: list[dict[str, Any]] | None
     }
 
 
-def _traces(learner: Learner, evaluation: EvaluationConfig, tasks: PyTree, values: NDArray) -> dict[str, NDArray]:
-    """Arrays that draw the worst, the middle and the best tasks, stacked in that order; and those of a survey."""
-    seen, trace = {}, evaluation.draw
+def _drawn(learner: Learner, evaluation: EvaluationConfig, tasks: PyTree, values: NDArray) -> dict[str, NDArray]:
+    """Arrays that draw the worst, the middle and the best tasks, stacked in that order; and those of many together."""
+    together, draw = {}, evaluation.draw
     if evaluation.draw_many is not None:
         chunk, key = _chunk(evaluation, tasks, 0)
         arrays = evaluation.draw_many(learner, evaluation, chunk, _live(learner, evaluation.objective, chunk, key))
-        seen = {f"survey/{name}": array for name, array in arrays.items()}
-    if trace is None:
-        return seen
+        together = {f"overview/{name}": array for name, array in arrays.items()}
+    if draw is None:
+        return together
     better = -values if evaluation.objective.lower_is_better else values
     order = np.argsort(np.where(np.isfinite(better), better, -np.inf), kind="stable")  # what diverged is worst
     last = len(order) - 1
@@ -195,5 +206,5 @@ def _traces(learner: Learner, evaluation: EvaluationConfig, tasks: PyTree, value
         lived = _live(learner, evaluation.objective, chunk, key)
         row = task % evaluation.chunk
         one = jax.tree.map(lambda x: x[row], (chunk, lived))  # noqa: B023
-        drawn.append({**trace(learner, evaluation, *one), "task": np.asarray(task), "value": values[task]})
-    return {name: np.stack([np.asarray(d[name]) for d in drawn]) for name in drawn[0]} | seen
+        drawn.append({**draw(learner, evaluation, *one), "task": np.asarray(task), "value": values[task]})
+    return {f"tasks/{name}": np.stack([np.asarray(d[name]) for d in drawn]) for name in drawn[0]} | together

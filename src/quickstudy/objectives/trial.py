@@ -96,11 +96,29 @@ class Trial(Objective):
 
     @property
     def metric(self) -> str:
-        return "return per episode" if self.per_episode else "return"
+        counted = self.trial_length - self.burn_in
+        return "return per episode" if self.per_episode else f"return {self._per(counted)}"
+
+    @property
+    def curve_metric(self) -> str:
+        return "return per episode" if self.per_episode else f"return {self._per(self._interval)}"
+
+    @property
+    def points_per_score(self) -> float:
+        return 1.0 if self.per_episode else (self.trial_length - self.burn_in) / self._interval
+
+    @property
+    def _interval(self) -> int:
+        return self.curve_interval or self.segment_length
+
+    def _per(self, steps: int) -> str:
+        if steps == 1:
+            return "per step"
+        return f"per trial of {steps:,} steps" if steps == self.trial_length else f"per {steps:,} steps"
 
     @property
     def adaptations_per_point(self) -> int:
-        return (self.curve_interval or self.segment_length) // self.segment_length
+        return self._interval // self.segment_length
 
     @property
     def for_evaluation(self) -> "Trial":

@@ -119,7 +119,9 @@ def content(runs: Sequence[Run]) -> dict[str, Any]:
         + [f"{label(run, runs)}: {untested(run)}" for run in runs if run.evaluation is None],
         "notes": [f"{name}: {note}" for note, name in reversed(notes.items())],
         "tables": tables(tested, runs),
-        "curves": [{"name": label(run, runs), "metric": run.curve_metric, "points": run.test["curve"]} for run in tested],
+        "curves": [
+            {"name": label(run, runs), "metric": run.curve_metric, "points": run.test["curve"]} for run in tested
+        ],
         "health": [health(run, runs) for run in runs],
         "again": [again(run, runs) for run in runs],
         "citations": list(dict.fromkeys(c for run in runs for c in run.about.get("citations") or [])),

@@ -73,7 +73,8 @@ class Group:
             return points
         if len(self.runs) == 1:
             return [
-                {**p, "ci": within(column, p["ci"])} for p, column in zip(points, np.moveaxis(curves, 2, 0), strict=True)
+                {**p, "ci": within(column, p["ci"])}
+                for p, column in zip(points, np.moveaxis(curves, 2, 0), strict=True)
             ]
         return [
             {**p, "mean": float(column.mean()), "ci": within(column, stats.interval_over_seeds(column))}

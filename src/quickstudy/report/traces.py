@@ -53,7 +53,9 @@ def generated_policies(parameter: Callable) -> Drawing:
             last = slice(steps - 1, None, steps)
             return jax.vmap(learner.generated)(features[last]), corrections[last]
 
-        rows, corrections = (np.asarray(x, np.float64) for x in jax.jit(jax.vmap(ends))(rollout.key, rollout.transition))
+        rows, corrections = (
+            np.asarray(x, np.float64) for x in jax.jit(jax.vmap(ends))(rollout.key, rollout.transition)
+        )
         sound = np.isfinite(rows).all((1, 2)) & np.isfinite(corrections).all((1, 2))
         rows, corrections = rows[sound], corrections[sound]
         apart = rows - rows.mean((0, 1))

@@ -11,7 +11,19 @@ from numpy.typing import NDArray
 
 from quickstudy.report.drawings import grids
 from quickstudy.report.drawings.arrays import check
-from quickstudy.report.style import FAINT, GOOD, GREY, INK, OTHER, OURS, drawing, legend_below, of_stage, plain, subplots
+from quickstudy.report.style import (
+    FAINT,
+    GOOD,
+    GREY,
+    INK,
+    OTHER,
+    OURS,
+    drawing,
+    legend_below,
+    of_stage,
+    plain,
+    subplots,
+)
 
 PLACES = ("worst", "second worst", "median", "second best", "best")
 
