@@ -29,8 +29,8 @@ ABOUT = {
 }  # fmt: skip
 EVALUATION = {
     "step?": int, "metric": str, "curve_metric?": str, "points_per_score?": float, "lower_is_better": bool,
-    "score": float, "ci": PAIR, "n": int, "curve": [{**POINT, "iqm": float, "iqm_ci": PAIR}], "baselines": {...: BASELINE},
-    "diverged": [int], "note": str, "behaviour?": MEASURED, "drawings?": {...: str},
+    "score": float, "ci": PAIR, "n": int, "curve": [{**POINT, "iqm": float, "iqm_ci": PAIR}],
+    "baselines": {...: BASELINE}, "diverged": [int], "note": str, "behaviour?": MEASURED, "drawings?": {...: str},
 }  # fmt: skip
 LINES = {
     METRICS: {"step": int, "diverged?": float, "loss?": float, "return?": float, "gradient_norm?": float},

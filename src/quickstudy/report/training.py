@@ -17,7 +17,7 @@ METRICS = {"return": "return in training", "loss": "loss", "gradient_norm": "gra
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """What is drawn of a run: the lines of metrics.jsonl and of validation.jsonl, and what the latter's curves count."""
+    """What is drawn of a run: the lines of metrics.jsonl and validation.jsonl, and what the latter's curves count."""
 
     label: str
     metrics: Sequence[Mapping[str, Any]]
