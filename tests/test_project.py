@@ -52,25 +52,14 @@ def modules():
 
 
 def test_imports_point_only_downwards():
-    """Within a function too, with two exceptions: the report asks the recipes for their descriptions, and recipes
-    import what they compose when they are built."""
+    """Within a function too. A report imports no recipe, a stranger's least of all."""
     for path in SOURCE.rglob("*.py"):
         own = path.relative_to(SOURCE).with_suffix("").parts[0]
         if own == "__init__":
             continue
-        tree = ast.parse(path.read_text())
-        lazy = {
-            node
-            for function in ast.walk(tree)
-            if isinstance(function, ast.FunctionDef)
-            for node in ast.walk(function)
-            if isinstance(node, ast.ImportFrom)
-        }
-        for node in ast.walk(tree):
+        for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("quickstudy."):
                 other = node.module.split(".")[1]
-                if own == "report" and other == "recipes" and node in lazy:
-                    continue
                 assert RANK[other] <= RANK[own], f"{path.name} ({own}) imports {node.module}"
 
 

@@ -13,7 +13,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -125,6 +125,16 @@ class Objective(eqx.Module):
     @abc.abstractmethod
     def metric(self) -> str:
         """What a person calls the score."""
+
+    @property
+    def curve_metric(self) -> str:
+        """What a person calls a point of `curve`, with its unit: another one than the score's where rewards add up."""
+        return self.metric
+
+    @property
+    def points_per_score(self) -> float:
+        """How many points of `curve` a score adds up; 1 where both count the same."""
+        return 1.0
 
     @property
     @abc.abstractmethod
@@ -255,15 +265,7 @@ class HeldOut(eqx.Module):
         """
         if self.by_stream:
             return digest((self.stream, type(self.distribution)))
-        return self._digest(lambda node: node.split_fields() if isinstance(node, TaskDistribution) else None)
-
-    def fingerprint(self) -> str:
-        """A digest of all that the tasks depend on: those of one fingerprint are the very same tasks.
-
-        Raises `Incompatible` where a field has no digest."""
-        return self._digest(lambda node: None)
-
-    def _digest(self, fields: Any) -> str:
+        fields = lambda node: node.split_fields() if isinstance(node, TaskDistribution) else None
         try:
             return digest((self.stream, self.distribution), fields)
         except NoDigest as error:

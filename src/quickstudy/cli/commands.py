@@ -124,10 +124,8 @@ def test(
     with stop_requests() as stop, stop.during("testing", leave=lambda: None):
         result = loaded.evaluate(listener=_told_while_testing(output), **changes)
     summary = {"step": loaded.step, **result.summary(), **({"other": other} if other else {})}
-    arrays = {"values": result.values, "curves": result.curves}
-    arrays |= {f"drawing/{key}": value for key, value in result.drawings.items()}
     called = "-".join(["evaluation", *(f"{key}={value}" for key, value in aside.items())])
-    run.write_evaluation(summary, arrays, called)
+    run.write_evaluation(summary, result.arrays(), called)
     page = folder / f"{called}.json" if aside else report([folder])
     if output.json:
         last = {"status": "ok", "recipe": name, "run": str(folder), **summary, "report": str(page)}

@@ -164,14 +164,20 @@ def _parse_report(words: Sequence[str]) -> Callable[[], None]:
 
         Args:
             folders: Run folders; those that differ only in the seed are pooled.
-            out: Where to write (default: the first folder).
+            out: Where to write (default: the folder of the one run; of several, report-A-B beside the first).
         """
-        from quickstudy.report.page import report
+        from quickstudy.report.numbers import numbers
+        from quickstudy.report.page import write
+        from quickstudy.report.reading import Run
 
         if not folders:
             raise ConfigError(["report needs at least one run folder"])
-        page = report(folders, out)
-        print(json.dumps({"status": "ok", "report": str(page)}) if output.json else f"report: {page}")
+        runs = [Run.read(folder) for folder in folders]
+        page = write(runs, out)
+        if output.json:
+            print(json.dumps({"status": "ok", "report": str(page), **numbers(runs)}, allow_nan=False))
+        else:
+            print(f"report: {page}")
 
     return _parsed("report", options, words)
 

@@ -48,9 +48,15 @@ class Result:
     run: RunFolder | None
 
     def evaluate(self, **changes: Any) -> Evaluation:
-        """Meta-test on the held-out tasks; `changes` are fields of the evaluation, as `num_tasks=1000`."""
+        """Meta-test on the held-out tasks; `changes` are fields of the evaluation, as `num_tasks=1000`. The outcome is
+        kept in the run folder, where there is one, for the report; not so when more is changed than how many tasks are
+        tested, at once or at all, because what is tested is another thing then."""
         evaluation = dataclasses.replace(self.evaluation, **changes)
-        return evaluate(self.learner, evaluation.objective, self.held_out, evaluation=evaluation)
+        result = evaluate(self.learner, evaluation.objective, self.held_out, evaluation=evaluation)
+        if self.run is not None and changes.keys() <= {"num_tasks", "chunk"}:
+            summary = {"step": self.about["config"]["meta_steps"], **result.summary()}
+            self.run.write_evaluation(summary, result.arrays(), "evaluation")
+        return result
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the learner to a folder of its own, to be read by `quickstudy.load(path, like=...)`, or without
@@ -120,8 +126,8 @@ def train(
         listener({"event": "start", "meta_parameters": learned, **steps, **devices})
         if folder is not None:
             made = folder.about() if folder.exists else {}
-            if canonical(made.get("config")) != canonical(about["config"]):  # what made it stays as it was noted
-                folder.write_json("run.json", {**about, **made, "config": about["config"]})
+            if canonical(made) != canonical(noted := _gone_on(made, about, step)):
+                folder.write_json("run.json", noted)
             folder.rewind(step)
         if config.meta_steps and all_alike(splits.train):
             text = "warning: all tasks are one and the same, so what is learned is learned for it alone"
@@ -131,6 +137,19 @@ def train(
             progress = run.to_the_end(progress, step)
     digests = {name: digest(part) for name, part in progress.parts().items()}
     return Result(progress.learner, splits.test, evaluation, digests, about, folder)
+
+
+def _gone_on(made: dict[str, Any], about: dict[str, Any], step: int) -> dict[str, Any]:
+    """What run.json says of a run that goes on from `step`: what made it stays as it was noted; with the configuration
+    it goes on with, if that is another, and `history`, from which step on it had which, so that it can be made again.
+    """
+    if not made or not step:
+        return about
+    history = made.get("history") or [{"step": 0, "config": made["config"]}]
+    begun = [entry for entry in history if entry["step"] < step]  # what came later is dropped
+    if canonical(begun[-1]["config"]) != canonical(about["config"]):
+        begun.append({"step": step, "config": about["config"]})
+    return {**about, **made, "config": about["config"], "history": begun}
 
 
 class _Run:
