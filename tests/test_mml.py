@@ -20,10 +20,10 @@ from quickstudy.learners.meta_models import Amortised, Prior, as_tables, constan
 from quickstudy.learners.mixture import Mixture
 from quickstudy.learners.mml import MML, equivalence, likelihood
 from quickstudy.learners.tabular import outcome
-from quickstudy.load import load
 from quickstudy.objectives.trial import Trial
 from quickstudy.recipes import configure
 from quickstudy.rl.planning import backward_induction, greedy, value_iteration
+from quickstudy.runs.load import load
 from quickstudy.tasks.mazes import Mazes, shortest, tables
 from quickstudy.tasks.mdps import KernelMDPs, TabularMDPs
 

@@ -16,7 +16,6 @@ from quickstudy.core import Incompatible, TaskDistribution
 from quickstudy.display import quiet
 from quickstudy.learners import bandits
 from quickstudy.learners.updates import SGD
-from quickstudy.load import load
 from quickstudy.meta_optimizers.backprop import Backprop
 from quickstudy.meta_optimizers.evolution import Evolution
 from quickstudy.objectives.few_shot import FewShot
@@ -24,6 +23,7 @@ from quickstudy.objectives.online import Online
 from quickstudy.objectives.trial import Trial
 from quickstudy.rl import losses
 from quickstudy.runs import METRICS, CheckpointRefused, FolderInUse, RunFolder
+from quickstudy.runs.load import load
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.sinusoid import Sinusoids
 from quickstudy.tasks.splits import split_by_stream

@@ -52,8 +52,6 @@ if TYPE_CHECKING:
     from quickstudy.learners.updates import Optax as Optax
     from quickstudy.learners.updates import per_weight as per_weight
     from quickstudy.leaves import meta_parameters as meta_parameters
-    from quickstudy.load import load as load
-    from quickstudy.load import recipe as recipe
     from quickstudy.meta_optimizers.backprop import Backprop as Backprop
     from quickstudy.meta_optimizers.evolution import Evolution as Evolution
     from quickstudy.objectives.few_shot import FewShot as FewShot
@@ -61,6 +59,8 @@ if TYPE_CHECKING:
     from quickstudy.objectives.reptile import Reptile as Reptile
     from quickstudy.objectives.trial import Trial as Trial
     from quickstudy.report.page import report as report
+    from quickstudy.runs.load import load as load
+    from quickstudy.runs.load import recipe as recipe
     from quickstudy.tasks.classes import from_arrays as from_arrays
     from quickstudy.tasks.splits import split_by_stream as split_by_stream
     from quickstudy.train import Result as Result
@@ -83,7 +83,6 @@ _PUBLIC = {
     "learners.recurrent": ["Recurrent"],
     "learners.updates": ["SGD", "Optax", "per_weight"],
     "leaves": ["meta_parameters"],
-    "load": ["load", "recipe"],
     "meta_optimizers.backprop": ["Backprop"],
     "meta_optimizers.evolution": ["Evolution"],
     "objectives.few_shot": ["FewShot"],
@@ -91,6 +90,7 @@ _PUBLIC = {
     "objectives.reptile": ["Reptile"],
     "objectives.trial": ["Trial"],
     "report.page": ["report"],
+    "runs.load": ["load", "recipe"],
     "tasks.classes": ["from_arrays"],
     "tasks.splits": ["split_by_stream"],
     "train": ["Result", "train"],

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quickstudy.cache import use_compilation_cache
 from quickstudy.config import ConfigError, Training
 from quickstudy.core import HeldOut, Learner, MetaOptimizer, Objective, TaskDistribution, drawn
 from quickstudy.devices import available, peak_memory
@@ -24,7 +23,8 @@ from quickstudy.display import Listener, Plain, waiting
 from quickstudy.evaluate import Evaluation, Protocol, evaluate
 from quickstudy.leaves import meta_parameters
 from quickstudy.loop import Loop, Progress
-from quickstudy.runs import METRICS, RunFolder, canonical, digest, named_arrays
+from quickstudy.runs import METRICS, RunFolder, digest, named_arrays
+from quickstudy.runs.cache import use_compilation_cache
 
 Curriculum = Sequence[tuple[int, Objective]]
 
@@ -64,7 +64,7 @@ class Result:
         with folder.locked():
             if (folder.path / METRICS).exists():
                 raise ConfigError([f"{folder.path} holds a run; save the learner to another folder"])
-            folder.write_json("run.json", self.about)
+            folder.note(self.about, anew=True)
             folder.save(0, {"learner": self.learner}, keep=1)
 
 
@@ -126,10 +126,9 @@ def train(
         devices = {"devices": config.devices, "devices_there": len(available())}
         listener({"event": "start", "meta_parameters": learned, **steps, **devices})
         if folder is not None:
-            made = folder.about() if folder.exists else {}
-            if canonical(made.get("config")) != canonical(about["config"]):  # what made it stays as it was noted
-                folder.write_json("run.json", {**about, **made, "config": about["config"]})
-            folder.rewind(step)
+            folder.note(about, step)
+            for text in folder.rewind(step):
+                listener({"event": "warning", "text": text})
         if config.meta_steps and _all_alike(splits.train):
             text = "warning: all tasks are one and the same, so what is learned is learned for it alone"
             listener({"event": "warning", "text": text})
@@ -187,7 +186,7 @@ def _run(
     def save() -> None:
         nonlocal saved
         if folder is not None and (saved != step or step == 0 or not folder.steps()):
-            folder.save(step, progress.parts(), keep=config.keep, config=dataclasses.asdict(config))
+            folder.save(step, progress.parts(), keep=config.keep)
             saved = step
             listener({"event": "save", "step": step, "path": str(folder.checkpoints / f"{step:08d}")})
 
