@@ -22,7 +22,7 @@ import test_contract
 from quickstudy.cli import main
 from quickstudy.config import ConfigError
 from quickstudy.leaves import meta_parameters
-from quickstudy.recipes import all_recipes, get
+from quickstudy.recipes import all_recipes, named
 from quickstudy.recipes.terms import TERMS, explained
 
 ROOT = Path(__file__).parent.parent
@@ -251,7 +251,7 @@ def test_an_own_recipe_is_explained_in_its_own_words(tmp_path, capsys):
             """
         )
     )
-    told = explained(get(f"{tmp_path / 'mine.py'}:Mine"))
+    told = explained(named(f"{tmp_path / 'mine.py'}:Mine"))
     assert [told[name] for name in ("value", "above", "below", "needed")] == [
         "a colour", "and what stands above", "What stands below.", ""
     ]  # fmt: skip
@@ -333,10 +333,10 @@ def test_the_learner_of_the_docs_keeps_the_contract_and_trains_from_the_command_
     (tmp_path / "cosine.py").write_text(learner + recipe)
     small = ["--meta-steps", "5", "--meta-batch", "2", "--test-tasks", "10", "--out", "run", "--json"]
     main(["train", "cosine.py:DigitsCosine", *small])
-    main(["evaluate", "run", "--tasks", "10", "--json"])
+    main(["evaluate", "run", "--recipe", "cosine.py:DigitsCosine", "--tasks", "10", "--json"])
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["status"] == "ok" and last["recipe"] == "digits-cosine" and last["n"] == 10
     with pytest.raises(ConfigError, match=r"has no recipe 'Wrong'; it has DigitsCosine"):
-        get("cosine.py:Wrong")
+        named("cosine.py:Wrong")
     with pytest.raises(ConfigError, match="cannot be loaded"):
-        get("nowhere.py:Wrong")
+        named("nowhere.py:Wrong")
