@@ -39,12 +39,15 @@ class Log:
                 os.fsync(file.fileno())
 
     def rewind(self, mark: Mark | None, step: int) -> str:
-        """Drops what came after `step`, whose checkpoint has this mark, and a torn last line; with None everything.
-        Where what came before is damaged, the damaged file is kept beside and what can be read of it goes on. Returns
-        what has to be said of that."""
+        """Drops what came after `step`, whose checkpoint has this mark, and a torn last line; with None everything,
+        which is kept beside. Where what came before is damaged, the damaged file is kept beside and what can be read of
+        it goes on. Returns what has to be said of that."""
         data, said, beside = read_log(self.path, "remove it to go on without it"), "", None
         if mark is None:
             kept = b""
+            if data:
+                beside = self._beside("old")
+                said = f"warning: {self.path} begins anew; what was in it is kept as {beside.name}"
         else:
             sound = holds(data, mark)
             kept = data[: mark["bytes"]] if sound else b""
@@ -52,7 +55,7 @@ class Log:
             lines = [line for line in lines if line["step"] <= step]
             kept += b"".join(canonical(line) + b"\n" for line in lines)
             if not sound:
-                beside = self._beside()
+                beside = self._beside("damaged")
                 said = (
                     f"warning: {self.path} is damaged; it is kept as {beside.name}, and {len(lines)} of its lines go on"
                 )
@@ -64,8 +67,8 @@ class Log:
         self.sum, self.size = hashlib.sha256(kept), len(kept)
         return said
 
-    def _beside(self) -> Path:
-        names = (self.path.with_name(f"{self.path.name}.damaged{'' if i == 1 else f'-{i}'}") for i in range(1, 10_000))
+    def _beside(self, why: str) -> Path:
+        names = (self.path.with_name(f"{self.path.name}.{why}{'' if i == 1 else f'-{i}'}") for i in range(1, 10_000))
         return next(path for path in names if not os.path.lexists(path))
 
     def _known(self) -> None:
