@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import quickstudy
-from quickstudy import commands
+from quickstudy.cli import commands
 from quickstudy.config import ConfigError
 from quickstudy.core import Incompatible
 from quickstudy.recipes.sinusoid import SinusoidMAML
@@ -39,7 +39,14 @@ from quickstudy.runs.schema import LINES, METRICS
 OURS = (CheckpointRefused, ConfigError, Incompatible, FolderInUse, StorageFailed, FileNotFoundError)
 SECONDS = 60  # that a read may take before it counts as hanging
 PLANTED = "import pathlib; pathlib.Path({!r}).write_text('ran')\n"
-OWN = ("mine.py:Mine", "./mine.py:Mine", "planted:Mine", "{base}/mine.py:Mine", "{run}/mine.py:Mine", "run/mine.py:Mine")
+OWN = (
+    "mine.py:Mine",
+    "./mine.py:Mine",
+    "planted:Mine",
+    "{base}/mine.py:Mine",
+    "{run}/mine.py:Mine",
+    "run/mine.py:Mine",
+)
 WORDS = ("", "<script>alert(1)</script>", "../../x", "\ud800", "1²", "é…", "x" * 2000, "nan", "sinusoid-reptile", *OWN)
 NUMBERS = (0, -1, 1, 2**31, 2**63, 2**64, 10**30, 10**400, 0.5, -0.0, 1e308, 1e-320)
 RAW = ("NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 5000, "[" * 3000 + "]" * 3000, "{", "nul", '"\\udc00"')
@@ -370,7 +377,9 @@ def quick() -> Iterator[None]:
         yield
 
 
-def fuzz(base: Path, count: int, first: int = 0, tell: Callable[[str], None] = lambda text: None) -> collections.Counter:
+def fuzz(
+    base: Path, count: int, first: int = 0, tell: Callable[[str], None] = lambda text: None
+) -> collections.Counter:
     """Tries `count` mutations, and counts by kind what was wrong; each is told."""
     harness, found = Harness(base), collections.Counter()
     before = os.getcwd()

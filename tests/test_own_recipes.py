@@ -8,7 +8,7 @@ import textwrap
 import pytest
 
 import quickstudy
-from quickstudy.cli import main
+from quickstudy.cli.main import main
 from quickstudy.runs import CheckpointRefused, own
 from quickstudy.runs.files import canonical
 from quickstudy.runs.reader import signed
@@ -62,7 +62,13 @@ def test_a_folder_that_names_a_recipe_imports_nothing(made, tmp_path, capsys, mo
     for where in (copy / "mine.py", tmp_path / "mine.py", tmp_path / "planted.py"):
         where.write_text(MINE.format(told=pwned, name="Mine"))
     told.unlink(missing_ok=True)
-    for name in ("mine.py:Mine", f"{tmp_path}/mine.py:Mine", "planted:Mine", "./planted.py:Mine", "../copy/mine.py:Mine"):
+    for name in (
+        "mine.py:Mine",
+        f"{tmp_path}/mine.py:Mine",
+        "planted:Mine",
+        "./planted.py:Mine",
+        "../copy/mine.py:Mine",
+    ):
         for path in (copy / "run.json", *copy.glob("checkpoints/*/manifest.json")):
             value = {**json.loads(path.read_text()), "recipe": name}
             value.pop("recipe_file", None), value.pop("sha256")

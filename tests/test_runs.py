@@ -13,8 +13,22 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from quickstudy.runs import LOCK, MANIFEST, METRICS, TENSORS, CheckpointRefused, FolderInUse, RunFolder, StorageFailed
-from quickstudy.runs import files, lock, logs, reader, schema, tensors
+from quickstudy.runs import (
+    LOCK,
+    MANIFEST,
+    METRICS,
+    TENSORS,
+    CheckpointRefused,
+    FolderInUse,
+    RunFolder,
+    StorageFailed,
+    files,
+    lock,
+    logs,
+    reader,
+    schema,
+    tensors,
+)
 from quickstudy.runs.lock import HOLDER, FolderLock
 from quickstudy.runs.reader import parse, signed
 
@@ -315,7 +329,7 @@ def test_a_save_does_not_read_the_log_again(folder, monkeypatch):
 
 
 SUMMARY = {
-    "step": 6, "metric": "loss", "lower_is_better": True, "score": 1.0, "ci": [0.5, 1.5], "n": 3, "rulers": {},
+    "step": 6, "metric": "loss", "lower_is_better": True, "score": 1.0, "ci": [0.5, 1.5], "n": 3, "baselines": {},
     "curve": [{"adaptations": 0, "mean": 1.0, "iqm": 1.0, "ci": [0.5, 1.5], "iqm_ci": [0.5, 1.5]}], "diverged": [],
     "note": "",
 }  # fmt: skip
@@ -378,7 +392,7 @@ def test_a_lock_of_the_dead_is_taken_over_and_stale_temporaries_go(tmp_path):
 def test_a_second_writer_is_refused_before_jax_is_imported(tmp_path):
     """At once, with who holds the folder and since when."""
     words = ["train", "sinusoid-maml", "--out", str(tmp_path / "run")]
-    code = f"import sys; from quickstudy.cli import main; sys.modules['jax'] = None; main({words!r})"
+    code = f"import sys; from quickstudy.cli.main import main; sys.modules['jax'] = None; main({words!r})"
     with RunFolder(tmp_path / "run").locked():
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 5, done.stderr

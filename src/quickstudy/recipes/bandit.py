@@ -46,17 +46,17 @@ class BanditRL2(RL2):
         return self.pulls
 
     def build(self) -> "Experiment":
-        from quickstudy.learners import bandits
+        from quickstudy.baselines import bandits
         from quickstudy.report.traces import bandit
         from quickstudy.tasks.bandits import Bandits, optimal_return
 
-        optimum = None
-        if self.pulls <= 10 and self.arms <= 5:  # feasible exactly; beyond that the Gittins index is the ruler
-            optimum = lambda tasks: optimal_return(self.arms, self.pulls)
+        oracle_value = None
+        if self.pulls <= 10 and self.arms <= 5:  # feasible exactly; beyond that the Gittins index is the baseline
+            oracle_value = lambda tasks: optimal_return(self.arms, self.pulls)
         return self.compose(
             Bandits(self.arms),
-            report_every=max(1, self.pulls // 10) if self.pulls % 10 == 0 else 1,
-            rulers={
+            curve_interval=max(1, self.pulls // 10) if self.pulls % 10 == 0 else 1,
+            baselines={
                 "Bayesian greedy": bandits.bayes_greedy(self.arms),
                 "Bayesian greedy, ties at random": bandits.bayes_greedy(self.arms, ties="random"),
                 # a discount whose horizon 1/(1−γ) is the trial's
@@ -64,7 +64,7 @@ class BanditRL2(RL2):
                 "UCB1": bandits.ucb1(self.arms, scale=UCB1_SCALE),
                 "Thompson sampling": bandits.thompson(self.arms),
             },
-            optimum=optimum,
-            trace=bandit,
+            oracle_value=oracle_value,
+            draw=bandit,
             chunk=5000,
         )

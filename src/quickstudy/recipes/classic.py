@@ -13,11 +13,11 @@ from quickstudy.recipes.base import Recipe
 
 if TYPE_CHECKING:
     from quickstudy.core import Learner
-    from quickstudy.learners.updates import Update
+    from quickstudy.envs.gymnax import GymnaxTasks
+    from quickstudy.envs.spec import Spec
+    from quickstudy.learners.gradient.updates import Update
     from quickstudy.objectives.trial import Trial
     from quickstudy.recipes.experiment import Experiment
-    from quickstudy.tasks.environment import Spec
-    from quickstudy.tasks.gymnax import GymnaxTasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Classic(Recipe):
     meta_steps: int = 0
     test_tasks: int = 10
     steps: int = 100_000  # of the environment, over all parallel copies
-    width: int = 16  # parallel copies
-    stretch: int = 128  # steps of each copy between two adaptations
+    num_envs: int = 16  # parallel copies
+    segment_length: int = 128  # steps of each copy between two adaptations
     rate: float = 3e-4
     final_rate: float = 1.0  # of the rate, reached linearly at the end
     discount: float = 0.99
@@ -36,61 +36,66 @@ class Classic(Recipe):
 
     def errors(self) -> list[str]:
         wrong = super().errors()
-        wrong += self.must("be at least 1", lambda x: x >= 1, "width", "stretch", "hidden")
+        wrong += self.must("be at least 1", lambda x: x >= 1, "num_envs", "segment_length", "hidden")
         wrong += self.must("be above 0", lambda x: x > 0, "rate")
         wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "discount", "final_rate")
-        if self.width >= 1 and self.stretch >= 1 and self.adaptations < 10:
-            wrong.append(f"steps={self.steps} must be at least 10 times width x stretch = {self.width * self.stretch}")
+        if self.num_envs >= 1 and self.segment_length >= 1 and self.adaptations < 10:
+            wrong.append(
+                f"steps={self.steps} must be at least 10 times num_envs x segment_length = "
+                f"{self.num_envs * self.segment_length}"
+            )
         return wrong
 
     @property
     def adaptations(self) -> int:
         """A multiple of ten, as many as fit into `steps`."""
-        return self.steps // (self.width * self.stretch) // 10 * 10
+        return self.steps // (self.num_envs * self.segment_length) // 10 * 10
 
     def learner(self, spec: "Spec") -> "Learner":
         raise NotImplementedError
 
-    def adam(self, updates: int, *, clip: float = 0.5, rate: Any = None) -> "Update":
+    def adam(self, gradient_steps: int, *, clip: float = 0.5, rate: Any = None) -> "Update":
         """Adam for so many updates in a life, at `rate` or one that may be learned; gradients are clipped to a norm of
         `clip`."""
         import optax
 
-        from quickstudy.learners.updates import Scaled, clipped
+        from quickstudy.learners.gradient.updates import Scaled, clipped
 
-        falling = optax.scale_by_schedule(optax.linear_schedule(1.0, self.final_rate, updates))
+        falling = optax.scale_by_schedule(optax.linear_schedule(1.0, self.final_rate, gradient_steps))
         return Scaled(
             self.rate if rate is None else rate, optax.chain(clipped(clip), optax.scale_by_adam(eps=1e-5), falling)
         )
 
     def build(self) -> "Experiment":
-        from quickstudy.evaluate import Protocol
+        from quickstudy.evaluate.config import EvaluationConfig
         from quickstudy.meta_optimizers.untrained import Untrained
         from quickstudy.recipes.experiment import Experiment
 
         tasks = self.tasks()
         life = self.life(tasks)
-        protocol = Protocol(life, num_tasks=self.test_tasks, chunk=self.test_tasks)
-        return Experiment(self, self.learner(tasks.spec), life, Untrained(), tasks, protocol, citations=(self.source,))
+        evaluation = EvaluationConfig(life, num_tasks=self.test_tasks, chunk=self.test_tasks)
+        return Experiment(
+            self, self.learner(tasks.spec), life, Untrained(), tasks, evaluation, citations=(self.source,)
+        )
 
     def tasks(self) -> "GymnaxTasks":
-        from quickstudy.tasks.gymnax import GymnaxTasks
+        from quickstudy.envs.gymnax import GymnaxTasks
 
         return GymnaxTasks.make(self.environment, lambda key, params: params)
 
     def life(self, tasks: "GymnaxTasks") -> "Trial":
         from quickstudy.objectives.trial import Trial
 
-        horizon = self.adaptations * self.stretch
+        trial_length = self.adaptations * self.segment_length
         return Trial(
             tasks.environment,
-            horizon=horizon,
-            adapt_every=self.stretch,
-            width=self.width,
-            burn_in=horizon - horizon // 10,
+            trial_length=trial_length,
+            segment_length=self.segment_length,
+            num_envs=self.num_envs,
+            burn_in=trial_length - trial_length // 10,
             baseline="none",
             normalise=False,
-            report_every=horizon // 10,
+            curve_interval=trial_length // 10,
             per_episode=True,
         )
 
@@ -114,8 +119,8 @@ def tanh_policy(spec: "Spec", hidden: int) -> Callable[[Any], Any]:
 @dataclasses.dataclass(frozen=True)
 class CartPoleReinforce(Classic):
     steps: int = 1_000_000
-    width: int = 32
-    stretch: int = 500
+    num_envs: int = 32
+    segment_length: int = 500
     rate: float = 1e-2
     final_rate: float = 0.0
 
@@ -126,19 +131,21 @@ class CartPoleReinforce(Classic):
     source = "Williams 1992, Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning"
 
     def learner(self, spec: "Spec") -> "Learner":
-        from quickstudy.learners.reinforce import reinforce
-        from quickstudy.learners.starts import Drawn
+        from quickstudy.learners.initialisation import RandomInit
+        from quickstudy.learners.inner_rl.reinforce import reinforce
 
-        return reinforce(Drawn(tanh_policy(spec, self.hidden)), self.adam(self.adaptations), discount=self.discount)
+        return reinforce(
+            RandomInit(tanh_policy(spec, self.hidden)), self.adam(self.adaptations), discount=self.discount
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class CartPoleA2C(Classic):
     steps: int = 1_000_000
-    stretch: int = 16
+    segment_length: int = 16
     rate: float = 3e-3
     final_rate: float = 0.0
-    trace: float = 0.95
+    gae_lambda: float = 0.95
 
     environment = "CartPole-v1"
     name = "cartpole-a2c"
@@ -147,11 +154,14 @@ class CartPoleA2C(Classic):
     source = "Mnih et al. 2016, Asynchronous Methods for Deep Reinforcement Learning"
 
     def learner(self, spec: "Spec") -> "Learner":
-        from quickstudy.learners.actor_critic import actor_critic
-        from quickstudy.learners.starts import Drawn
+        from quickstudy.learners.initialisation import RandomInit
+        from quickstudy.learners.inner_rl.actor_critic import actor_critic
 
         return actor_critic(
-            Drawn(tanh_policy(spec, self.hidden)), self.adam(self.adaptations), discount=self.discount, trace=self.trace
+            RandomInit(tanh_policy(spec, self.hidden)),
+            self.adam(self.adaptations),
+            discount=self.discount,
+            gae_lambda=self.gae_lambda,
         )
 
 
@@ -160,10 +170,10 @@ class CartPolePPO(Classic):
     """PureJaxRL's settings."""
 
     steps: int = 500_000
-    width: int = 4
+    num_envs: int = 4
     rate: float = 2.5e-4
     final_rate: float = 0.0
-    trace: float = 0.95
+    gae_lambda: float = 0.95
     epochs: int = 4
     minibatches: int = 4
 
@@ -174,14 +184,14 @@ class CartPolePPO(Classic):
     source = "Schulman, Wolski, Dhariwal, Radford, Klimov 2017, Proximal Policy Optimization Algorithms"
 
     def learner(self, spec: "Spec") -> "Learner":
-        from quickstudy.learners.ppo import ppo
-        from quickstudy.learners.starts import Drawn
+        from quickstudy.learners.initialisation import RandomInit
+        from quickstudy.learners.inner_rl.ppo import ppo
 
         return ppo(
-            Drawn(tanh_policy(spec, self.hidden)),
+            RandomInit(tanh_policy(spec, self.hidden)),
             self.adam(self.adaptations * self.epochs * self.minibatches),
             discount=self.discount,
-            trace=self.trace,
+            gae_lambda=self.gae_lambda,
             epochs=self.epochs,
             minibatches=self.minibatches,
         )
@@ -190,14 +200,14 @@ class CartPolePPO(Classic):
 @dataclasses.dataclass(frozen=True)
 class CartPoleDQN(Classic):
     steps: int = 500_000
-    width: int = 10
-    stretch: int = 1
+    num_envs: int = 10
+    segment_length: int = 1
     rate: float = 5e-4
     final_rate: float = 0.0
-    updates: int = 1  # gradient steps after each step of the environment
+    gradient_steps: int = 1  # gradient steps after each step of the environment
     epsilon: float = 0.01  # probability of a random action, in the end
     capacity: int = 50_000  # transitions that are kept for replay
-    copy_every: int = 50  # updates between two copies to the target network
+    target_update_interval: int = 50  # updates between two copies to the target network
 
     environment = "CartPole-v1"
     name = "cartpole-dqn"
@@ -206,23 +216,25 @@ class CartPoleDQN(Classic):
     source = "Mnih et al. 2015, Human-level control through deep reinforcement learning"
 
     def errors(self) -> list[str]:
-        return super().errors() + self.must("be at least 1", lambda x: x >= 1, "updates", "capacity", "copy_every")
+        return super().errors() + self.must(
+            "be at least 1", lambda x: x >= 1, "gradient_steps", "capacity", "target_update_interval"
+        )
 
     def learner(self, spec: "Spec", **choices: Any) -> "Learner":
-        from quickstudy.learners.dqn import DQN
-        from quickstudy.learners.starts import Drawn
+        from quickstudy.learners.initialisation import RandomInit
+        from quickstudy.learners.inner_rl.dqn import DQN
         from quickstudy.nn.models import MLP
 
         draw = lambda key: MLP((spec.observation, self.hidden, self.hidden, spec.actions or 0), key=key)
         rates = {"discount": self.discount, "epsilon": self.epsilon, **choices}
         return DQN(
-            Drawn(draw),
-            self.adam(self.adaptations * self.updates, clip=10.0, rate=rates.pop("rate", None)),
+            RandomInit(draw),
+            self.adam(self.adaptations * self.gradient_steps, clip=10.0, rate=rates.pop("rate", None)),
             spec.observation,
-            updates=self.updates,
+            gradient_steps=self.gradient_steps,
             capacity=self.capacity,
             decay=self.steps // 4,
-            copy_every=self.copy_every,
+            target_update_interval=self.target_update_interval,
             **rates,
         )
 
@@ -254,15 +266,15 @@ class CartPoleESDQN(CartPoleDQN):
         return wrong + self.must("be above 0", lambda x: x > 0, "sigma", "learning_rate")
 
     def tasks(self) -> "GymnaxTasks":
-        from quickstudy.tasks.gymnax import GymnaxTasks, random_cartpole
+        from quickstudy.envs.gymnax import GymnaxTasks, random_cartpole
 
         return GymnaxTasks.make(self.environment, random_cartpole)
 
     def build(self) -> "Experiment":
         import optax
 
-        from quickstudy.core import Bounded, Positive
         from quickstudy.meta_optimizers.evolution import Evolution
+        from quickstudy.parameters import Bounded, Positive
 
         experiment = super().build()
         spec = self.tasks().spec
@@ -275,21 +287,23 @@ class CartPoleESDQN(CartPoleDQN):
             for rate in (1e-3, 3e-3, 1e-2)
             for discount in (0.95, 0.99)
         }
-        protocol = dataclasses.replace(experiment.protocol, rulers={"where it began": experiment.learner, **grid})
+        evaluation = dataclasses.replace(
+            experiment.evaluation, baselines={"where it began": experiment.learner, **grid}
+        )
         optimizer = Evolution(optax.adam(falling), population=self.population, sigma=self.sigma)
-        return dataclasses.replace(experiment, learner=evolved, meta_optimizer=optimizer, protocol=protocol)
+        return dataclasses.replace(experiment, learner=evolved, meta_optimizer=optimizer, evaluation=evaluation)
 
 
 @dataclasses.dataclass(frozen=True)
 class PendulumDDPG(Classic):
     steps: int = 40_000
-    width: int = 4
-    stretch: int = 1
+    num_envs: int = 4
+    segment_length: int = 1
     rate: float = 1e-3
-    updates: int = 1  # gradient steps after each step of the environment
+    gradient_steps: int = 1  # gradient steps after each step of the environment
     critics: int = 1  # of whose values the least counts
-    smoothing: float = 0.0  # deviation of the noise on the target's actions
-    delay: int = 1  # updates of the critic for one of the actor
+    target_noise: float = 0.0  # deviation of the noise on the target's actions
+    policy_delay: int = 1  # updates of the critic for one of the actor
 
     environment = "Pendulum-v1"
     name = "pendulum-ddpg"
@@ -300,8 +314,8 @@ class PendulumDDPG(Classic):
     def learner(self, spec: "Spec") -> "Learner":
         import jax
 
-        from quickstudy.learners.ddpg import DDPG, ActorAndCritics
-        from quickstudy.learners.starts import Drawn
+        from quickstudy.learners.initialisation import RandomInit
+        from quickstudy.learners.inner_rl.ddpg import DDPG, ActorAndCritics
         from quickstudy.nn.models import MLP
 
         def draw(key: Any) -> ActorAndCritics:
@@ -311,24 +325,24 @@ class PendulumDDPG(Classic):
             return ActorAndCritics(MLP(layers(spec.observation, spec.dims), key=first), critics)
 
         return DDPG(
-            Drawn(draw),
-            self.adam(self.adaptations * self.updates, clip=10.0),
+            RandomInit(draw),
+            self.adam(self.adaptations * self.gradient_steps, clip=10.0),
             spec.observation,
-            updates=self.updates,
+            gradient_steps=self.gradient_steps,
             dims=spec.dims,
-            reach=2.0,
+            max_action=2.0,
             discount=self.discount,
-            smoothing=self.smoothing,
-            delay=self.delay,
+            target_noise=self.target_noise,
+            policy_delay=self.policy_delay,
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class PendulumTD3(PendulumDDPG):
-    updates: int = 2
+    gradient_steps: int = 2
     critics: int = 2
-    smoothing: float = 0.2
-    delay: int = 2
+    target_noise: float = 0.2
+    policy_delay: int = 2
 
     name = "pendulum-td3"
     description = "TD3 on Pendulum from scratch; nothing is meta-trained"

@@ -43,9 +43,9 @@ class Clinc150(FewShotRecipe):
 
         return Refined(self.dims, self.hidden, scale=self.scale, key=self.key(1))
 
-    def rulers(self) -> "dict[str, Learner]":
-        from quickstudy.learners.logistic_regression import LogisticRegression
-        from quickstudy.learners.prototypical import Prototypical
+    def baselines(self) -> "dict[str, Learner]":
+        from quickstudy.baselines.logistic_regression import LogisticRegression
+        from quickstudy.learners.metric.prototypical import Prototypical
 
         return {
             "nearest centroid": Prototypical(lambda x: x, self.dims, self.ways),

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import optax
 
     from quickstudy.core import Learner, TaskDistribution
-    from quickstudy.evaluate import Trace
-    from quickstudy.learners.gradient import Gradient
+    from quickstudy.evaluate.config import Trace
+    from quickstudy.learners.gradient.maml import Gradient
     from quickstudy.recipes.experiment import Experiment
 
 
@@ -49,7 +49,7 @@ class FewShotRecipe(Recipe):
         """A network from an example to a vector of `features` numbers."""
         raise NotImplementedError
 
-    def rulers(self) -> "dict[str, Learner]":
+    def baselines(self) -> "dict[str, Learner]":
         """Methods that need no meta-training, on the same tasks."""
         return {}
 
@@ -60,7 +60,7 @@ class FewShotRecipe(Recipe):
     def note(self) -> str:
         return ""
 
-    def trace(self) -> "Trace | None":
+    def draw(self) -> "Trace | None":
         """What draws a task in the report."""
         return None
 
@@ -96,7 +96,7 @@ class FewShotRecipe(Recipe):
         return FewShot(cross_entropy, accuracy, "accuracy", lower_is_better=False)
 
     def build(self) -> "Experiment":
-        from quickstudy.evaluate import Protocol
+        from quickstudy.evaluate.config import EvaluationConfig
         from quickstudy.meta_optimizers.backprop import Backprop, tasks_at_once
         from quickstudy.recipes.experiment import Experiment
 
@@ -109,14 +109,14 @@ class FewShotRecipe(Recipe):
             parts.get("objective", judge),
             Backprop(parts.get("optimizer", self.optimizer()), chunk=tasks_at_once(self.meta_batch, size)),
             self.tasks(),
-            Protocol(
+            EvaluationConfig(
                 judge,
                 num_tasks=self.test_tasks,
                 steps=parts.get("steps"),
-                rulers=self.rulers(),
+                baselines=self.baselines(),
                 chunk=tasks_at_once(self.test_tasks, size) or 50,
                 note=self.note(),
-                trace=self.trace(),
+                draw=self.draw(),
             ),
             citations=(self.source, *parts.get("citations", ()), *self.about_data()),
         )
@@ -140,9 +140,9 @@ class GradientMethod(FewShotRecipe):
         return wrong
 
     def learner(self) -> "Gradient":
-        from quickstudy.learners.gradient import Gradient
-        from quickstudy.learners.inner_losses import Supervised
-        from quickstudy.learners.updates import SGD
+        from quickstudy.learners.gradient.inner_losses import Supervised
+        from quickstudy.learners.gradient.maml import Gradient
+        from quickstudy.learners.gradient.updates import SGD
         from quickstudy.nn.layers import Linear
         from quickstudy.nn.measures import cross_entropy
         from quickstudy.nn.models import Chain, Predictor
@@ -168,7 +168,7 @@ class ProtoMethod(FewShotRecipe):
     training_ways: int = 60
 
     def learner(self) -> "Learner":
-        from quickstudy.learners.prototypical import Prototypical
+        from quickstudy.learners.metric.prototypical import Prototypical
 
         embed = self.embedding()
         return Prototypical(embed, embed.features, max(self.ways, self.training_ways))
@@ -186,7 +186,7 @@ class MatchingMethod(FewShotRecipe):
         return super().errors() + self.must("be above 0", lambda x: x > 0, "sharpness")
 
     def learner(self) -> "Learner":
-        from quickstudy.learners.matching import FullContext, Matching
+        from quickstudy.learners.metric.matching import FullContext, Matching
 
         embed = self.embedding()
         ways = max(self.ways, self.training_ways)

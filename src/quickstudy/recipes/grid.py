@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from quickstudy.recipes.rl2 import DUAN, RL2
 
 if TYPE_CHECKING:
-    from quickstudy.evaluate import Trace
+    from quickstudy.evaluate.config import Trace
     from quickstudy.recipes.experiment import Experiment
 
 ZINTGRAF = "Zintgraf et al. 2020, VariBAD: A Very Good Method for Bayes-Adaptive Deep RL via Meta-Learning, ICLR"
@@ -22,7 +22,7 @@ class GridRL2(RL2):
     minibatches: int = 4
     episodes: int = 4  # of a trial
     discount: float = 0.98
-    trace: float = 0.95
+    gae_lambda: float = 0.95
     entropy: float = 3e-3
     warmup_entropy: float = 0.03
     value_scale: float = 10.0
@@ -48,7 +48,7 @@ class GridRL2(RL2):
     def build(self) -> "Experiment":
         import numpy as np
 
-        from quickstudy.learners.goal_grids import BestExplorer, GoalSampling, best_path
+        from quickstudy.baselines.goal_grids import BestExplorer, GoalSampling, best_path
         from quickstudy.tasks.mazes import GoalGrids
 
         tasks = GoalGrids()
@@ -57,12 +57,12 @@ class GridRL2(RL2):
         experiment = self.compose(
             tasks,
             unit=tasks.episode,
-            report_every=tasks.episode,
-            rulers={
+            curve_interval=tasks.episode,
+            baselines={
                 "Bayes-optimal": BestExplorer(tasks.size, path),
                 "posterior sampling, anew when it knows better": GoalSampling(tasks.size, goals, anew=True),
                 "posterior sampling": GoalSampling(tasks.size, goals),
             },
-            trace=self.drawing(),
+            draw=self.drawing(),
         )
         return dataclasses.replace(experiment, citations=tuple(dict.fromkeys((ZINTGRAF, *experiment.citations))))

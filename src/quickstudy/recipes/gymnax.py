@@ -19,10 +19,10 @@ class ControlRL2(RL2):
     meta_steps: int = 300
     meta_batch: int = 64
     minibatches: int = 4
-    horizon: int = 500  # steps of a trial
+    trial_length: int = 500  # steps of a trial
     learning_rate: float = 1e-3
     discount: float = 0.99
-    trace: float = 0.95
+    gae_lambda: float = 0.95
 
     environment: ClassVar[str]
     vary: ClassVar[str]  # the function of tasks.gymnax that draws physics
@@ -31,19 +31,19 @@ class ControlRL2(RL2):
 
     def errors(self) -> list[str]:
         wrong = super().errors()
-        if self.horizon < 10 or self.horizon % 10:
-            wrong.append(f"horizon must be a multiple of 10, got {self.horizon}")
+        if self.trial_length < 10 or self.trial_length % 10:
+            wrong.append(f"trial_length must be a multiple of 10, got {self.trial_length}")
         return wrong
 
     @property
     def length(self) -> int:
-        return self.horizon
+        return self.trial_length
 
     def build(self) -> "Experiment":
-        from quickstudy.tasks import gymnax
+        from quickstudy.envs import gymnax
 
         tasks = gymnax.GymnaxTasks.make(self.environment, getattr(gymnax, self.vary))
-        return self.compose(tasks, report_every=self.horizon // 10, chunk=100, episodic=self.episodic)
+        return self.compose(tasks, curve_interval=self.trial_length // 10, chunk=100, episodic=self.episodic)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class CartPoleRL2(ControlRL2):
 
 @dataclasses.dataclass(frozen=True)
 class AcrobotRL2(ControlRL2):
-    horizon: int = 1000
+    trial_length: int = 1000
     value_scale: float = 100.0
 
     environment = "Acrobot-v1"
@@ -71,7 +71,7 @@ class AcrobotRL2(ControlRL2):
 
 @dataclasses.dataclass(frozen=True)
 class PendulumRL2(ControlRL2):
-    horizon: int = 600  # three episodes
+    trial_length: int = 600  # three episodes
     value_scale: float = 100.0
 
     environment = "Pendulum-v1"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from quickstudy.recipes.base import Recipe
 
 if TYPE_CHECKING:
+    from quickstudy.envs.spec import EnvironmentTasks
     from quickstudy.recipes.experiment import Experiment
-    from quickstudy.tasks.environment import EnvironmentTasks
 
 RATES = (3.0, 10.0, 30.0, 100.0)
 SIZE = 5
@@ -24,10 +24,10 @@ SIZE = 5
 class LearnedLoss(Recipe):
     meta_steps: int = 300
     meta_batch: int = 32
-    stretch: int = 20  # steps of each copy between two updates
-    width: int = 8  # parallel copies of the environment
+    segment_length: int = 20  # steps of each copy between two updates
+    num_envs: int = 8  # parallel copies of the environment
     updates: int = 40  # in a life
-    window: int = 5  # updates in a meta-step, through which is differentiated
+    bptt_length: int = 5  # updates in a meta-step, through which is differentiated
     predictions: int = 8  # categories of the agent's prediction y
     size: int = 32  # of the LSTM that is the loss
     rate: float = 10.0
@@ -42,28 +42,30 @@ class LearnedLoss(Recipe):
 
     def errors(self) -> list[str]:
         wrong = super().errors()
-        wrong += self.must("be at least 1", lambda x: x >= 1, "stretch", "width", "updates", "size", "window")
+        wrong += self.must(
+            "be at least 1", lambda x: x >= 1, "segment_length", "num_envs", "updates", "size", "bptt_length"
+        )
         wrong += self.must("be at least 2", lambda x: x >= 2, "predictions")
         wrong += self.must("be above 0", lambda x: x > 0, "rate", "learning_rate")
         wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "discount")
-        if self.window >= 1 and self.updates % self.window:
-            wrong.append(f"window={self.window} must divide updates={self.updates}")
+        if self.bptt_length >= 1 and self.updates % self.bptt_length:
+            wrong.append(f"bptt_length={self.bptt_length} must divide updates={self.updates}")
         return wrong
 
     def build(self) -> "Experiment":
         import jax
         import optax
 
-        from quickstudy.core import Positive
-        from quickstudy.evaluate import Protocol
-        from quickstudy.learners.actor_critic import actor_critic
-        from quickstudy.learners.lpg import LPG
-        from quickstudy.learners.reinforce import reinforce
-        from quickstudy.learners.starts import Drawn
-        from quickstudy.learners.updates import SGD
+        from quickstudy.evaluate.config import EvaluationConfig
+        from quickstudy.learners.gradient.updates import SGD
+        from quickstudy.learners.initialisation import RandomInit
+        from quickstudy.learners.inner_rl.actor_critic import actor_critic
+        from quickstudy.learners.inner_rl.lpg import LPG
+        from quickstudy.learners.inner_rl.reinforce import reinforce
         from quickstudy.meta_optimizers.backprop import Backprop
         from quickstudy.nn.models import TablePolicy
         from quickstudy.objectives.trial import Trial
+        from quickstudy.parameters import Positive
         from quickstudy.recipes.experiment import Experiment
         from quickstudy.rl import losses
         from quickstudy.tasks.transfer import Transfer
@@ -72,37 +74,39 @@ class LearnedLoss(Recipe):
         states, actions = tasks.spec.observation, tasks.spec.actions or 0
         draw = lambda key: TablePolicy(states, actions, self.predictions, key=key)
         learner = LPG(
-            Drawn(draw), SGD(Positive(self.rate)), key=jax.random.fold_in(jax.random.key(self.seed), 1),
+            RandomInit(draw), SGD(Positive(self.rate)), key=jax.random.fold_in(jax.random.key(self.seed), 1),
             predictions=self.predictions, size=self.size, predicting=Positive(0.5), exploring=Positive(0.01),
         )  # fmt: skip
         objective = Trial(
             tasks.environment,
-            horizon=self.stretch * self.updates,
-            window=self.stretch * self.window,
-            adapt_every=self.stretch,
-            width=self.width,
+            trial_length=self.segment_length * self.updates,
+            bptt_length=self.segment_length * self.bptt_length,
+            segment_length=self.segment_length,
+            num_envs=self.num_envs,
             terms=((1.0, losses.a2c), (0.01, losses.entropy)),
             discount=self.discount,
             baseline="linear",
             across_episodes=False,
         )
         test = dataclasses.replace(
-            objective, environment=tasks.unseen.environment, window=None, baseline="none", normalise=False,
-            report_every=self.stretch
+            objective, environment=tasks.unseen.environment, bptt_length=None, baseline="none", normalise=False,
+            curve_interval=self.segment_length
             * next(n for n in range(max(1, self.updates // 10), 0, -1) if self.updates % n == 0),
         )  # fmt: skip
-        table, with_value = Drawn(lambda key: TablePolicy(states, actions, key=key)), Drawn(draw)
-        rulers = {}
+        table, with_value = RandomInit(lambda key: TablePolicy(states, actions, key=key)), RandomInit(draw)
+        baselines = {}
         for rate in RATES:
-            rulers[f"REINFORCE, rate {rate}"] = reinforce(with_value, SGD(rate), discount=self.discount, entropy=0.01)
-            rulers[f"actor-critic, rate {rate}"] = actor_critic(table, SGD(rate), discount=self.discount)
+            baselines[f"REINFORCE, rate {rate}"] = reinforce(
+                with_value, SGD(rate), discount=self.discount, entropy=0.01
+            )
+            baselines[f"actor-critic, rate {rate}"] = actor_critic(table, SGD(rate), discount=self.discount)
         return Experiment(
             self,
             learner,
             objective,
             Backprop(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(self.learning_rate))),
             tasks,
-            Protocol(test, num_tasks=self.test_tasks, rulers=rulers, chunk=min(250, self.test_tasks)),
+            EvaluationConfig(test, num_tasks=self.test_tasks, baselines=baselines, chunk=min(250, self.test_tasks)),
             citations=(self.source,),
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from quickstudy.recipes.base import Recipe
 
 if TYPE_CHECKING:
-    from quickstudy.learners.q_learning import QLearning
+    from quickstudy.learners.inner_rl.q_learning import QLearning
     from quickstudy.recipes.experiment import Experiment
 
 # rate, discount, ε and initial value: the best of {0.1, 0.3, 0.6, 1} × {0.9, 0.95, 0.99} × {0.01, 0.05, 0.1, 0.2} ×
@@ -27,7 +27,7 @@ class MazeRecipe(Recipe):
     size: int = 9  # cells to a side
     walls: float = 0.25  # share of the cells
     wind: float = 0.0
-    horizon: int = 1000  # steps of a life
+    trial_length: int = 1000  # steps of a life
     population: int = 32  # of evolution: learners tried in each meta-step
     sigma: float = 0.1  # standard deviation by which they differ
     learning_rate: float = 0.02
@@ -38,7 +38,7 @@ class MazeRecipe(Recipe):
         wrong = super().errors()
         wrong += self.must("be at least 3", lambda x: x >= 3, "size")
         wrong += self.must("lie in [0, 0.5]", lambda x: 0 <= x <= 0.5, "walls", "wind")
-        wrong += self.must("be a multiple of 10, at least 10", lambda x: x >= 10 and x % 10 == 0, "horizon")
+        wrong += self.must("be a multiple of 10, at least 10", lambda x: x >= 10 and x % 10 == 0, "trial_length")
         wrong += self.must("be even and at least 2", lambda x: x >= 2 and x % 2 == 0, "population")
         wrong += self.must("lie in (0, 1)", lambda x: 0 < x < 1, "near_one")
         return wrong + self.must("be above 0", lambda x: x > 0, "sigma", "learning_rate")
@@ -47,17 +47,17 @@ class MazeRecipe(Recipe):
         """With these rates, numbers or leaves."""
         raise NotImplementedError
 
-    def rulers(self) -> "dict[str, QLearning]":
+    def baselines(self) -> "dict[str, QLearning]":
         return {"tuned by hand": self.learner(**TUNED)}
 
     def build(self) -> "Experiment":
         import jax.numpy as jnp
         import optax
 
-        from quickstudy.core import Bounded
-        from quickstudy.evaluate import Protocol
+        from quickstudy.evaluate.config import EvaluationConfig
         from quickstudy.meta_optimizers.evolution import Evolution
         from quickstudy.objectives.trial import Trial
+        from quickstudy.parameters import Bounded
         from quickstudy.recipes.experiment import Experiment
         from quickstudy.tasks.mazes import Mazes
 
@@ -67,7 +67,7 @@ class MazeRecipe(Recipe):
         shape = (tasks.spec.observation, tasks.spec.actions) if self.initial == "each" else ()
         initial = jnp.full(shape, TUNED["initial"])
         evolved = self.learner(**rates, initial=initial)
-        trial = Trial(tasks.environment, horizon=self.horizon, baseline="none", normalise=False)
+        trial = Trial(tasks.environment, trial_length=self.trial_length, baseline="none", normalise=False)
         return Experiment(
             self,
             evolved,
@@ -78,10 +78,10 @@ class MazeRecipe(Recipe):
                 sigma=self.sigma,
             ),
             tasks,
-            Protocol(
-                dataclasses.replace(trial, report_every=self.horizon // 10),
+            EvaluationConfig(
+                dataclasses.replace(trial, curve_interval=self.trial_length // 10),
                 num_tasks=self.test_tasks,
-                rulers=self.rulers(),
+                baselines=self.baselines(),
                 chunk=min(250, self.test_tasks),
             ),
             citations=(self.source,),
@@ -96,7 +96,7 @@ class MazeQLearning(MazeRecipe):
     source = "Watkins 1989, Learning from Delayed Rewards"
 
     def learner(self, **choices: Any) -> "QLearning":
-        from quickstudy.learners.q_learning import QLearning
+        from quickstudy.learners.inner_rl.q_learning import QLearning
 
         return QLearning(self.size**2, 4, **choices)
 
@@ -121,11 +121,11 @@ class MazeDynaQ(MazeRecipe):
         return super().errors() + self.must("not be negative", lambda x: x >= 0, "planning")
 
     def learner(self, **choices: Any) -> "QLearning":
-        from quickstudy.learners.dyna_q import DynaQ
+        from quickstudy.learners.inner_rl.dyna_q import DynaQ
 
         return DynaQ(self.size**2, 4, planning=self.planning, **choices)
 
-    def rulers(self) -> "dict[str, QLearning]":
-        from quickstudy.learners.q_learning import QLearning
+    def baselines(self) -> "dict[str, QLearning]":
+        from quickstudy.learners.inner_rl.q_learning import QLearning
 
-        return {**super().rulers(), "Q-learning, tuned by hand": QLearning(self.size**2, 4, **TUNED)}
+        return {**super().baselines(), "Q-learning, tuned by hand": QLearning(self.size**2, 4, **TUNED)}

@@ -51,7 +51,7 @@ class MDPRL2(RL2):
         return self.episodes
 
     def build(self) -> "Experiment":
-        from quickstudy.learners import mdps
+        from quickstudy.baselines import mdps
         from quickstudy.tasks.mdps import TabularMDPs
 
         tasks = TabularMDPs()
@@ -59,8 +59,8 @@ class MDPRL2(RL2):
         return self.compose(
             tasks,
             unit=tasks.episode,
-            report_every=tasks.episode,
-            rulers={
+            curve_interval=tasks.episode,
+            baselines={
                 "BEB": mdps.beb(*size, scale=BEB_SCALE),
                 "Bayesian greedy": mdps.bayes_greedy(*size),
                 "UCRL2": mdps.ucrl2(*size, scale=UCRL2_SCALE),
@@ -90,8 +90,8 @@ class KernelsTrial(MDPRL2):
     def errors(self) -> list[str]:
         return super().errors() + self.must("not be negative", lambda x: x >= 0, "test_episodes")
 
-    def rulers(self) -> "dict[str, Learner]":
-        from quickstudy.learners import mdps
+    def baselines(self) -> "dict[str, Learner]":
+        from quickstudy.baselines import mdps
 
         tasks = self.tasks()
         return {"PSRL, flat prior": mdps.psrl(tasks.states, tasks.actions, tasks.episode)}
@@ -106,16 +106,16 @@ class KernelsTrial(MDPRL2):
         return self.compose(
             tasks,
             unit=tasks.episode,
-            report_every=tasks.episode,
+            curve_interval=tasks.episode,
             test_length=self.test_episodes or self.episodes,
-            rulers=self.rulers(),
+            baselines=self.baselines(),
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class KernelsRL2(KernelsTrial):
     name = "kernels-rl2"
-    description = "RL² on MDPs that mix shared kernels, the model-free ruler of kernels-mml"
+    description = "RL² on MDPs that mix shared kernels, the model-free baseline of kernels-mml"
     expected = "10 episodes: 178 after 1.6 M steps, as many as kernels-mml has; 193 after 3,000 meta-steps"
     source = DUAN
 
@@ -138,7 +138,7 @@ class MDPAlone(Recipe):
         raise NotImplementedError
 
     def build(self) -> "Experiment":
-        from quickstudy.evaluate import Protocol
+        from quickstudy.evaluate.config import EvaluationConfig
         from quickstudy.meta_optimizers.untrained import Untrained
         from quickstudy.objectives.trial import Trial
         from quickstudy.recipes.experiment import Experiment
@@ -146,18 +146,20 @@ class MDPAlone(Recipe):
         from quickstudy.tasks.mdps import TabularMDPs
 
         tasks = TabularMDPs(self.states, self.actions)
-        horizon = tasks.episode * self.episodes
-        trial = Trial(tasks.environment, horizon=horizon, baseline="none", normalise=False, report_every=tasks.episode)
+        trial_length = tasks.episode * self.episodes
+        trial = Trial(
+            tasks.environment, trial_length=trial_length, baseline="none", normalise=False, curve_interval=tasks.episode
+        )
         return Experiment(
             self,
             self.learner(tasks),
             trial,
             Untrained(),
             tasks,
-            Protocol(
+            EvaluationConfig(
                 trial,
                 num_tasks=self.test_tasks,
-                optimum=lambda drawn: self.episodes * best_returns(drawn, tasks.episode),
+                oracle_value=lambda drawn: self.episodes * best_returns(drawn, tasks.episode),
                 chunk=min(500, self.test_tasks),
             ),
             citations=(self.source, DUAN),
@@ -172,7 +174,7 @@ class MDPPSRL(MDPAlone):
     source = "Osband, Russo, Van Roy 2013, (More) Efficient Reinforcement Learning via Posterior Sampling"
 
     def learner(self, tasks: "TabularMDPs") -> "Learner":
-        from quickstudy.learners import mdps
+        from quickstudy.baselines import mdps
 
         return mdps.psrl(tasks.states, tasks.actions, tasks.episode)
 
@@ -194,6 +196,6 @@ class MDPRMax(MDPAlone):
         return super().errors() + self.must("be at least 1", lambda x: x >= 1, "visits")
 
     def learner(self, tasks: "TabularMDPs") -> "Learner":
-        from quickstudy.learners.r_max import RMax
+        from quickstudy.learners.inner_rl.r_max import RMax
 
         return RMax(tasks.states, tasks.actions, visits=self.visits, most=self.most)

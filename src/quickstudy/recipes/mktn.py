@@ -1,6 +1,6 @@
 """Meta-knowledge transfer networks: knowledge that tasks share, and a linear part for what one task adds.
 
-Fixed before the runs, as settings of the same recipe: `--part knowledge` (K alone), `--part inner` (φ alone, on random
+Frozen before the runs, as settings of the same recipe: `--part knowledge` (K alone), `--part inner` (φ alone, on random
 features that are never learned; the knowledge is not a start but gone) and `--guidance 0` (λ = 0).
 """
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quickstudy.core import Learner
-    from quickstudy.learners.mktn import MKTN, Reading
+    from quickstudy.envs.spec import EnvironmentTasks
+    from quickstudy.learners.generated.mktn import MKTN, Reading
     from quickstudy.recipes.experiment import Experiment
-    from quickstudy.tasks.environment import EnvironmentTasks
 
 ALPACA = "Harrison, Sharma, Pavone 2018, Meta-Learning Priors for Efficient Online Bayesian Regression, WAFR"
 R2D2 = "Bertinetto, Henriques, Torr, Vedaldi 2019, Meta-learning with Differentiable Closed-Form Solvers, ICLR"
@@ -44,8 +44,8 @@ class Transfer(Recipe):
         return wrong
 
     def transfer(self, net: "Callable", reading: "Reading", steps: int = 1) -> "MKTN":
-        from quickstudy.core import Fixed, Positive
-        from quickstudy.learners.mktn import MKTN, Proximal, Ridge
+        from quickstudy.learners.generated.mktn import MKTN, Proximal, Ridge
+        from quickstudy.parameters import Frozen, Positive
 
         if self.rule == "ridge":
             rule = Ridge(Positive(self.guidance) if self.guidance else UNGUIDED)
@@ -54,7 +54,7 @@ class Transfer(Recipe):
         if self.part == "knowledge":
             return MKTN(net, rule, reading, self.size, steps=0)
         if self.part == "inner":
-            return MKTN(Fixed(net), rule, reading, self.size, steps=steps, knowledge=False)
+            return MKTN(Frozen(net), rule, reading, self.size, steps=steps, knowledge=False)
         return MKTN(net, rule, reading, self.size, steps=steps)
 
 
@@ -73,7 +73,7 @@ class SinusoidMKTN(Transfer, Sinusoid):
     def parts(self) -> dict[str, Any]:
         import jax
 
-        from quickstudy.learners.mktn import Regression
+        from quickstudy.learners.generated.mktn import Regression
         from quickstudy.nn.models import MLP
 
         net = MLP((1, self.hidden, self.hidden, 1 + self.size), key=jax.random.fold_in(jax.random.key(self.seed), 1))
@@ -95,7 +95,7 @@ class Controlled(Transfer):
     guidance: float = 0.01
     hidden: int = 64
     discount: float = 0.95
-    trace: float = 0.7
+    gae_lambda: float = 0.7
     temperature: float = 0.015  # of the policy softmax(Q / temperature)
     epsilon: float = 0.02  # probability of any action instead
     learning_rate: float = 6e-3
@@ -105,17 +105,17 @@ class Controlled(Transfer):
     def errors(self) -> list[str]:
         wrong = super().errors() + self.must("be at least 1", lambda x: x >= 1, "hidden")
         wrong += self.must("lie in [0, 1)", lambda x: 0 <= x < 1, "discount", "epsilon")
-        wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "trace", "final_rate")
+        wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "gae_lambda", "final_rate")
         return wrong + self.must("be above 0", lambda x: x > 0, "temperature", "learning_rate", "clip_norm")
 
     def control(
         self,
         tasks: "EnvironmentTasks",
-        horizon: int,
+        trial_length: int,
         *,
         opinion: float,
-        rulers: "dict[str, Learner]",
-        optimum: "Callable[[Any], Any]",
+        baselines: "dict[str, Learner]",
+        oracle_value: "Callable[[Any], Any]",
     ) -> "Experiment":
         """`opinion`: scale of what the knowledge says to begin with, relative to that of a plain network."""
         import equinox as eqx
@@ -123,8 +123,8 @@ class Controlled(Transfer):
         import jax.numpy as jnp
         import optax
 
-        from quickstudy.evaluate import Protocol
-        from quickstudy.learners.mktn import Control
+        from quickstudy.evaluate.config import EvaluationConfig
+        from quickstudy.learners.generated.mktn import Control
         from quickstudy.meta_optimizers.backprop import Backprop
         from quickstudy.nn.models import MLP
         from quickstudy.objectives.trial import Trial
@@ -143,10 +143,10 @@ class Controlled(Transfer):
         net = eqx.tree_at(lambda n: n.layers[-1], net, jax.tree.map(lambda w: (w.T * small).T, net.layers[-1]))
         trial = Trial(
             tasks.environment,
-            horizon=horizon,
+            trial_length=trial_length,
             terms=((1.0, losses.q_value),),
             discount=self.discount,
-            trace=self.trace,
+            gae_lambda=self.gae_lambda,
             across_episodes=False,
             normalise=False,
         )
@@ -157,12 +157,12 @@ class Controlled(Transfer):
             trial,
             Backprop(optax.chain(optax.clip_by_global_norm(self.clip_norm), optax.adam(rate))),
             tasks,
-            Protocol(
-                dataclasses.replace(trial, report_every=horizon // 10, baseline="none"),
+            EvaluationConfig(
+                dataclasses.replace(trial, curve_interval=trial_length // 10, baseline="none"),
                 num_tasks=self.test_tasks,
-                rulers=rulers,
-                optimum=optimum,
-                trace=transfer,
+                baselines=baselines,
+                oracle_value=oracle_value,
+                draw=transfer,
                 chunk=min(500, self.test_tasks),
             ),
             citations=(BRADTKE, WATKINS),
@@ -181,7 +181,9 @@ class MazeMKTN(Controlled, OneMaze):
 
     def build(self) -> "Experiment":
         # The knowledge begins near indifference, so that every goal is found.
-        return self.control(self.tasks(), self.horizon, opinion=0.01, rulers=self.rulers(), optimum=self.optimum)
+        return self.control(
+            self.tasks(), self.trial_length, opinion=0.01, baselines=self.baselines(), oracle_value=self.optimum
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +204,7 @@ class KernelsMKTN(Controlled):
         return super().errors() + self.must("be a multiple of 10", lambda x: x >= 10 and x % 10 == 0, "episodes")
 
     def build(self) -> "Experiment":
-        from quickstudy.learners import mdps
+        from quickstudy.baselines import mdps
         from quickstudy.rl.planning import best_returns
         from quickstudy.tasks.mdps import KernelMDPs
 
@@ -211,6 +213,6 @@ class KernelsMKTN(Controlled):
             tasks,
             tasks.episode * self.episodes,
             opinion=1.0,
-            rulers={"PSRL, flat prior": mdps.psrl(tasks.states, tasks.actions, tasks.episode)},
-            optimum=lambda drawn: self.episodes * best_returns(drawn, tasks.episode),
+            baselines={"PSRL, flat prior": mdps.psrl(tasks.states, tasks.actions, tasks.episode)},
+            oracle_value=lambda drawn: self.episodes * best_returns(drawn, tasks.episode),
         )

@@ -20,8 +20,8 @@ from quickstudy.recipes.base import Recipe
 from quickstudy.recipes.maze import TUNED
 
 if TYPE_CHECKING:
+    from quickstudy.envs.spec import EnvironmentTasks
     from quickstudy.recipes.experiment import Experiment
-    from quickstudy.tasks.environment import EnvironmentTasks
     from quickstudy.tasks.mdps import KernelMDPs, TabularMDPs
 
 OSBAND = "Osband, Russo, Van Roy 2013, (More) Efficient Reinforcement Learning via Posterior Sampling"
@@ -69,12 +69,12 @@ class MMLRecipe(Recipe):
         *,
         outcomes: int,
         episode: int,
-        horizon: int,
+        trial_length: int,
         flat: float,
         discount: float = 1.0,
         guess: float = 0.0,
-        rulers: dict | None = None,
-        optimum: Any = None,
+        baselines: dict | None = None,
+        oracle_value: Any = None,
     ) -> "Experiment":
         """
         tables: a task -> its mean rewards [states, actions] and transitions [states, actions, outcomes]
@@ -86,10 +86,10 @@ class MMLRecipe(Recipe):
         import jax.numpy as jnp
         import optax
 
-        from quickstudy.evaluate import Protocol
-        from quickstudy.learners.meta_models import Amortised, constant
-        from quickstudy.learners.mixture import Mixture
-        from quickstudy.learners.mml import MML, equivalence, likelihood
+        from quickstudy.evaluate.config import EvaluationConfig
+        from quickstudy.learners.inference.meta_models import Amortised, constant
+        from quickstudy.learners.inference.mixture import Mixture
+        from quickstudy.learners.inference.mml import MML, equivalence, likelihood
         from quickstudy.meta_optimizers.backprop import Backprop
         from quickstudy.objectives.trial import Trial
         from quickstudy.recipes.experiment import Experiment
@@ -113,7 +113,7 @@ class MMLRecipe(Recipe):
         one = constant(sure * transition, reward, jnp.full(shape, sure))
         trial = Trial(
             tasks.environment,
-            horizon=horizon,
+            trial_length=trial_length,
             terms=((1.0, likelihood), (self.equivalence, equivalence)),
             baseline="none",
             normalise=False,
@@ -126,19 +126,19 @@ class MMLRecipe(Recipe):
             trial,
             Backprop(optimizer),
             tasks,
-            Protocol(
-                dataclasses.replace(trial, report_every=horizon // 10),
+            EvaluationConfig(
+                dataclasses.replace(trial, curve_interval=trial_length // 10),
                 num_tasks=self.test_tasks,
-                rulers={
+                baselines={
                     "the family's mean as a prior": agent(prior),
                     "from scratch": agent(scratch),
                     "from scratch, mean model": agent(scratch, 0.0),
                     "one model for all tasks": agent(one),
-                    **(rulers or {}),
+                    **(baselines or {}),
                 },
-                tested=lambda learner: dataclasses.replace(learner, epsilon=0.0),
-                optimum=optimum,
-                trace=models(tables),
+                eval_view=lambda learner: dataclasses.replace(learner, epsilon=0.0),
+                oracle_value=oracle_value,
+                draw=models(tables),
                 chunk=min(250, self.test_tasks),
             ),
             citations=(self.source, GRIMM),
@@ -161,10 +161,10 @@ class MDPFamily(MMLRecipe):
             average,
             outcomes=tasks.states,
             episode=tasks.episode,
-            horizon=tasks.episode * self.episodes,
+            trial_length=tasks.episode * self.episodes,
             flat=flat,
             guess=1.0,
-            optimum=lambda drawn: self.episodes * best_returns(drawn, tasks.episode),
+            oracle_value=lambda drawn: self.episodes * best_returns(drawn, tasks.episode),
         )
 
 
@@ -218,7 +218,7 @@ class MazeMML(MMLRecipe):
     wind: float = 0.3
     layout: int = 0  # seed of the walls, which are the same in all tasks
     discount: float = 0.95
-    horizon: int = 100  # steps of a life
+    trial_length: int = 100  # steps of a life
 
     name = "maze-mml"
     description = "meta-model learning in mazes of one layout, where goal and wind differ"
@@ -231,13 +231,13 @@ class MazeMML(MMLRecipe):
         wrong += self.must("lie in [0, 0.5]", lambda x: 0 <= x <= 0.5, "wind")
         wrong += self.must("lie in [0, 1)", lambda x: 0 <= x < 1, "discount")
         wrong += self.must("not be negative", lambda x: x >= 0, "layout")
-        return wrong + self.must("be a multiple of 10, at least 10", lambda x: x >= 10 and x % 10 == 0, "horizon")
+        return wrong + self.must("be a multiple of 10, at least 10", lambda x: x >= 10 and x % 10 == 0, "trial_length")
 
     def build(self) -> "Experiment":
         import jax
 
-        from quickstudy.learners.dyna_q import DynaQ
-        from quickstudy.learners.r_max import RMax
+        from quickstudy.learners.inner_rl.dyna_q import DynaQ
+        from quickstudy.learners.inner_rl.r_max import RMax
         from quickstudy.tasks.mazes import Mazes, tables
 
         tasks = Mazes(self.size, wind=self.wind, layout=self.layout, episode=20)
@@ -250,10 +250,10 @@ class MazeMML(MMLRecipe):
             average,
             outcomes=self.size**2 + 1,
             episode=tasks.episode,
-            horizon=self.horizon,
+            trial_length=self.trial_length,
             flat=MAZE_FLAT,
             discount=self.discount,
-            rulers={
+            baselines={
                 "Dyna-Q from scratch": DynaQ(*size, planning=20, **TUNED),
                 "R-MAX from scratch": RMax(*size, visits=1, discount=self.discount),
             },

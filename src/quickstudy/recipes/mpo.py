@@ -15,9 +15,10 @@ not share is larger, over trials of 40 episodes (`--other test_residual=outside 
 total reward of the trial on 1,000 held-out MDPs, paired; the two claims are the same (RL² is `kernels-rl2`).
 
 Mazes of one layout, in which goal and wind differ: those of maze-mml, 5×5 cells, episodes of 20 steps, trials of 100.
-The shifted family: the walls of another layout, over trials of 400 steps (`--other layout=1 horizon=400`). The measure
-is the goals reached in the trial in 1,000 held-out mazes, paired; the two claims are the same (RL² is `maze-rl2` in
-these mazes: `--maze 5 --wind 0.3 --episode 20 --horizon 100 --meta-steps 1500`).
+The shifted family: the walls of another layout, over trials of 400 steps (`--other layout=1 trial_length=400`). The
+measure is the goals reached in the trial in 1,000 held-out mazes, paired; the two claims are the same (RL² is
+`maze-rl2` in
+these mazes: `--maze 5 --wind 0.3 --episode 20 --trial-length 100 --meta-steps 1500`).
 
 The first runs of navigation failed both; docs/learners/mpo.md has all figures, and why the defaults have changed since.
 With today's both hold on MDPs, and in navigation but for one comparison each: the recurrent hypernetwork is better in
@@ -34,11 +35,11 @@ from quickstudy.recipes.rl2 import RL2
 
 if TYPE_CHECKING:
     from quickstudy.core import Learner
-    from quickstudy.evaluate import Trace
-    from quickstudy.learners.inner_losses import OfPolicy
-    from quickstudy.learners.mpo import MPO
+    from quickstudy.envs.spec import Spec
+    from quickstudy.evaluate.config import Trace
+    from quickstudy.learners.generated.mpo import MPO
+    from quickstudy.learners.gradient.inner_losses import OfPolicy
     from quickstudy.recipes.experiment import Experiment
-    from quickstudy.tasks.environment import Spec
     from quickstudy.tasks.mazes import Mazes
     from quickstudy.tasks.mdps import KernelMDPs
     from quickstudy.tasks.navigation import Navigation
@@ -75,7 +76,7 @@ class NavigationTrial(RL2):
     def length(self) -> int:
         return self.episodes
 
-    def rulers(self) -> "dict[str, Learner]":
+    def baselines(self) -> "dict[str, Learner]":
         return {}
 
     def tasks(self) -> "Navigation":
@@ -92,11 +93,11 @@ class NavigationTrial(RL2):
         return self.compose(
             tasks,
             unit=self.episode,
-            report_every=self.episode,
+            curve_interval=self.episode,
             test_length=lived,
-            rulers=self.rulers(),
-            optimum=lambda goals: lived * optimal_return(goals, self.episode),
-            trace=walks,
+            baselines=self.baselines(),
+            oracle_value=lambda goals: lived * optimal_return(goals, self.episode),
+            draw=walks,
             chunk=500,
         )
 
@@ -125,25 +126,29 @@ class MPOMethod(RL2):
     disappointed: bool = True  # weight a correction by how far the episode fell short of what the critic foresaw
     correction_rate: float = 1.0  # where it is learned, where it starts; and so with the next four
     correction_discount: float = 0.05  # γ of a correction's returns
-    correction_trace: float = 0.9  # λ of them
+    correction_gae_lambda: float = 0.9  # λ of them
     correction_clip: float = 0.8  # of a correction's gradient: its norm at most
     # How much the linear baseline of an episode is held back. One-hot states are as many features as an episode has
     # steps: unheld, it explains all that happened, and leaves nothing to correct by.
     correction_ridge: float = 1e-5
     test_ridge: float = 0.0  # the same in the test (0: as in training)
     normalise_within: bool = False  # bring an episode's advantages to deviation 1, so that corrections never shrink
-    pull: float = 0.0  # its weight; 0: no pull
-    scatter: float = 0.3  # deviation of corrections when a task of training begins,
-    scattered: float = 0.5  # in this share of the tasks: guidance is then wrong, and corrections learn to mend it
+    kl_weight: float = 0.0  # its weight; 0: no pull
+    init_noise: float = 0.3  # deviation of corrections when a task of training begins,
+    init_noise_share: float = (
+        0.5  # in this share of the tasks: guidance is then wrong, and corrections learn to mend it
+    )
 
     def errors(self) -> list[str]:
         wrong = super().errors()
         wrong += self.must("be at least 1", lambda x: x >= 1, "hidden")
         wrong += self.must("be above 0", lambda x: x > 0, "correction_rate", "correction_clip", "correction_ridge")
-        wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "scattered")
-        wrong += self.must("lie in (0, 1)", lambda x: 0 < x < 1, "correction_discount", "correction_trace")
-        wrong += self.must("not be negative", lambda x: x >= 0, "pull", "correction_steps", "scatter", "test_ridge")
-        if self.correction_steps == 1 and self.pull:
+        wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "init_noise_share")
+        wrong += self.must("lie in (0, 1)", lambda x: 0 < x < 1, "correction_discount", "correction_gae_lambda")
+        wrong += self.must(
+            "not be negative", lambda x: x >= 0, "kl_weight", "correction_steps", "init_noise", "test_ridge"
+        )
+        if self.correction_steps == 1 and self.kl_weight:
             wrong.append("correction_steps must be 0 or at least 2: the pull has no gradient in the first one")
         if self.cell == "attention":
             wrong.append("cell must be gru, lstm or s5 here: attention has no state to generate from")
@@ -156,36 +161,41 @@ class MPOMethod(RL2):
         """What makes a task what it is, for the picture: [tasks, 2]."""
         raise NotImplementedError
 
-    def agent(self, spec: "Spec", horizon: int) -> "Learner":
-        from quickstudy.core import Bounded, Positive
-        from quickstudy.learners.inner_losses import PolicyGradient
+    def agent(self, spec: "Spec", trial_length: int) -> "Learner":
+        from quickstudy.learners.gradient.inner_losses import PolicyGradient
+        from quickstudy.parameters import Bounded, Positive
 
         # Where there are no corrections, nothing of them is there to be learned.
         learned = self.learn_corrections and self.correction_steps > 0
-        rate, pull, discount, trace = self.correction_rate, self.pull, self.correction_discount, self.correction_trace
+        rate, kl_weight, discount, gae_lambda = (
+            self.correction_rate,
+            self.kl_weight,
+            self.correction_discount,
+            self.correction_gae_lambda,
+        )
         # The first-order adjoint takes inner gradients, and what shapes them, for constants.
         shaped = learned and self.adjoint == "unrolled"
         bounded, positive = (Bounded, Positive) if shaped else (float, float)
         inner_loss = PolicyGradient(
-            bounded(discount), bounded(trace), normalise=self.normalise_within, ridge=self.correction_ridge
+            bounded(discount), bounded(gae_lambda), normalise=self.normalise_within, ridge=self.correction_ridge
         )
-        rate, pull = Positive(rate) if learned else rate, positive(pull) if pull else None
-        return self.corrected(spec, self.seed, inner_loss, rate, pull)
+        rate, kl_weight = Positive(rate) if learned else rate, positive(kl_weight) if kl_weight else None
+        return self.corrected(spec, self.seed, inner_loss, rate, kl_weight)
 
-    def survey(self) -> "Trace | None":
+    def draw_many(self) -> "Trace | None":
         from quickstudy.report.traces import generated_policies
 
         return generated_policies(self.parameter) if self.generates != "nothing" else None
 
-    def corrected(self, spec: "Spec", seed: int, inner: "OfPolicy", rate: Any, pull: Any) -> "Learner":
+    def corrected(self, spec: "Spec", seed: int, inner: "OfPolicy", rate: Any, kl_weight: Any) -> "Learner":
         """With this inner loss, and this rate and pull, numbers or leaves."""
         import jax
         import jax.numpy as jnp
 
-        from quickstudy.learners.adjoints import FirstOrder, Unrolled
-        from quickstudy.learners.mpo import MPO, no_generation_yet
-        from quickstudy.learners.recurrent import OutcomeFeedback
-        from quickstudy.learners.updates import Scaled, clipped
+        from quickstudy.learners.generated.mpo import MPO, no_generation_yet
+        from quickstudy.learners.gradient.adjoints import FirstOrder, Unrolled
+        from quickstudy.learners.gradient.updates import Scaled, clipped
+        from quickstudy.learners.memory.recurrent import OutcomeFeedback
         from quickstudy.nn import models
         from quickstudy.nn.layers import Linear
 
@@ -202,25 +212,25 @@ class MPOMethod(RL2):
             OutcomeFeedback(spec.actions, spec.dims),
             inner,
             Scaled(rate, clipped(self.correction_clip)),
-            pull,
+            kl_weight,
             inputs=spec.observation,
             episode=self.tasks().episode,
             steps=self.correction_steps,
-            foresight=self.discount if self.disappointed and self.generates != "nothing" else None,
+            critic_discount=self.discount if self.disappointed and self.generates != "nothing" else None,
             adjoint=FirstOrder() if self.adjoint == "first-order" else Unrolled(),
             fast=fast,
             scale=self.value_scale,
             # Without guidance and corrections there is nothing to be made wrong, and nothing to mend it.
-            scatter=self.scatter if self.correction_steps and self.generates != "nothing" else 0.0,
-            scattered=self.scattered,
+            init_noise=self.init_noise if self.correction_steps and self.generates != "nothing" else 0.0,
+            init_noise_share=self.init_noise_share,
         )
 
-    def tested(self) -> "Callable[[Any], Any]":
-        def tested(learner: "MPO") -> "MPO":
+    def eval_view(self) -> "Callable[[Any], Any]":
+        def eval_view(learner: "MPO") -> "MPO":
             inner = dataclasses.replace(learner.inner_loss, ridge=self.test_ridge or self.correction_ridge)
-            return dataclasses.replace(learner, scatter=0.0, inner_loss=inner)
+            return dataclasses.replace(learner, init_noise=0.0, inner_loss=inner)
 
-        return tested
+        return eval_view
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,12 +245,12 @@ class NavigationMPO(NavigationTrial, MPOMethod):
     def parameter(self, tasks: Any) -> Any:
         return tasks
 
-    def rulers(self) -> "dict[str, Learner]":
-        from quickstudy.learners.inner_losses import PolicyGradient
+    def baselines(self) -> "dict[str, Learner]":
+        from quickstudy.learners.gradient.inner_losses import PolicyGradient
 
         rate, discount, clip = SCRATCH
         scratch = dataclasses.replace(self, generates="nothing", correction_steps=2, size=1, correction_clip=clip)
-        inner = PolicyGradient(discount, self.correction_trace)
+        inner = PolicyGradient(discount, self.correction_gae_lambda)
         return {"from scratch": scratch.corrected(self.tasks().spec, 2**31, inner, rate, None)}
 
 
@@ -270,7 +280,7 @@ class MazeMPO(MazeTrial, MPOMethod):
     maze: int = 5
     wind: float = 0.3
     episode: int = 20
-    horizon: int = 100
+    trial_length: int = 100
     correction_discount: float = 0.9  # a goal pays for the steps that led there
     correction_ridge: float = 1.0
 

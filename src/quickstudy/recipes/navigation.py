@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array
 
     from quickstudy.core import MetaOptimizer, Objective
-    from quickstudy.learners.inner_losses import InnerLoss, PolicyGradient
+    from quickstudy.learners.gradient.inner_losses import InnerLoss, PolicyGradient
     from quickstudy.objectives.trial import Trial
     from quickstudy.recipes.experiment import Experiment
     from quickstudy.tasks import corners, navigation
@@ -31,7 +31,7 @@ class Navigation(Recipe):
     inner_rate: float = 0.1
     rates: Literal["per-step", "per-weight", "constant"] = "per-step"  # how the inner rate is learned
     inner_discount: float = 0.95  # where the learned discount of the inner loss starts
-    inner_trace: float = 0.97  # and its learned trace
+    inner_gae_lambda: float = 0.97  # and its learned trace
     initial_std: float = 0.06  # of the policy's actions
     learning_rate: float = 5e-3
     final_rate: float = 0.05  # of the learning rate, reached linearly at the end
@@ -47,7 +47,7 @@ class Navigation(Recipe):
         wrong += self.must("be at least 1", lambda x: x >= 1, "trajectories", "adaptations", "hidden")
         wrong += self.must("be above 0", lambda x: x > 0, "inner_rate", "learning_rate", "scratch_rate", "initial_std")
         wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "discount")
-        wrong += self.must("lie in (0, 1)", lambda x: 0 < x < 1, "inner_discount", "inner_trace")
+        wrong += self.must("lie in (0, 1)", lambda x: 0 < x < 1, "inner_discount", "inner_gae_lambda")
         wrong += self.must("not be negative", lambda x: x >= 0, "critic")
         return wrong
 
@@ -55,10 +55,10 @@ class Navigation(Recipe):
         raise NotImplementedError
 
     def inner_loss(self) -> "InnerLoss":
-        from quickstudy.core import Bounded
-        from quickstudy.learners.inner_losses import PolicyAndValue, PolicyGradient
+        from quickstudy.learners.gradient.inner_losses import PolicyAndValue, PolicyGradient
+        from quickstudy.parameters import Bounded
 
-        policy = PolicyGradient(Bounded(self.inner_discount), Bounded(self.inner_trace), credit=self.credit)
+        policy = PolicyGradient(Bounded(self.inner_discount), Bounded(self.inner_gae_lambda), credit=self.credit)
         return PolicyAndValue(policy, self.critic) if self.critic else policy
 
     def objective(self, trial: "Trial") -> "Objective":
@@ -89,10 +89,10 @@ class Navigation(Recipe):
         import jax
         import jax.numpy as jnp
 
-        from quickstudy.evaluate import Protocol
-        from quickstudy.learners.gradient import Gradient
-        from quickstudy.learners.inner_losses import PolicyGradient
-        from quickstudy.learners.updates import SGD, per_step, per_weight
+        from quickstudy.evaluate.config import EvaluationConfig
+        from quickstudy.learners.gradient.inner_losses import PolicyGradient
+        from quickstudy.learners.gradient.maml import Gradient
+        from quickstudy.learners.gradient.updates import SGD, per_step, per_weight
         from quickstudy.nn.models import MLP, GaussianPolicy
         from quickstudy.objectives.trial import Trial
         from quickstudy.recipes.experiment import Experiment
@@ -116,13 +116,13 @@ class Navigation(Recipe):
         }[self.rates]()
         trial = Trial(
             tasks.environment,
-            horizon=episode * (1 + self.adaptations),
+            trial_length=episode * (1 + self.adaptations),
             terms=((1.0, losses.reinforce), *(((self.e_maml, losses.e_maml),) if self.e_maml else ())),
-            adapt_every=episode,
-            width=self.trajectories,
+            segment_length=episode,
+            num_envs=self.trajectories,
             burn_in=episode,
             discount=self.discount,
-            trace=1.0,
+            gae_lambda=1.0,
             baseline="linear",
             across_episodes=False,
         )
@@ -132,16 +132,16 @@ class Navigation(Recipe):
             self.objective(trial),
             self.optimizer(),
             tasks,
-            Protocol(
-                dataclasses.replace(trial, horizon=4 * episode, burn_in=3 * episode),
+            EvaluationConfig(
+                dataclasses.replace(trial, trial_length=4 * episode, burn_in=3 * episode),
                 num_tasks=self.test_tasks,
-                rulers={
+                baselines={
                     "from scratch": Gradient(
                         policy(second, False), PolicyGradient(self.discount), SGD(self.scratch_rate)
                     )
                 },
-                optimum=self.optimum,
-                trace=navigation,
+                oracle_value=self.optimum,
+                draw=navigation,
                 chunk=50,
             ),
             citations=(self.source, FINN),
@@ -216,17 +216,17 @@ class NavigationReptile(Navigation):
         return wrong
 
     def inner_loss(self) -> "PolicyGradient":
-        from quickstudy.learners.inner_losses import PolicyGradient
+        from quickstudy.learners.gradient.inner_losses import PolicyGradient
 
-        return PolicyGradient(self.inner_discount, self.inner_trace)
+        return PolicyGradient(self.inner_discount, self.inner_gae_lambda)
 
     def objective(self, trial: "Trial") -> "Objective":
         from quickstudy.objectives.reptile import Reptile
 
-        # The last stretch is adapted on too, so one less is lived.
-        lived = trial.adapt_every * self.adaptations
+        # The last segment is adapted on too, so one less is lived.
+        lived = trial.segment_length * self.adaptations
         shorter = dataclasses.replace(
-            trial, horizon=lived, burn_in=lived - trial.adapt_every, terms=(), baseline="none", normalise=False
+            trial, trial_length=lived, burn_in=lived - trial.segment_length, terms=(), baseline="none", normalise=False
         )
         return Reptile(shorter)
 

@@ -15,7 +15,7 @@ from quickstudy.recipes.sinusoid import FINN
 
 if TYPE_CHECKING:
     from quickstudy.core import Learner, TaskDistribution
-    from quickstudy.evaluate import Trace
+    from quickstudy.evaluate.config import Trace
     from quickstudy.nn.images import Conv4
 
 LAKE = "Lake, Salakhutdinov, Tenenbaum 2015, Human-level concept learning through probabilistic program induction"
@@ -56,10 +56,10 @@ class Omniglot(FewShotRecipe):
 
         return Conv4(SIZE, key=self.key(1), filters=self.filters, pool=self.pool, normalise=self.normalise)
 
-    def rulers(self) -> "dict[str, Learner]":
+    def baselines(self) -> "dict[str, Learner]":
         import jax.numpy as jnp
 
-        from quickstudy.learners.prototypical import Prototypical
+        from quickstudy.learners.metric.prototypical import Prototypical
         from quickstudy.tasks.omniglot import SIZE
 
         pixels = lambda image: image.reshape(-1).astype(jnp.float32)
@@ -73,7 +73,7 @@ class Omniglot(FewShotRecipe):
     def note(self) -> str:
         return "transductive: a query is told of the other queries" if self.normalise == "transductive" else ""
 
-    def trace(self) -> "Trace":
+    def draw(self) -> "Trace":
         from quickstudy.report.traces import images
 
         return images
@@ -116,7 +116,7 @@ class OmniglotFOMAML(OmniglotGradient):
     source = FINN
 
     def choices(self, start: Any) -> dict[str, Any]:
-        from quickstudy.learners.adjoints import FirstOrder
+        from quickstudy.learners.gradient.adjoints import FirstOrder
 
         return {"adjoint": FirstOrder()}
 
@@ -138,7 +138,7 @@ class OmniglotIMAML(OmniglotGradient):
     source = "Rajeswaran, Finn, Kakade, Levine 2019, Meta-Learning with Implicit Gradients, NeurIPS"
 
     def choices(self, start: Any) -> dict[str, Any]:
-        from quickstudy.learners.adjoints import Implicit
+        from quickstudy.learners.gradient.adjoints import Implicit
 
         return {"adjoint": Implicit(self.strength, self.solver_steps)}
 
@@ -188,7 +188,7 @@ class OmniglotMetaSGD(OmniglotGradient):
     source = "Li, Zhou, Chen, Li 2017, Meta-SGD: Learning to Learn Quickly for Few-Shot Learning"
 
     def choices(self, start: Any) -> dict[str, Any]:
-        from quickstudy.learners.updates import per_weight
+        from quickstudy.learners.gradient.updates import per_weight
 
         return {"update": per_weight(start, self.inner_rate)}
 
@@ -247,8 +247,8 @@ class OmniglotMetaLSTM(OmniglotGradient):
     source = "Ravi, Larochelle 2017, Optimization as a Model for Few-Shot Learning, ICLR"
 
     def choices(self, start: Any) -> dict[str, Any]:
-        from quickstudy.learners.adjoints import FirstOrder
-        from quickstudy.learners.learned_updates import MetaLSTM
+        from quickstudy.learners.gradient.adjoints import FirstOrder
+        from quickstudy.learners.gradient.learned_updates import MetaLSTM
 
         update = MetaLSTM(self.hidden, key=self.key(3), rate=self.inner_rate, keep=self.retain)
         return {"update": update, "adjoint": FirstOrder()}

@@ -59,7 +59,7 @@ class OmniglotStream(Omniglot):
         import equinox as eqx
         import jax.numpy as jnp
 
-        from quickstudy.learners.recurrent import LabelFeedback, Prediction, Recurrent
+        from quickstudy.learners.memory.recurrent import LabelFeedback, Prediction, Recurrent
         from quickstudy.nn.models import Chain
         from quickstudy.tasks.omniglot import SIZE
 
@@ -75,10 +75,10 @@ class OmniglotStream(Omniglot):
     def tasks(self) -> "TaskDistribution":
         return self.characters(stream=True)
 
-    def rulers(self) -> "dict[str, Learner]":
+    def baselines(self) -> "dict[str, Learner]":
         return {}
 
-    def trace(self) -> None:
+    def draw(self) -> None:
         return None
 
     def judge(self) -> "Objective":
@@ -108,7 +108,7 @@ class OmniglotMANN(OmniglotStream):
         return wrong
 
     def cell(self, inputs: int) -> tuple["Cell", int]:
-        from quickstudy.learners.mann import LRUAMemory
+        from quickstudy.learners.memory.mann import LRUAMemory
 
         cell = LRUAMemory(
             inputs, self.units, key=self.key(3),
@@ -162,8 +162,8 @@ class OmniglotSNAIL(Omniglot):
     def learner(self) -> "Learner":
         import equinox as eqx
 
-        from quickstudy.learners.attention import Attention
-        from quickstudy.learners.recurrent import LabelFeedback, Prediction
+        from quickstudy.learners.memory.attention import Attention
+        from quickstudy.learners.memory.recurrent import LabelFeedback, Prediction
         from quickstudy.nn.models import Chain
 
         embed = self.embedding()

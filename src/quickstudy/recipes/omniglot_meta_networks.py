@@ -41,7 +41,7 @@ class OmniglotMetaNetworks(Omniglot):
         return wrong + self.must("be above 0", lambda x: x > 0, "sharpness")
 
     def learner(self) -> "Learner":
-        from quickstudy.learners.meta_networks import Compressed, MetaNetworks
+        from quickstudy.learners.metric.meta_networks import Compressed, MetaNetworks
         from quickstudy.nn.layers import Linear
         from quickstudy.nn.measures import cross_entropy
 
@@ -73,10 +73,10 @@ class OmniglotTaskMemory(OmniglotGradient):
         return wrong + self.must("be above 0", lambda x: x > 0, "sharpness")
 
     def learner(self) -> "Learner":
-        from quickstudy.learners.gradient import Gradient
-        from quickstudy.learners.inner_losses import Supervised
-        from quickstudy.learners.task_memory import OfInputs, empty_memory
-        from quickstudy.learners.updates import SGD
+        from quickstudy.learners.gradient.inner_losses import Supervised
+        from quickstudy.learners.gradient.maml import Gradient
+        from quickstudy.learners.gradient.task_memory import OfInputs, empty_memory
+        from quickstudy.learners.gradient.updates import SGD
         from quickstudy.nn.images import Conv4
         from quickstudy.nn.layers import Linear
         from quickstudy.nn.measures import cross_entropy

@@ -32,13 +32,13 @@ class OneMaze(Recipe):
     wind: float = 0.2
     layout: int = 0  # seed of the walls, which are the same in all tasks
     episode: int = 100  # steps
-    horizon: int = 200  # steps of a life or trial
+    trial_length: int = 200  # steps of a life or trial
 
     def errors(self) -> list[str]:
         wrong = super().errors()
         wrong += self.must("be at least 3", lambda x: x >= 3, "maze")
         wrong += self.must("lie in [0, 0.5]", lambda x: 0 <= x <= 0.5, "walls", "wind")
-        wrong += self.must("be a multiple of 10, at least 10", lambda x: x >= 10 and x % 10 == 0, "horizon")
+        wrong += self.must("be a multiple of 10, at least 10", lambda x: x >= 10 and x % 10 == 0, "trial_length")
         return wrong + self.must("be at least 1", lambda x: x >= 1, "episode")
 
     def tasks(self) -> "Mazes":
@@ -46,9 +46,9 @@ class OneMaze(Recipe):
 
         return Mazes(self.maze, self.walls, self.wind, self.layout, self.episode)
 
-    def rulers(self) -> "dict[str, Learner]":
-        from quickstudy.learners.dyna_q import DynaQ
-        from quickstudy.learners.q_learning import QLearning
+    def baselines(self) -> "dict[str, Learner]":
+        from quickstudy.learners.inner_rl.dyna_q import DynaQ
+        from quickstudy.learners.inner_rl.q_learning import QLearning
 
         size = self.maze**2, ACTIONS
         return {"Q-learning": QLearning(*size, **TUNED_Q), "Dyna-Q": DynaQ(*size, **TUNED_DYNA, planning=20)}
@@ -57,7 +57,7 @@ class OneMaze(Recipe):
         """Goals within the horizon where way and wind are known from the start."""
         from quickstudy.tasks.mazes import expected_steps
 
-        return self.horizon / expected_steps(drawn)
+        return self.trial_length / expected_steps(drawn)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,22 +67,24 @@ class MazeTrial(OneMaze, RL2):
     meta_batch: int = 128
     minibatches: int = 4
     discount: float = 0.98
-    trace: float = 0.95
+    gae_lambda: float = 0.95
     entropy: float = 3e-3
     value_scale: float = 5.0
 
     @property
     def length(self) -> int:
-        return self.horizon
+        return self.trial_length
 
     def build(self) -> "Experiment":
-        report_every = self.horizon // 10
-        return self.compose(self.tasks(), report_every=report_every, rulers=self.rulers(), optimum=self.optimum)
+        curve_interval = self.trial_length // 10
+        return self.compose(
+            self.tasks(), curve_interval=curve_interval, baselines=self.baselines(), oracle_value=self.optimum
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class MazeRL2(MazeTrial):
     name = "maze-rl2"
-    description = "RL² in the mazes of maze-mktn: the ruler for it"
+    description = "RL² in the mazes of maze-mktn: the baseline for it"
     expected = "18 goals in 200 steps, where maze-mktn has 14"
     source = DUAN

@@ -12,12 +12,12 @@ from quickstudy.recipes.base import Recipe
 
 if TYPE_CHECKING:
     from quickstudy.core import Learner
-    from quickstudy.evaluate import Trace
-    from quickstudy.learners.recurrent import Heads
+    from quickstudy.envs.spec import EnvironmentTasks, Spec
+    from quickstudy.evaluate.config import Trace
+    from quickstudy.learners.memory.recurrent import Heads
     from quickstudy.nn.cells import Cell
     from quickstudy.recipes.experiment import Experiment
     from quickstudy.rl.losses import LossTerm
-    from quickstudy.tasks.environment import EnvironmentTasks, Spec
 
 DUAN = (
     "Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel 2016, RL²: Fast Reinforcement Learning via Slow "
@@ -34,7 +34,7 @@ class RL2(Recipe):
     learning_rate: float = 2e-3
     final_rate: float = 0.01  # of the learning rate, reached linearly at the end
     discount: float = 1.0
-    trace: float = 0.9
+    gae_lambda: float = 0.9
     entropy: float = 5e-4
     warmup_entropy: float = 0.02  # during the curriculum: every action must be tried before one is dropped for good
     value: float = 0.5
@@ -52,7 +52,7 @@ class RL2(Recipe):
         wrong = super().errors()
         wrong += self.must("be at least 1", lambda x: x >= 1, "size", "epochs", "minibatches")
         wrong += self.must("be above 0", lambda x: x > 0, "learning_rate", "clip", "clip_norm", "value_scale")
-        wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "discount", "trace")
+        wrong += self.must("lie in [0, 1]", lambda x: 0 <= x <= 1, "discount", "gae_lambda")
         if self.minibatches >= 1 and self.meta_batch % self.minibatches:
             wrong.append(f"minibatches={self.minibatches} must divide meta_batch={self.meta_batch}")
         if any(len(stage) != 2 or min(stage) < 1 for stage in self.curriculum):
@@ -75,7 +75,7 @@ class RL2(Recipe):
 
     def encoder(self, spec: "Spec", key: Any) -> "Cell":
         """The recurrent cell that reads observations beside what came of the step before."""
-        from quickstudy.learners.recurrent import OutcomeFeedback
+        from quickstudy.learners.memory.recurrent import OutcomeFeedback
         from quickstudy.nn.cells import GRU, LSTM
         from quickstudy.nn.linear_recurrence import LinearRecurrence
 
@@ -83,38 +83,38 @@ class RL2(Recipe):
         return make(spec.observation + OutcomeFeedback(spec.actions, spec.dims).size, self.size, key=key)
 
     def actor_critic(self, spec: "Spec", features: int, key: Any) -> "Heads":
-        from quickstudy.learners.recurrent import ActorCritic
+        from quickstudy.learners.memory.recurrent import ActorCritic
 
         return ActorCritic(
             features, spec.actions or spec.dims, key=key, gaussian=spec.actions is None, scale=self.value_scale
         )
 
-    def memory(self, spec: "Spec", horizon: int, heads: "Heads", key: Any) -> "Learner":
+    def memory(self, spec: "Spec", trial_length: int, heads: "Heads", key: Any) -> "Learner":
         """What remembers a trial of so many steps, and says what `heads` make of `size` features."""
         import equinox as eqx
 
-        from quickstudy.learners.attention import Attention
-        from quickstudy.learners.recurrent import OutcomeFeedback, Recurrent
+        from quickstudy.learners.memory.attention import Attention
+        from quickstudy.learners.memory.recurrent import OutcomeFeedback, Recurrent
 
         if self.cell == "attention":  # to which steps have no order, so each is told with what followed
             came = OutcomeFeedback(spec.actions, spec.dims, spec.observation)
             see = eqx.nn.Identity()
             return Attention(
-                see, spec.observation, heads, came, key=key, capacity=horizon, width=self.size, attention_heads=2
+                see, spec.observation, heads, came, key=key, capacity=trial_length, width=self.size, attention_heads=2
             )
         return Recurrent(self.encoder(spec, key), heads, OutcomeFeedback(spec.actions, spec.dims))
 
-    def agent(self, spec: "Spec", horizon: int) -> "Learner":
+    def agent(self, spec: "Spec", trial_length: int) -> "Learner":
         import jax
 
         first, second = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1))
-        return self.memory(spec, horizon, self.actor_critic(spec, self.size, second), first)
+        return self.memory(spec, trial_length, self.actor_critic(spec, self.size, second), first)
 
-    def tested(self) -> "Callable[[Any], Any] | None":
+    def eval_view(self) -> "Callable[[Any], Any] | None":
         """What makes the learner that is tested of the one that is trained."""
         return None
 
-    def survey(self) -> "Trace | None":
+    def draw_many(self) -> "Trace | None":
         """What many tasks together show, for the report."""
         return None
 
@@ -127,10 +127,10 @@ class RL2(Recipe):
         tasks: "EnvironmentTasks",
         *,
         unit: int = 1,
-        report_every: int,
-        rulers: Mapping[str, "Learner"] | None = None,
-        optimum: Callable[[Any], Any] | None = None,
-        trace: Callable | None = None,
+        curve_interval: int,
+        baselines: Mapping[str, "Learner"] | None = None,
+        oracle_value: Callable[[Any], Any] | None = None,
+        draw: Callable | None = None,
         behaviour: Callable | None = None,
         chunk: int = 1000,
         learner: "Learner | None" = None,
@@ -142,7 +142,7 @@ class RL2(Recipe):
         return of episodes: where an end costs nothing but what would have followed, as in CartPole."""
         import optax
 
-        from quickstudy.evaluate import Protocol
+        from quickstudy.evaluate.config import EvaluationConfig
         from quickstudy.meta_optimizers.backprop import Backprop
         from quickstudy.objectives.trial import Trial
         from quickstudy.recipes.experiment import Experiment
@@ -151,8 +151,9 @@ class RL2(Recipe):
         value = self.value / self.value_scale**2
         of_ppo = lambda entropy: ((1.0, losses.ppo(self.clip)), (value, losses.value), (entropy, losses.entropy))
         terms = lambda entropy: (*of_ppo(entropy), *self.further_terms())
-        trial = lambda horizon, entropy=self.entropy: Trial(
-            tasks.environment, horizon=horizon, terms=terms(entropy), discount=self.discount, trace=self.trace,
+        trial = lambda trial_length, entropy=self.entropy: Trial(
+            tasks.environment, trial_length=trial_length, terms=terms(entropy),
+            discount=self.discount, gae_lambda=self.gae_lambda,
             across_episodes=not episodic, per_episode=episodic,
         )  # fmt: skip
         updates = self.meta_steps * self.epochs * self.minibatches
@@ -164,22 +165,22 @@ class RL2(Recipe):
             trial(unit * self.length),
             Backprop(optimizer, epochs=self.epochs, minibatches=self.minibatches),
             tasks,
-            Protocol(
-                # Tests need no advantages, and rulers say no values.
+            EvaluationConfig(
+                # Tests need no advantages, and baselines say no values.
                 dataclasses.replace(
                     trial(unit * (test_length or self.length)),
                     act=self.act,
-                    report_every=report_every,
+                    curve_interval=curve_interval,
                     baseline="none",
                     normalise=False,
                 ),
                 num_tasks=self.test_tasks,
                 validation_tasks=1000,
-                rulers=rulers or {},
-                tested=self.tested(),
-                optimum=optimum,
-                trace=trace,
-                survey=self.survey(),
+                baselines=baselines or {},
+                eval_view=self.eval_view(),
+                oracle_value=oracle_value,
+                draw=draw,
+                draw_many=self.draw_many(),
                 behaviour=behaviour,
                 chunk=min(chunk, self.test_tasks),
             ),

@@ -16,7 +16,7 @@ from quickstudy.recipes.base import Recipe
 
 if TYPE_CHECKING:
     from quickstudy.core import MetaOptimizer
-    from quickstudy.learners.updates import Update
+    from quickstudy.learners.gradient.updates import Update
     from quickstudy.recipes.experiment import Experiment
 
 FINN = "Finn, Abbeel, Levine 2017, Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, ICML"
@@ -34,7 +34,7 @@ class Sinusoid(Recipe):
     inner_steps: int = 1
     learning_rate: float = 1e-3
     hidden: int = 40
-    scratch_rate: float = 0.003  # of the from-scratch ruler, the best of a grid on validation tasks
+    scratch_rate: float = 0.003  # of the from-scratch baseline, the best of a grid on validation tasks
 
     def errors(self) -> list[str]:
         wrong = super().errors()
@@ -52,7 +52,7 @@ class Sinusoid(Recipe):
         """Plain steps of `rate`, one for all weights or a tree of them."""
         import optax
 
-        from quickstudy.learners.updates import SGD, Scaled
+        from quickstudy.learners.gradient.updates import SGD, Scaled
 
         return Scaled(rate, optax.clip(self.inner_clip)) if self.inner_clip else SGD(rate)
 
@@ -69,11 +69,11 @@ class Sinusoid(Recipe):
         import jax
         import optax
 
-        from quickstudy.evaluate import Protocol
-        from quickstudy.learners.gradient import Gradient
-        from quickstudy.learners.inner_losses import Supervised
-        from quickstudy.learners.sinusoid_posterior import SinusoidPosterior
-        from quickstudy.learners.updates import SGD
+        from quickstudy.baselines.sinusoid_posterior import SinusoidPosterior
+        from quickstudy.evaluate.config import EvaluationConfig
+        from quickstudy.learners.gradient.inner_losses import Supervised
+        from quickstudy.learners.gradient.maml import Gradient
+        from quickstudy.learners.gradient.updates import SGD
         from quickstudy.meta_optimizers.backprop import Backprop
         from quickstudy.nn.models import MLP, Predictor
         from quickstudy.objectives.few_shot import FewShot
@@ -93,15 +93,15 @@ class Sinusoid(Recipe):
             parts.get("objective", judge),
             parts.get("meta_optimizer", Backprop(optax.adam(self.learning_rate))),
             Sinusoids(self.shots, self.queries),
-            Protocol(
+            EvaluationConfig(
                 judge,
                 num_tasks=self.test_tasks,
                 steps=parts.get("steps", (0, 1, 5, 10)),
-                rulers={
+                baselines={
                     "from scratch": Gradient(model(second), Supervised(), SGD(self.scratch_rate)),
                     "Bayes posterior": SinusoidPosterior(),
                 },
-                trace=sinusoid,
+                draw=sinusoid,
             ),
             citations=parts.get("citations", (FINN,)),
         )
@@ -123,7 +123,7 @@ class SinusoidFOMAML(Sinusoid):
     source = FINN
 
     def parts(self) -> dict[str, Any]:
-        from quickstudy.learners.adjoints import FirstOrder
+        from quickstudy.learners.gradient.adjoints import FirstOrder
 
         return {"gradient": {"adjoint": FirstOrder()}}
 
@@ -144,8 +144,8 @@ class SinusoidIMAML(Sinusoid):
     def parts(self) -> dict[str, Any]:
         import optax
 
-        from quickstudy.learners.adjoints import Implicit
-        from quickstudy.learners.updates import Optax
+        from quickstudy.learners.gradient.adjoints import Implicit
+        from quickstudy.learners.gradient.updates import Optax
 
         update = Optax(optax.adam(self.inner_rate))
         return {
@@ -204,7 +204,7 @@ class SinusoidMetaSGD(Sinusoid):
     def parts(self) -> dict[str, Any]:
         import jax
 
-        from quickstudy.learners.updates import per_weight
+        from quickstudy.learners.gradient.updates import per_weight
         from quickstudy.nn.models import MLP, Predictor
 
         shaped = Predictor(MLP((1, self.hidden, self.hidden, 1), key=jax.random.key(0)))
@@ -257,7 +257,7 @@ class SinusoidLearnedOptimizer(Sinusoid):
     cores: int = 0
     inner_steps: int = 30
     hidden_state: int = 20  # of the LSTM that looks at the gradients
-    adam_rate: float = 0.03  # of the ruler, the best of a grid on validation tasks
+    adam_rate: float = 0.03  # of the baseline, the best of a grid on validation tasks
 
     name = "sinusoid-learned-optimizer"
     description = "a learned optimiser: the update rule alone is learned, and trains networks drawn afresh"
@@ -272,11 +272,11 @@ class SinusoidLearnedOptimizer(Sinusoid):
         import jax
         import optax
 
-        from quickstudy.evaluate import Protocol
-        from quickstudy.learners.from_scratch import FromScratch
-        from quickstudy.learners.inner_losses import Supervised
-        from quickstudy.learners.learned_updates import LSTMOptimizer
-        from quickstudy.learners.updates import Optax
+        from quickstudy.baselines.from_scratch import FromScratch
+        from quickstudy.evaluate.config import EvaluationConfig
+        from quickstudy.learners.gradient.inner_losses import Supervised
+        from quickstudy.learners.gradient.learned_updates import LSTMOptimizer
+        from quickstudy.learners.gradient.updates import Optax
         from quickstudy.nn.models import MLP, Predictor
         from quickstudy.objectives.few_shot import FewShot
         from quickstudy.recipes.experiment import Experiment
@@ -292,16 +292,16 @@ class SinusoidLearnedOptimizer(Sinusoid):
             FewShot(),
             self.falling(),
             Sinusoids(self.shots, self.queries),
-            Protocol(
+            EvaluationConfig(
                 FewShot(),
                 num_tasks=self.test_tasks,
                 steps=tuple(sorted({0, 5, 10, 20, self.inner_steps, 2 * self.inner_steps})),
-                rulers={
+                baselines={
                     f"Adam, rate {self.adam_rate:g}": FromScratch(
                         draw, Supervised(), Optax(optax.adam(self.adam_rate))
                     ),
                 },
-                trace=sinusoid,
+                draw=sinusoid,
             ),
             citations=(self.source, FINN),
         )

@@ -1,7 +1,7 @@
 """RL² on bandits whose arms tell of each other (Wang et al. 2016, sections 3.1.2 and 3.1.3).
 
-The paper's agent, trained on opposed arms, beats strategies which take arms for independent, and pulls an arm which
-never pays well because it says where to pull next. How far ours get is in docs/learners/exploration.md.
+The paper's agent, trained on anticorrelated arms, beats strategies which take arms for independent, and pulls an arm
+which never pays well because it says where to pull next. How far ours get is in docs/learners/exploration.md.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class CorrelatedBanditRL2(RL2):
     arms: Literal["uniform", "easy", "medium", "hard"] = "uniform"  # how far apart they are
     learning_rate: float = 4e-3
     value: float = 0.02
-    trace: float = 0.95
+    gae_lambda: float = 0.95
     curriculum: tuple[tuple[int, int], ...] = ((40, 20),)
 
     name = "correlated-bandit-rl2"
@@ -45,23 +45,23 @@ class CorrelatedBanditRL2(RL2):
         return self.pulls
 
     def build(self) -> "Experiment":
-        from quickstudy.learners import bandits
+        from quickstudy.baselines import bandits
         from quickstudy.report.behaviour import regret
         from quickstudy.report.traces import bandit
         from quickstudy.tasks.structured_bandits import OpposedBandits
 
         return self.compose(
             OpposedBandits(BETTER[self.arms]),
-            report_every=self.pulls // 10,
-            rulers={
-                "Bayes-optimal": bandits.opposed(),
+            curve_interval=self.pulls // 10,
+            baselines={
+                "Bayes-optimal": bandits.anticorrelated(),
                 "Gittins index, arms taken for independent": bandits.gittins(
                     2, pulls=self.pulls, discount=1 - 1 / self.pulls
                 ),
                 "UCB1": bandits.ucb1(2, scale=UCB1_SCALE),
                 "Thompson sampling": bandits.thompson(2),
             },
-            trace=bandit,
+            draw=bandit,
             behaviour=regret,
         )
 
@@ -93,18 +93,18 @@ class InformativeBanditRL2(RL2):
         return self.pulls
 
     def build(self) -> "Experiment":
-        from quickstudy.learners.structured_bandits import TargetSearch
+        from quickstudy.baselines.structured_bandits import TargetSearch
         from quickstudy.report.behaviour import pulled
         from quickstudy.tasks.structured_bandits import InformativeBandits, best_return
 
         tasks = InformativeBandits()
         return self.compose(
             tasks,
-            report_every=1,
-            rulers={
+            curve_interval=1,
+            baselines={
                 "asks, then pulls the target": TargetSearch(tasks.targets),
                 "searches": TargetSearch(tasks.targets, asks=False),
             },
-            optimum=lambda drawn: best_return(drawn, self.pulls),
+            oracle_value=lambda drawn: best_return(drawn, self.pulls),
             behaviour=pulled,
         )

@@ -24,8 +24,8 @@ TERMS = {
     "minibatches": "of each pass over what was lived",
     "normalise": "whose statistics normalise features; `transductive`: the queries' too, which must be asked for",
     "rate": "of the agent's own updates, or where a learned rate starts",
-    "scratch_rate": "of the from-scratch ruler, the best of a grid on validation tasks",
-    "trace": "λ of the returns or of the advantages",
+    "scratch_rate": "of the from-scratch baseline, the best of a grid on validation tasks",
+    "gae_lambda": "λ of the returns or of the advantages",
     "value": "weight of the value's loss",
     "wind": "largest probability that a step goes astray; each task has its own",
 }

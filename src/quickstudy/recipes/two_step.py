@@ -31,7 +31,7 @@ class TwoStepRL2(RL2):
     choices: int = 100  # of a trial, at the first step
     learning_rate: float = 4e-3
     value: float = 0.02
-    trace: float = 0.9
+    gae_lambda: float = 0.9
     discount: float = 0.9  # γ of the returns, the paper's
     curriculum: tuple[tuple[int, int], ...] = ((40, 20),)
 
@@ -49,14 +49,14 @@ class TwoStepRL2(RL2):
         return self.choices
 
     def build(self) -> "Experiment":
-        from quickstudy.learners.two_step import TwoStepFilter, TwoStepValues
+        from quickstudy.baselines.two_step import TwoStepFilter, TwoStepValues
         from quickstudy.report.behaviour import stays
         from quickstudy.tasks.two_step import TwoStep
 
         experiment = self.compose(
             TwoStep(),
-            report_every=self.choices // 10,
-            rulers={
+            curve_interval=self.choices // 10,
+            baselines={
                 "Bayes-optimal": TwoStepFilter(),
                 "model-based": TwoStepValues(*MODEL_BASED, with_model=True),
                 "model-free": TwoStepValues(*MODEL_FREE, with_model=False),

@@ -13,9 +13,9 @@ from quickstudy.recipes.rl2 import RL2
 
 if TYPE_CHECKING:
     from quickstudy.core import Learner
-    from quickstudy.evaluate import Trace
+    from quickstudy.envs.spec import Spec
+    from quickstudy.evaluate.config import Trace
     from quickstudy.rl.losses import LossTerm
-    from quickstudy.tasks.environment import Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,17 +37,17 @@ class VariBADRecipe(RL2):
         """What a reward may be; None: any number."""
         return None
 
-    def agent(self, spec: "Spec", horizon: int) -> "Learner":
+    def agent(self, spec: "Spec", trial_length: int) -> "Learner":
         import jax
         import jax.numpy as jnp
 
-        from quickstudy.learners.varibad import Decoder, Latent, VariBAD
+        from quickstudy.learners.inference.varibad import Decoder, Latent, VariBAD
         from quickstudy.nn.models import MLP, Chain
 
         remember, believe, act, choose, foretell = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1), 5)
         sizes = spec.observation + 2 * self.latent, self.policy_size, self.policy_size
         return VariBAD(
-            self.memory(spec, horizon, Latent(self.size, self.latent, key=believe), remember),
+            self.memory(spec, trial_length, Latent(self.size, self.latent, key=believe), remember),
             Chain([MLP(sizes, key=act, activation=jnp.tanh), jnp.tanh]),
             self.actor_critic(spec, self.policy_size, choose),
             Decoder(
@@ -65,7 +65,7 @@ class VariBADRecipe(RL2):
         )
 
     def further_terms(self) -> "tuple[tuple[float, LossTerm], ...]":
-        from quickstudy.learners.varibad import divergence, reconstruction
+        from quickstudy.learners.inference.varibad import divergence, reconstruction
 
         return (self.foretelling, reconstruction), (self.foretelling * self.divergence, divergence)
 

@@ -11,9 +11,9 @@ from quickstudy.recipes.rl2 import RL2
 
 if TYPE_CHECKING:
     from quickstudy.core import Learner
-    from quickstudy.learners.recurrent import Heads
+    from quickstudy.envs.spec import Spec
+    from quickstudy.learners.memory.recurrent import Heads
     from quickstudy.recipes.experiment import Experiment
-    from quickstudy.tasks.environment import Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +24,12 @@ class XLandRL2(RL2):
     epochs: int = 1
     benchmark: Literal["trivial", "small"] = "trivial"  # whose rulesets are drawn
     rulesets: int = 10_000  # to draw tasks from
-    horizon: int = 512  # steps of a trial; an episode that does not reach the goal takes 243
-    window: int = 32  # steps between two updates; the gradient goes no further back
+    trial_length: int = 512  # steps of a trial; an episode that does not reach the goal takes 243
+    bptt_length: int = 32  # steps between two updates; the gradient goes no further back
     learning_rate: float = 1e-3
     final_rate: float = 0.0
     discount: float = 0.99
-    trace: float = 0.95
+    gae_lambda: float = 0.95
     entropy: float = 0.01
     hidden: int = 64  # of each head
 
@@ -40,31 +40,33 @@ class XLandRL2(RL2):
 
     def errors(self) -> list[str]:
         wrong = super().errors()
-        wrong += self.must("be at least 1", lambda x: x >= 1, "horizon", "window", "hidden")
+        wrong += self.must("be at least 1", lambda x: x >= 1, "trial_length", "bptt_length", "hidden")
         wrong += self.must("be at least 10", lambda x: x >= 10, "rulesets")
-        if self.window >= 1 and (self.horizon % self.window or self.horizon % 8):
-            wrong.append(f"horizon={self.horizon} must be a multiple of window={self.window} and of 8")
+        if self.bptt_length >= 1 and (self.trial_length % self.bptt_length or self.trial_length % 8):
+            wrong.append(
+                f"trial_length={self.trial_length} must be a multiple of 8 and of bptt_length={self.bptt_length}"
+            )
         if self.cell == "attention":
             wrong.append("cell must be gru, lstm or s5: unfinished trials wait in a state of fixed size")
         return wrong
 
     @property
     def length(self) -> int:
-        return self.horizon
+        return self.trial_length
 
     def actor_critic(self, spec: "Spec", features: int, key: Any) -> "Heads":
-        from quickstudy.learners.recurrent import ActorCritic
+        from quickstudy.learners.memory.recurrent import ActorCritic
 
         return ActorCritic(features, spec.actions or 0, key=key, hidden=self.hidden)
 
-    def memory(self, spec: "Spec", horizon: int, heads: "Heads", key: Any) -> "Learner":
+    def memory(self, spec: "Spec", trial_length: int, heads: "Heads", key: Any) -> "Learner":
         import math
 
         import jax
 
-        from quickstudy.learners.recurrent import OutcomeFeedback, Recurrent
+        from quickstudy.envs.xland import SYMBOLS
+        from quickstudy.learners.memory.recurrent import OutcomeFeedback, Recurrent
         from quickstudy.nn.symbols import SymbolGrid
-        from quickstudy.tasks.xland import SYMBOLS
 
         see, remember = jax.random.split(key)
         encode = SymbolGrid(math.isqrt(spec.observation // len(SYMBOLS)), SYMBOLS, key=see)
@@ -72,9 +74,9 @@ class XLandRL2(RL2):
         return Recurrent(self.encoder(seen, remember), heads, OutcomeFeedback(spec.actions), encode)
 
     def build(self) -> "Experiment":
-        from quickstudy.tasks.xland import XLandTasks
+        from quickstudy.envs.xland import XLandTasks
 
         tasks = XLandTasks.make(self.benchmark, self.rulesets)
-        experiment = self.compose(tasks, report_every=self.horizon // 8, chunk=250)
-        windowed = dataclasses.replace(experiment.objective, window=self.window)
+        experiment = self.compose(tasks, curve_interval=self.trial_length // 8, chunk=250)
+        windowed = dataclasses.replace(experiment.objective, bptt_length=self.bptt_length)
         return dataclasses.replace(experiment, objective=windowed)

@@ -179,7 +179,7 @@ class Evaluation(TypedDict):
     ci: Interval
     n: Annotated[int, Holds("at least 1", lambda x: x >= 1)]
     curve: Annotated[list[Point], Holds("not empty", bool)]
-    rulers: dict[str, Baseline]
+    baselines: dict[str, Baseline]
     diverged: list[Count]
     note: str
     behaviour: NotRequired[Behaviour]
