@@ -183,7 +183,7 @@ def mktn(rule, reading, inputs: int, **choices) -> MKTN:
 
 
 def mann() -> Recurrent:
-    cell = LRUAMemory(2, 6, key=K, slots=5, num_envs=3, heads=2)
+    cell = LRUAMemory(2, 6, key=K, slots=5, width=3, heads=2)
     return Recurrent(cell, Prediction(cell.size, 1, key=K), LabelFeedback(None, 1))
 
 
@@ -235,7 +235,7 @@ REGISTRY: dict[str, Row] = {
     ),
     "logistic-regression": Row(lambda: LogisticRegression(1, 3, capacity=12), classified, learned=False),
     "meta-networks": Row(
-        lambda: MetaNetworks(MLP((1, 8, 5), key=K, activation=jnp.tanh), 5, 1, key=K, capacity=10, num_envs=6, units=4),
+        lambda: MetaNetworks(MLP((1, 8, 5), key=K, activation=jnp.tanh), 5, 1, key=K, capacity=10, width=6, units=4),
         labelled,
     ),
     "task-memory": Row(lambda: task_memory(gradient(steps=2)), labelled),
@@ -258,7 +258,7 @@ REGISTRY: dict[str, Row] = {
             LabelFeedback(None, 1),
             key=K,
             capacity=3,
-            num_envs=4,
+            width=4,
             attention_heads=2,
         ),
         stream,
@@ -271,7 +271,7 @@ REGISTRY: dict[str, Row] = {
             OutcomeFeedback(2, observation=2),
             key=K,
             capacity=3,
-            num_envs=4,
+            width=4,
             attention_heads=2,
         ),
         visits,
