@@ -23,14 +23,15 @@ import json
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
-from quickstudy.cache import cache_folder
 from quickstudy.parallel.platform import program_platform
+from quickstudy.runs.cache import cache_folder
 
 WAYS = ("patches", "winograd", "xla")
 MEASURED = "convolution"  # a folder with a file for each place, so that processes which measure at once lose nothing
@@ -82,7 +83,10 @@ def measure(*, size: int = 14, channels: int = 64, filters: int = 64, stride: in
             jax.block_until_ready(outer(x, k))
             times.append(time.perf_counter() - began)
         took[how] = 1e3 * sorted(times)[1]
-    folder = cache_folder() / MEASURED
+    folder = cache_folder()
+    if folder is None:
+        raise FileNotFoundError("there is no home folder to remember it in: set QUICKSTUDY_CACHE")
+    folder = folder / MEASURED
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f".{os.getpid()}"
     unfinished.write_text(min(took, key=lambda how: took[how]))
@@ -103,7 +107,11 @@ def _place(platform: str, stride: int, channels: int, size: int) -> str:
 @functools.cache
 def _remembered() -> dict[str, str]:
     try:
-        found = {path.name: path.read_text()[:16] for path in (cache_folder() / MEASURED).iterdir() if path.is_file()}
+        found = {
+            path.name: path.read_text()[:16]
+            for path in Path(cache_folder() or "", MEASURED).iterdir()
+            if path.is_file()
+        }
     except (OSError, ValueError):
         return {}
     return {name: how for name, how in found.items() if how in WAYS and not name.startswith(".")}

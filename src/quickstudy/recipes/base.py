@@ -4,6 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from quickstudy.config import ConfigError, Training
+from quickstudy.runs.own import digest_of, short
 
 if TYPE_CHECKING:
     from quickstudy.recipes.experiment import Experiment
@@ -52,10 +53,11 @@ class Recipe(Training):
     def about(self) -> dict[str, Any]:
         """What goes into run.json: enough to make the run again."""
         return {
-            "recipe": self.reference or self.name,
-            "description": self.description,
-            "command": self.command(),
+            "recipe": short(self.reference) if self.reference else self.name,
+            "recipe_file": digest_of(self.reference) if self.reference else None,
             "config": dataclasses.asdict(self),
+            "command": self.command(),
+            "description": self.description,
             "source": self.source,
             "expected": self.expected,
         }

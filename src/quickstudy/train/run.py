@@ -8,7 +8,6 @@ import os
 import time
 from typing import Any
 
-from quickstudy.cache import use_compilation_cache
 from quickstudy.config import ConfigError, Training
 from quickstudy.core import HeldOut, Learner, MetaOptimizer, Objective, TaskDistribution
 from quickstudy.display.events import Listener, Plain, waiting
@@ -17,7 +16,9 @@ from quickstudy.evaluate.result import Evaluation
 from quickstudy.evaluate.run import evaluate
 from quickstudy.parallel.mesh import available, peak_memory
 from quickstudy.parameters import meta_parameters
-from quickstudy.runs import METRICS, RunFolder, canonical, digest
+from quickstudy.runs import METRICS, RunFolder, digest
+from quickstudy.runs.cache import use_compilation_cache
+from quickstudy.runs.schema import PARTIAL, TIMING, VALIDATION
 from quickstudy.train.checks import (
     Curriculum,
     TrainingFailed,
@@ -33,7 +34,6 @@ from quickstudy.train.lines import Line
 from quickstudy.train.loop import Loop, Progress
 
 CHUNK_SECONDS = 2.0  # that one call of the compiled steps should take: so soon is a signal answered
-VALIDATION, TIMING = "validation.jsonl", "timing.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Result:
         with folder.locked():
             if (folder.path / METRICS).exists():
                 raise ConfigError([f"{folder.path} holds a run; save the learner to another folder"])
-            folder.write_json("run.json", self.about)
+            folder.note(self.about, anew=True)
             folder.save(0, {"learner": self.learner}, keep=1)
 
 
@@ -125,10 +125,9 @@ def train(
         devices = {"devices": config.devices, "devices_there": len(available())}
         listener({"event": "start", "meta_parameters": learned, **steps, **devices})
         if folder is not None:
-            made = folder.about() if folder.exists else {}
-            if canonical(made) != canonical(noted := _gone_on(made, about, step)):
-                folder.write_json("run.json", noted)
-            folder.rewind(step)
+            folder.note(about, step)
+            for text in folder.rewind(step):
+                listener({"event": "warning", "text": text})
         if config.meta_steps and all_alike(splits.train):
             text = "warning: all tasks are one and the same, so what is learned is learned for it alone"
             listener({"event": "warning", "text": text})
@@ -137,19 +136,6 @@ def train(
             progress = run.to_the_end(progress, step)
     digests = {name: digest(part) for name, part in progress.parts().items()}
     return Result(progress.learner, splits.test, evaluation, digests, about, folder)
-
-
-def _gone_on(made: dict[str, Any], about: dict[str, Any], step: int) -> dict[str, Any]:
-    """What run.json says of a run that goes on from `step`: what made it stays as it was noted; with the configuration
-    it goes on with, if that is another, and `history`, from which step on it had which, so that it can be made again.
-    """
-    if not made or not step:
-        return about
-    history = made.get("history") or [{"step": 0, "config": made["config"]}]
-    begun = [entry for entry in history if entry["step"] < step]  # what came later is dropped
-    if canonical(begun[-1]["config"]) != canonical(about["config"]):
-        begun.append({"step": step, "config": about["config"]})
-    return {**about, **made, "config": about["config"], "history": begun}
 
 
 class _Run:
@@ -252,7 +238,7 @@ class _Run:
         if folder is None or self.saved == step:
             return
         with self.stop.during(f"saving step {step}"):
-            folder.save(step, progress.parts(), keep=self.config.keep, config=dataclasses.asdict(self.config))
+            folder.save(step, progress.parts(), keep=self.config.keep)
         self.saved = step
         self._kept(step)
         self.listener({"event": "save", "step": step, "path": str(folder.checkpoints / f"{step:08d}")})
@@ -266,14 +252,14 @@ class _Run:
     def _interrupt(self, progress: Progress, step: int, line: Line) -> None:
         """Between two lines: what is known of the next one is kept, so that it will be the one it would have been."""
         if self.folder is not None and line.steps:
-            self.folder.append(METRICS, line.partial())
+            self.folder.append(PARTIAL, line.partial())
         self._save(progress, step)
         raise self.stop.interrupted()
 
     def _resumed_line(self, step: int) -> Line:
         if self.folder is not None:
-            for line in self.folder.lines(METRICS, partial=True):
-                if line["step"] == step and "partial" in line:
+            for line in self.folder.lines(PARTIAL):
+                if line["step"] == step:
                     return Line.resumed(line)
         return Line(step)
 
