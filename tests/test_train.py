@@ -159,6 +159,36 @@ def test_diverged_tasks_are_counted_named_and_left_out(tmp_path):
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(eqx.filter(result.learner, eqx.is_array)))
 
 
+def _derivative_of_none(prediction, y):
+    """Squared error, whose derivative is not a number where the label is negative."""
+    bad = jnp.where(y[0] < 0, 0.0, 1.0)
+    return (prediction[0] - y[0]) ** 2 + 0 * jnp.sqrt(bad * prediction[0] ** 2)
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+def test_a_step_whose_gradient_is_not_finite_is_taken_again_carefully(on_device):
+    """Whatever the chunk: the same tasks are left out, and the learner is the same but for the order of sums."""
+
+    class OnHost(FewShot):
+        on_device = False
+
+    objective = (FewShot if on_device else OnHost)(of_loss=_derivative_of_none)
+
+    def run(chunk):
+        events = []
+        optimizer = Backprop(optax.sgd(1e-3), chunk=chunk)
+        config = dataclasses.replace(CONFIG, max_diverged=1.0)
+        result = train(gradient(), objective, optimizer, Sinusoids(2, 1), config=config, listener=events.append)
+        return result, [(e["diverged"], e.get("diverged_tasks")) for e in events if e["event"] == "metrics"]
+
+    (together, named), (alone, named_alone) = run(None), run(1)
+    assert named == named_alone
+    assert 0 < sum(diverged for diverged, _ in named) < 48
+    for a, b in zip(jax.tree.leaves(together.learner), jax.tree.leaves(alone.learner), strict=True):
+        if isinstance(a, jax.Array):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
 def test_too_many_diverged_tasks_end_the_run_and_keep_the_last_good_one(tmp_path):
     config = dataclasses.replace(CONFIG, max_diverged=0.2)
     with pytest.raises(TrainingFailed, match=r"\d of 8 tasks diverged.*\[\d, \d\].*max_diverged"):

@@ -191,6 +191,10 @@ class MetaOptimizer(eqx.Module):
         their number must divide this; what is drawn at random over tasks is drawn within a group."""
         return num_tasks
 
+    def careful(self) -> "MetaOptimizer":
+        """The same, slower where need be, and never undecided: see `update`."""
+        return self
+
     @abc.abstractmethod
     def init(self, learner: Learner) -> Memory:
         """Moments and the like. Raises `Incompatible` for learners it cannot improve."""
@@ -203,9 +207,10 @@ class MetaOptimizer(eqx.Module):
     def update(
         self, objective: Objective, learner: Learner, memory: Memory, batch: Batch, *, key: Key[Array, ""]
     ) -> tuple[Learner, Memory, Metrics]:
-        """The improved learner. `batch` is what the candidates lived, on this device: what is taken over its tasks
-        ends with `sum_over_devices`, and `key` is the same on all. Metrics keep their task axis, and hold `loss` and
-        `diverged`, the mask of tasks that were not finite and contributed exactly zero."""
+        """The improved learner. `batch` is what was collected of the candidates on this device: what is taken over its
+        tasks ends with `sum_over_devices`, and `key` is the same on all. Metrics keep their task axis, and hold `loss`
+        and `diverged`, the mask of tasks that were not finite and contributed exactly zero. With `undecided`, a number
+        that is true, the step is taken back and taken again by `careful`."""
 
 
 class TaskDistribution(eqx.Module):
