@@ -98,7 +98,8 @@ def posterior(prior: Prior, seen: Statistics, trust: Array | float, noise: Array
     certainty = prior.certainty + trust * seen.visits
     reward = (prior.certainty * prior.reward + trust * seen.rewards) / certainty
     concentration = prior.concentration + trust * seen.moves
-    return Belief(concentration, trust * seen.ended, reward, noise**2 / certainty, noise)
+    ended = jnp.broadcast_to(trust * seen.ended, reward.shape)
+    return Belief(concentration, ended, reward, noise**2 / certainty, noise)
 
 
 class Amortised(eqx.Module):
