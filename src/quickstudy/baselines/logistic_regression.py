@@ -30,7 +30,7 @@ class Fit(eqx.Module):
 
 
 class LogisticRegression(Learner):
-    """Logistic regression of vectors of `features` numbers into `classes`, fitted anew to the last `capacity` examples."""
+    """Logistic regression of vectors of `features` numbers into `classes`, fitted to the last `capacity` examples."""
 
     features: int = eqx.field(static=True)
     classes: int = eqx.field(static=True)
