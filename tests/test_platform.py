@@ -8,6 +8,7 @@ from quickstudy.nn.convolution import choose
 from quickstudy.parallel.platform import on_accelerator, program_for, program_platform
 from quickstudy.parameters import combine, partition
 from quickstudy.rl.planning import value_iteration
+from quickstudy.tasks.mazes import Mazes, distances
 from registry import REGISTRY
 
 # What may turn an unknown number of times on an accelerator, and why.
@@ -61,6 +62,14 @@ def test_programs_lower_for_cuda_without_a_device(name):
     with program_for("gpu"):
         exported = jax.export.export(jax.jit(f), platforms=("cuda",))(*arguments)
     assert exported.platforms == ("cuda",)
+
+
+def test_distances_are_the_same_on_accelerators():
+    wall = Mazes(5, walls=0.4)._walls(jax.random.key(1))
+    with program_for("gpu"):
+        there = jax.jit(distances)(wall, jnp.zeros((), int))
+        assert not loops(distances, wall, jnp.zeros((), int))
+    assert (there == distances(wall, jnp.zeros((), int))).all()
 
 
 def test_the_platform_is_an_argument_and_no_trace_is_reused_on_another():
