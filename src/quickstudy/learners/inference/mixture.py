@@ -89,8 +89,9 @@ class MixtureBelief(eqx.Module):
 class Mixture(eqx.Module):
     """`kinds` priors, each the sum of a shared table and a small random one of its own.
 
-    Its log-probabilities of one step after another add up to the marginal likelihood of the trial, so the loss
-    `likelihood` fits the priors by maximum likelihood (empirical Bayes); its beliefs are the exact posterior under them.
+    Its log-probabilities of one step after another add up to the marginal likelihood of the trial. So the loss
+    `likelihood` fits the priors by maximum likelihood (empirical Bayes), and its beliefs are the exact posterior under
+    them.
     """
 
     shared: Float[Array, "states actions 1 numbers"]  # as `Prior.of` takes them
