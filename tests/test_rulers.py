@@ -38,8 +38,7 @@ def test_the_index_is_above_the_mean_and_nears_it():
 
 
 def test_a_lookahead_too_short_says_so():
-    """At γ = .9999 the future of an arm weighs more than 20 pulls can tell; published: none. The bounds contain the
-    index of a far longer lookahead."""
+    """At γ = .9999 the future of an arm weighs more than 20 pulls can tell."""
     with pytest.raises(ValueError, match=r"uncertain by .* lookahead=20"):
         indices(3, 0.9999, lookahead=20)
     near, far = indices(3, 0.99, lookahead=300), indices(3, 0.99, lookahead=900)

@@ -1,4 +1,4 @@
-"""A network drawn afresh for every task and trained on it: nothing is known of the task but how to learn.
+"""A network that is initialised at random for every task and trained on it: only the update rule can be meta-learned.
 
     φ_0 ~ draw,   φ_{k+1} = u(φ_k, ∇ℓ(φ_k; support)),   prediction = f(x; φ_K)
 

@@ -5,15 +5,16 @@
     V(w, l; λ) = max( λ/(1−γ),  p (1 + γ V(w+1, l; λ)) + (1−p) γ V(w, l+1; λ) ),   p = (w+1)/(w+l+2)
 
 solved backwards from `lookahead` pulls for a grid of λ at once; ν is where the two sides cross, between two grid
-points by linear interpolation. What comes after those pulls is worth between playing on without learning, p/(1−γ), and
-being told the arm's probability, E[max(λ, θ)]/(1−γ): the index lies between those of the two, and is their mean.
+points by linear interpolation. What comes after those pulls is worth at least playing on without learning, p/(1−γ),
+and at most knowing the arm's probability, E[max(λ, θ)]/(1−γ): the index lies between those of the two, and is taken to
+be their mean.
 Gittins 1979; Gittins, Glazebrook and Weber 2011, chapter 8, has tables.
 """
 
 import numpy as np
 from scipy.special import betainc
 
-ERROR = 1e-3  # the largest that is put up with
+ERROR = 1e-3  # the largest uncertainty of an index that is accepted
 
 
 def indices(pulls: int, discount: float, *, lookahead: int | None = None, grid: int = 800) -> np.ndarray:
@@ -32,8 +33,8 @@ def indices(pulls: int, discount: float, *, lookahead: int | None = None, grid: 
     depth = pulls + lookahead
     won = np.arange(depth + 1.0)[:, None] + 1
     lost, mean = depth + 2 - won, won / (depth + 2)
-    told = sure * betainc(won, lost, sure) + mean * (1 - betainc(won + 1, lost, sure))
-    value = np.stack([np.maximum(sure, mean), told]) / (1 - discount)  # [bound, w, λ] at w + l = depth
+    informed = sure * betainc(won, lost, sure) + mean * (1 - betainc(won + 1, lost, sure))
+    value = np.stack([np.maximum(sure, mean), informed]) / (1 - discount)  # [bound, w, λ] at w + l = depth
     for n in range(depth - 1, -1, -1):
         p = ((np.arange(n + 1) + 1) / (n + 2))[:, None]
         going_on = p * (1 + discount * value[:, 1:]) + (1 - p) * discount * value[:, :-1]

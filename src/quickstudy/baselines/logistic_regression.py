@@ -1,4 +1,4 @@
-"""Multinomial logistic regression on the examples seen so far: what needs no meta-training, a baseline.
+"""Multinomial logistic regression on the examples so far, a baseline that needs no meta-training.
 
 min_W  1/n Σ_i −log softmax(W x_i + b)[y_i] + λ/2 ‖W‖²        to convergence, by L-BFGS
 

@@ -46,7 +46,7 @@ def attend(
 
 
 class Memory(NamedTuple):
-    """Keys and values that queries may attend to, with the number of each in the order in which they were told."""
+    """Keys and values that queries may attend to, each with its number in the order in which the rows came."""
 
     key: Float[Array, "rows heads size"]
     value: Float[Array, "rows heads size"]
@@ -71,8 +71,8 @@ def causal_attention(
     *,
     capacity: int,
 ) -> Float[Array, "queries heads size"]:
-    """What each query reads: Σ_j softmax_j(query · key_j / √size) value_j over its own key and value, and over those of
-    `memories` that were told before it and not overwritten since: numbers in [at − capacity, at).
+    """The attention of each query, Σ_j softmax_j(query · key_j / √size) value_j, over its own key and value and over
+    those rows of `memories` that came before it and are not overwritten: whose number is in [at − capacity, at).
 
     Large attentions are gone through in blocks, with the softmax added up along the way and computed again for the
     gradient, so that no array has queries × keys numbers (Rabe and Staats 2021; Dao et al. 2022, FlashAttention). On
@@ -94,7 +94,7 @@ def causal_attention(
 
     if len(query) <= QUERIES:
         return of_queries(query, at, key, value)
-    # A query that only fills a block up is told of nothing.
+    # A query that only fills a block up attends to nothing but itself.
     blocks = (_blocks(query, QUERIES), _blocks(at, QUERIES, -1), _blocks(key, QUERIES), _blocks(value, QUERIES))
     read = jax.lax.map(jax.checkpoint(lambda block: of_queries(*block)), blocks)
     return read.reshape(-1, *read.shape[2:])[: len(query)]
@@ -131,7 +131,7 @@ def _added(so_far: Softmax, query: Array, at: Array, memory: Memory, capacity: i
 
 
 def visible(at: Int[Array, "queries"], number: Int[Array, "rows"], capacity: int) -> Bool[Array, "queries rows"]:
-    """The causal, validity and capacity mask: which rows exist, were told before a query, and are still remembered."""
+    """The causal, validity and capacity mask: which rows exist, come before a query, and are not overwritten yet."""
     at, number = at[:, None], number[None, :]
     return (number >= 0) & (number < at) & (number >= at - capacity)
 

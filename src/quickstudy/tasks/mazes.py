@@ -16,6 +16,7 @@ from quickstudy.checks import require_between, require_whole
 from quickstudy.core import Splits, split_by_stream
 from quickstudy.envs.device import auto_reset
 from quickstudy.envs.spec import EnvironmentTasks, Spec, Stepped
+from quickstudy.parallel.platform import on_accelerator
 from quickstudy.rl.planning import value_iteration
 
 MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1), (0, 0))
@@ -84,8 +85,10 @@ def distances(wall: Bool[Array, "size size"], source: Int[Array, ""]) -> Float[A
         new = jnp.where(wall, jnp.inf, jnp.minimum(steps, jnp.stack(near).min(0) + 1))
         return new, (new != steps).any()
 
-    at = jnp.full(size**2, jnp.inf).at[source].set(0).reshape(size, size)
-    return jax.lax.while_loop(lambda carry: carry[1], farther, (at, jnp.ones((), bool)))[0]
+    at = jnp.full(size**2, jnp.inf).at[source].set(0).reshape(size, size), jnp.ones((), bool)
+    if on_accelerator():  # no way has more steps than there are cells
+        return jax.lax.scan(lambda carry, _: (farther(carry), None), at, None, length=size**2 - 1)[0][0]
+    return jax.lax.while_loop(lambda carry: carry[1], farther, at)[0]
 
 
 class GoalGrids(EnvironmentTasks):

@@ -95,17 +95,18 @@ class Belief(eqx.Module):
 
 
 def posterior(prior: Prior, seen: Statistics, trust: Array | float, noise: Array) -> Belief:
-    """By the conjugate formulas, with a visit counting `trust`."""
+    """The belief by the conjugate formulas, where a visit counts `trust`."""
     certainty = prior.certainty + trust * seen.visits
     reward = (prior.certainty * prior.reward + trust * seen.rewards) / certainty
     concentration = prior.concentration + trust * seen.moves
-    return Belief(concentration, trust * seen.ended, reward, noise**2 / certainty, noise)
+    ended = jnp.broadcast_to(trust * seen.ended, reward.shape)
+    return Belief(concentration, ended, reward, noise**2 / certainty, noise)
 
 
 class Amortised(eqx.Module):
-    """From statistics to a belief. The encoder sees the statistics of all pairs as they are, so that it can tell one
-    known table from another, beside the sum of a network of each pair's own, the same for all pairs, which tells what
-    they have in common. The generator is linear in z: a part for each pair and a part that is the same for all.
+    """A network from statistics to a belief. The encoder sees the statistics of all pairs as they are, so that it can
+    tell one known table from another, beside the sum of a network of each pair's own, the same for all pairs, which
+    tells what they have in common. The generator is linear in z: a part for each pair and a part that all share.
 
     steps: gradient steps that refine z, with a learned rate
     """
@@ -165,7 +166,7 @@ class Amortised(eqx.Module):
         """z, before it is refined."""
         statistics = jnp.concatenate([seen.moves, seen.rewards[..., None]], -1)
         of_pairs = over_axes(self.pair, 2)(jnp.concatenate([statistics, seen.visits[..., None]], -1))
-        tried = (seen.visits > 0)[..., None]  # of the others there is nothing to say
+        tried = (seen.visits > 0)[..., None]  # the others are not informative
         return self.encode(jnp.concatenate([statistics.reshape(-1), (of_pairs * tried).sum((0, 1))]))
 
     def prior(self, z: Float[Array, "latent"]) -> Prior:
@@ -176,7 +177,7 @@ class Amortised(eqx.Module):
         return self.own(z).reshape(states, actions, outcomes + 3) + self.shared(z)
 
     def surprise(self, z: Float[Array, "latent"], seen: Statistics) -> Float[Array, ""]:
-        """Mean −log p of what was seen under the means of the prior of z, without what does not depend on z."""
+        """The mean −log p of the statistics under the means of the prior of z, up to a constant."""
         tables = self._tables(z)
         prior, moves = Prior.of(tables), (seen.moves * jax.nn.log_softmax(tables[..., :-3])).sum()
         rewards = (seen.rewards - 0.5 * seen.visits * prior.reward) * prior.reward  # of −½ Σ (r − μ)²
@@ -189,8 +190,8 @@ def constant(
     certainty: Float[Array, "states actions"],
     noise: float = 1.0,
 ) -> Amortised:
-    """The meta-model that has this prior α, μ, κ in every task, and this σ, and learns by the conjugate formulas alone.
-    A flat prior is a model from scratch in each task; a very certain one is one model for all of them, or the true one.
+    """The meta-model with one prior α, μ, κ for every task, and this σ, which learns by the conjugate formulas alone.
+    With a flat prior it learns a model from scratch in each task; a very certain one is one model for all of them.
     """
     states, actions, outcomes = concentration.shape
     model = Amortised(states, actions, outcomes, key=jax.random.key(0), hidden=4, latent=1)

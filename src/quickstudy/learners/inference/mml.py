@@ -1,4 +1,4 @@
-"""Meta-model learning: what was seen of a task becomes a distribution over models of it, and the agent plans in a draw.
+"""Meta-model learning: the trial so far becomes a distribution over models of the task, and the agent plans in a draw.
 
     belief = model(seen)                             a distribution over r(s, a) and p(·|s, a): see meta_models.py
     (r, p) ~ belief                                  one model an episode, acted in by backward induction
@@ -32,7 +32,7 @@ from quickstudy.learners.inner_rl.tabular import epsilon_greedy, one_by_one, out
 from quickstudy.learners.replay import scan_replay
 from quickstudy.parameters import unwrap
 from quickstudy.rl.losses import mean, start_of
-from quickstudy.rl.planning import backward_induction, greedy, lazy_cond
+from quickstudy.rl.planning import backward_induction, greedy, lazy_cond, planned_action
 
 
 class Believed(eqx.Module):
@@ -50,14 +50,15 @@ class Prediction(eqx.Module):
 
 
 class MML(Learner):
-    """Acts by the plan for a model that is drawn anew each episode; absorbs one step after another.
+    """Acts by the plan for a model that is drawn anew each episode; adapts after each step.
 
     An observation is a state, one-hot.
-    episode: steps after which an episode is cut
+    episode: steps after which the environment truncates an episode. Where one goes on beyond it there is no plan, and
+        logits are NaN
     discount: γ in [0, 1], within the episode
     spread: 1 draws from the belief (of a mixture: a kind, and plans in its mean), 0 plans in the mean of all, and
         between them draws are nearer to it
-    bonus: what is added to each mean reward, in standard deviations of it; a number, or a leaf that evolution may learn
+    bonus: standard deviations that are added to each mean reward; a number, or a leaf that evolution may learn
     epsilon: probability of any action instead of the planned one
     replan: plan anew at every step, with the same posterior-sampling key until the episode ends, so that the model
         changes only as the belief does; else a plan stands until then
@@ -87,23 +88,23 @@ class MML(Learner):
         ended = t.terminated | t.truncated
         posterior_key = jnp.where(ended, jax.random.key_data(key), state.posterior_key)
         arrays, rest = eqx.partition(self, eqx.is_array)
-        plan = lambda arrays, *given: eqx.combine(arrays, rest)._plan(*given)
-        given = jax.lax.stop_gradient((arrays, seen, posterior_key))  # a condition can not be differentiated
-        policy = lazy_cond(ended | self.replan, plan, given, state.policy, at_once=True)
+        plan = lambda arrays, *arguments: eqx.combine(arrays, rest)._plan(*arguments)
+        policy = lazy_cond(ended | self.replan, plan, (arrays, seen, posterior_key), state.policy, at_once=True)
         return Believed(seen, posterior_key, policy, jnp.where(ended, 0, state.time + 1))
 
     def _plan(self, seen: PyTree, posterior_key: Array) -> Int[Array, "episode states"]:
-        belief = self.model(seen)
+        """The plan for the model that this key draws; an action has no derivative."""
+        belief, bonus = jax.lax.stop_gradient((self.model(seen), unwrap(self.bonus)))
         reward, transition = belief.draw(self.spread, key=jax.random.wrap_key_data(posterior_key))
-        return greedy(self.values(reward + unwrap(self.bonus) * jnp.sqrt(belief.variance), transition))
+        return greedy(self.values(reward + bonus * jnp.sqrt(belief.variance), transition))
 
     def values(self, reward: Array, transition: Array) -> Float[Array, "episode states actions"]:
-        """The optimal Q of a model at each moment of an episode; past its end there is nothing."""
+        """The optimal Q of a model at each moment of an episode, whose end is worth 0."""
         states, _, _ = self.model.size
         return backward_induction(reward, self.discount * transition[..., :states], self.episode)
 
     def apply(self, state: Believed, x: Float[Array, "states"]) -> Output:
-        best = jax.nn.one_hot(state.policy[state.time, x.argmax()], self.model.size[1])
+        best = planned_action(state.policy, state.time, x.argmax(), self.model.size[1])
         return Output(policy=epsilon_greedy(best, self.epsilon))
 
     def predictions(self, state: Believed, t: Transition) -> Prediction:

@@ -46,7 +46,7 @@ class Entries(eqx.Module):
 
 
 class Past(NamedTuple):
-    """Examples as all blocks attend to them, and their numbers in the order in which they were told."""
+    """Examples as all blocks attend to them, and their numbers in the order in which they came."""
 
     entries: list[Entries]
     number: Int[Array, "rows"]
@@ -94,7 +94,7 @@ class Block(eqx.Module):
         memories: Sequence[Memory],
         capacity: int,
     ) -> Float[Array, "rows width"]:
-        """The rows after attending to themselves and to what was told before their numbers `at`."""
+        """The rows after attending to themselves and to the examples before their numbers `at`."""
         query = self._split(self.query, h)
         read = causal_attention(query, at, itself.key, itself.value, memories, capacity=capacity)
         h = h + jax.vmap(self.out)(read.reshape(h.shape))
@@ -193,18 +193,18 @@ class Attention(Learner):
         number, entries = count + jnp.arange(len(h)), []
         for i, block in enumerate(self.blocks):
             entries.append(block.entries(h))
-            if i == len(self.blocks) - 1:  # nobody asks what leaves the last one
+            if i == len(self.blocks) - 1:  # nothing attends to the output of the last one
                 break
             before = [past.of(i), Memory(entries[i].key, entries[i].value, number)] if self.causal else []
             h = block(h, number, entries[i], before, self.capacity)
         return entries
 
     def _features(
-        self, h: Float[Array, "queries width"], at: Int[Array, "queries"], told: Sequence[Past]
+        self, h: Float[Array, "queries width"], at: Int[Array, "queries"], pasts: Sequence[Past]
     ) -> Float[Array, "queries width"]:
         """The features of queries that come after `at` examples, as the heads read them."""
         count = self.told.weight[:, -1]  # U [0, 0, 1]
         h = h + count * (jnp.minimum(at, self.capacity)[:, None] / self.capacity)
         for i, block in enumerate(self.blocks):
-            h = block(h, at, block.entries(h), [past.of(i) for past in told], self.capacity)
+            h = block(h, at, block.entries(h), [past.of(i) for past in pasts], self.capacity)
         return jax.vmap(self.norm)(h)
