@@ -92,7 +92,7 @@ def test_a_derivative_at_zero_changes_no_value_and_no_other_derivative():
         assert float(f(*at)["z"]) == float(g(*at)["z"])
         value = lambda h: lambda x, y: h(x, y)["z"]
         np.testing.assert_allclose(jax.grad(value(g), (0, 1))(*at), jax.grad(value(f), (0, 1))(*at), rtol=1e-5)
-        hessian = lambda h: jax.hessian(value(h), (0, 1))(*map(jnp.array, at))  # noqa: B023
+        hessian = lambda h: jax.hessian(value(h), (0, 1))(*map(jnp.array, at))
         np.testing.assert_allclose(hessian(g), hessian(f), rtol=1e-4)
     assert float(g(0.0, 3.0)["z"]) == float(f(0.0, 3.0)["z"]) == 3.0
     # m / (√v + ε) with v = m² has the derivative 1/ε at 0.
@@ -140,7 +140,7 @@ def test_an_offset_of_3000_changes_no_answer(make):
         x, y = map(jnp.asarray, clusters(offset))
         learner = make()
         state = learner.adapt(learner.init(key=K), qs.Labelled(x[::2], y[::2]), key=K)
-        said = jax.vmap(lambda x: learner.apply(state, x).prediction)(x[1::2])  # noqa: B023
+        said = jax.vmap(lambda x: learner.apply(state, x).prediction)(x[1::2])
         answers.append((said.argmax(1), (said.argmax(1) == y[1::2]).mean()))
     assert answers[0][1] > 0.6
     assert (answers[0][0] == answers[1][0]).mean() > 0.98
@@ -211,9 +211,9 @@ def test_labels_of_no_class_are_never_answered(name, label):
     else:
         learner = REGISTRY[name].make()
     x = jnp.linspace(-1, 1, 4)[:, None]
-    said = lambda y: learner.apply(
-        learner.adapt(learner.init(key=K), qs.Labelled(x, jnp.array(y)), key=K), x[0]
-    ).prediction
+    said = lambda y: (
+        learner.apply(learner.adapt(learner.init(key=K), qs.Labelled(x, jnp.array(y)), key=K), x[0]).prediction
+    )
     assert np.isfinite(said([0, 1, 2, 1])).all()
     assert np.isnan(said([0, 1, 2, label])).all()
     with pytest.raises(ValueError, match="labels are whole numbers, and these are float32"):
@@ -254,7 +254,7 @@ def test_sparse_features_and_mixed_labels_are_told_what_to_do():
     with pytest.raises(ValueError, match=r"x is sparse \(csr_array\): give x.toarray\(\)"):
         from_arrays(sparse.csr_array(X), **GOOD)
     for labels in (["a", 1] * 20, np.array(["a", None] * 20, object), ["a", None] * 20):
-        with pytest.raises(ValueError, match="labels of several kinds .* have no order: make all of them text"):
+        with pytest.raises(ValueError, match=r"labels of several kinds .* have no order: make all of them text"):
             from_arrays(X, **{**GOOD, "y": labels})
 
 
@@ -329,7 +329,7 @@ def test_families_of_tasks_refuse_what_cannot_be_drawn():
         lambda: mazes.Mazes(wind=1.5),
         lambda: mazes.Mazes(walls=1.0),
     ):
-        with pytest.raises(ValueError, match="must|need"):
+        with pytest.raises(ValueError, match=r"must|need"):
             make()
 
 
@@ -405,8 +405,8 @@ def test_labels_in_a_list_are_no_constants_to_compile_for():
     traced = []
     spy = eqx.tree_at(lambda l: l.embed, learner, lambda x: traced.append(1) or learner.embed(x))
     for labels in ([0, 1], [1, 2], [2, 0]):
-        state = spy.adapt(spy.init(key=K), qs.Labelled(x, jnp.array(labels)), key=K)
-    assert len(traced) == 2 and state.count.tolist() == [1, 0, 1]  # the embedding, and its statistics
+        state = spy.adapt(spy.init(key=K), qs.Labelled(x, labels), key=K)
+    assert len(traced) == 1 and state.count.tolist() == [1, 0, 1]
 
 
 def test_a_program_of_many_inner_steps_is_no_larger_than_one_of_few():
@@ -489,5 +489,5 @@ def test_images_meet_weights_of_any_type():
     image = jnp.zeros((28, 28, 1), jnp.uint8)
     for kind in (jnp.bfloat16, jnp.float32):
         for net in (images.Conv4((28, 28, 1), key=K, filters=8), images.ResNet((28, 28, 1), key=K, filters=(8,))):
-            said = jax.eval_shape(lambda image: cast(net, kind)(image), image)  # noqa: B023
+            said = jax.eval_shape(lambda image: cast(net, kind)(image), image)
             assert said.dtype == kind

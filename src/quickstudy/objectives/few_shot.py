@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, Tasks
 from quickstudy.data.batches import FewShotTask, Labelled, Output, Segments
 from quickstudy.nn.measures import squared_error
+from quickstudy.objectives import fits
 from quickstudy.parallel.axes import over_axes
 
 
@@ -59,12 +60,13 @@ class FewShot(Objective):
     first_point = adaptations_per_point = 1
 
     def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
-        del learner, key
+        del key
         if not isinstance(tasks, FewShotTask):
             raise Incompatible(
                 f"FewShot takes tasks of a support and a query set (FewShotTask), got {type(tasks).__name__}; "
                 "Online takes labelled streams, and Trial environments"
             )
+        fits.require_adapts(learner, jax.tree.map(lambda leaf: leaf[0], tasks))
         return ()
 
     def collect(

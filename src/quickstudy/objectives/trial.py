@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, State, Tasks
 from quickstudy.data.batches import Output, Segments, Transition
+from quickstudy.objectives import fits
 from quickstudy.parallel.axes import over_axes
 from quickstudy.parallel.reduce import sum_over_devices
 from quickstudy.parameters import starts_from_leaves
@@ -131,6 +132,8 @@ class Trial(Objective):
             raise ValueError("baseline='linear' is fitted over parallel copies: give a width")
 
     def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
+        one = jax.tree.map(lambda leaf: leaf[0], tasks)
+        fits.require_acts(learner, self.environment, one, steps=self.segment_length, num_envs=self.num_envs)
         if not self._windowed:
             return ()
         if learner.differentiable and not self.allow_cut_start and starts_from_leaves(learner):

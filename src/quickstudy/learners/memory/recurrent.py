@@ -189,7 +189,8 @@ class Recurrent(Learner):
         else:
 
             def step(state, seen):
-                return in_types_of(state, self._absorbed(state, *seen)), self.cell.features(self._hidden(state, seen[0]))
+                new = in_types_of(state, self._absorbed(state, *seen))
+                return new, self.cell.features(self._hidden(state, seen[0]))
 
             _, features = jax.lax.scan(step, state, (x, told))
         return jax.vmap(jax.vmap(self.heads))(features[:, None])
