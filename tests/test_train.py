@@ -206,7 +206,7 @@ def test_parts_in_the_wrong_places_are_named():
 
 def test_tasks_that_an_objective_cannot_take_are_named():
     optimizer, config = Backprop(optax.adam(1e-3)), Training(meta_steps=1)
-    with pytest.raises(Incompatible, match=r"FewShot takes .* \(Episode\), got .*Trial environments"):
+    with pytest.raises(Incompatible, match=r"FewShot takes .* \(FewShotTask\), got .*Trial environments"):
         train(gradient(), FewShot(), optimizer, Bandits(2), config=config, listener=quiet)
     with pytest.raises(Incompatible, match="Online takes labelled streams"):
         train(gradient(), Online(), optimizer, Sinusoids(), config=config, listener=quiet)
