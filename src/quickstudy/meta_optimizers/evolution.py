@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 from quickstudy.core import Batch, Incompatible, Learner, MetaOptimizer, Metrics, Objective
 from quickstudy.parallel.reduce import mean_over_devices
 from quickstudy.parameters import combine, partition
+from quickstudy.rl.returns import standardised
 
 
 class EvolutionMemory(eqx.Module):
@@ -103,5 +104,5 @@ class Evolution(MetaOptimizer):
             below, up_to = (jnp.searchsorted(ordered, score, side=side) for side in ("left", "right"))
             return (below + up_to - 1) / 2 / (self.population - 1) - 0.5
         if self.fitness == "standardised":
-            return (score - score.mean()) / (score.std() + 1e-8)
+            return standardised(score)
         return score
