@@ -171,11 +171,12 @@ def _through(fault: str, f: Callable, *args: Any, mend: str = "", **kwargs: Any)
 
 def _said(error: Exception, mend: str) -> str:
     """What is wrong, and the mend, where an error of JAX or Python has said it in other words."""
-    asked = error.name if isinstance(error, AttributeError) else None
-    if asked and isinstance(error.obj, Labelled):
-        return f"it asks for `{asked}`, so it learns from environments, and these are labelled examples; take Trial"
-    if asked and isinstance(error.obj, Transition):
-        return f"it asks for `{asked}`, so it learns from labelled examples, and not from steps; take FewShot or Online"
+    if isinstance(error, AttributeError) and isinstance(error.obj, Labelled):
+        return (
+            f"it asks for `{error.name}`, so it learns from environments, and these are labelled examples; take Trial"
+        )
+    if isinstance(error, AttributeError) and isinstance(error.obj, Transition):
+        return f"it asks for `{error.name}`, so it learns from labelled examples, not steps; take FewShot or Online"
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
     if sizes := re.search(r"dot_general .*got \((\d+),\) and \((\d+),\)", first):
         first = f"a layer made for {sizes[2]} numbers is given {sizes[1]}"
