@@ -173,7 +173,7 @@ def _said(error: Exception, mend: str) -> str:
     """What is wrong, and the mend, where an error of JAX or Python has said it in other words."""
     if isinstance(error, AttributeError) and isinstance(error.obj, Labelled):
         return (
-            f"it asks for `{error.name}`, so it learns from environments, and these are labelled examples; take Trial"
+            f"it asks for `{error.name}`, so it learns from environments, not labelled examples; take Trial"
         )
     if isinstance(error, AttributeError) and isinstance(error.obj, Transition):
         return f"it asks for `{error.name}`, so it learns from labelled examples, not steps; take FewShot or Online"
