@@ -135,7 +135,7 @@ def require_step(world: str, stepped: Any, observation: PyTree, inside: PyTree) 
         )
         raise Incompatible(f"{world}.step must return {wanted}, got {_count(stepped)}{mend if old else ''}")
     seen, then, reward, terminated, truncated, info = stepped
-    if jnp.shape(reward) != () or not jnp.issubdtype(reward.dtype, jnp.number):
+    if jnp.shape(reward) != () or not (jnp.issubdtype(reward.dtype, jnp.number) or reward.dtype == bool):
         raise Incompatible(f"{world}.step must return one number as reward, got {_shape(reward)}: take one, or a sum")
     for name, flag in (("terminated", terminated), ("truncated", truncated)):
         if jnp.shape(flag) != () or flag.dtype != bool:
@@ -172,9 +172,7 @@ def _through(fault: str, f: Callable, *args: Any, mend: str = "", **kwargs: Any)
 def _said(error: Exception, mend: str) -> str:
     """What is wrong, and the mend, where an error of JAX or Python has said it in other words."""
     if isinstance(error, AttributeError) and isinstance(error.obj, Labelled):
-        return (
-            f"it asks for `{error.name}`, so it learns from environments, not labelled examples; take Trial"
-        )
+        return f"it asks for `{error.name}`, so it learns from environments, not labelled examples; take Trial"
     if isinstance(error, AttributeError) and isinstance(error.obj, Transition):
         return f"it asks for `{error.name}`, so it learns from labelled examples, not steps; take FewShot or Online"
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
