@@ -193,7 +193,9 @@ class MDPRMax(MDPAlone):
     source = "Brafman and Tennenholtz 2002, R-MAX: A General Polynomial Time Algorithm"
 
     def errors(self) -> list[str]:
-        return super().errors() + self.must("be at least 1", lambda x: x >= 1, "visits")
+        wrong = super().errors() + self.must("be at least 1", lambda x: x >= 1, "visits")
+        # Mean rewards are about 1: below 0, what is unknown would look worse than what is known, and stay unknown.
+        return wrong + self.must("be above 0", lambda x: x > 0, "most")
 
     def learner(self, tasks: "TabularMDPs") -> "Learner":
         from quickstudy.learners.inner_rl.r_max import RMax
