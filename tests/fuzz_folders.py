@@ -352,9 +352,8 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _within(value: Any, parent: Any) -> bool:
-    return value is parent or any(
-        inner is parent for holder, key in (_places(value) if isinstance(value, dict | list) else ()) for inner in [holder[key]]
-    )  # fmt: skip
+    places = _places(value) if isinstance(value, dict | list) else ()
+    return value is parent or any(holder[key] is parent for holder, key in places)
 
 
 @contextlib.contextmanager
