@@ -197,6 +197,8 @@ class MetricsLine(TypedDict):
 
 
 class ValidationPoint(TypedDict):
+    """Of a curve, while training."""
+
     adaptations: Count
     mean: float
     ci: Interval
