@@ -27,6 +27,7 @@ from quickstudy.report.page import default_folder, render, report
 from quickstudy.report.pairing import differences
 from quickstudy.report.reading import ABOUT, EVALUATION, LINES, Run
 from quickstudy.runs import CheckpointRefused, RunFolder
+from quickstudy.train.run import noted
 
 SMALL = ["--meta-steps", "6", "--meta-batch", "4", "--test-tasks", "10", "--quiet"]
 
@@ -215,7 +216,7 @@ def test_arrays_that_do_not_fit_are_refused_and_named(runs, tmp_path, changed):
             path.write_bytes(safetensors.numpy.save({**arrays, changed: np.ascontiguousarray(wrong)}))
             if changed == "curves" and wrong.shape == arrays[changed][:, :-1].shape:
                 continue  # points without a single finite task are left out of the curve
-            with pytest.raises(CheckpointRefused, match="evaluation.safetensors"):
+            with pytest.raises(CheckpointRefused, match=r"evaluation\.safetensors"):
                 report([folder])
     arrays["drawing/tasks/actions"] = arrays["drawing/tasks/actions"] + 99
     path.write_bytes(safetensors.numpy.save(arrays))
@@ -414,18 +415,31 @@ def test_the_command_makes_the_run_again(runs):
 
 def test_the_commands_make_a_run_again_that_went_on_longer(runs, tmp_path):
     first = copied(runs / "sine0", tmp_path / "first")
-    for more in (["--meta-steps", "8"], ["--meta-steps", "10", "--keep", "9"], ["--step", "8", "--meta-steps", "9"]):
-        main(["resume", str(first), *more, "--quiet"])
+    main(["resume", str(first), "--meta-steps", "8", "--quiet"])
     lines = commands(json.loads((first / "run.json").read_text())).splitlines()
-    assert [line for line in lines if line.startswith("quickstudy resume")] == [
-        "quickstudy resume RUN --step 6 --meta-steps 8",
-        "quickstudy resume RUN --step 8 --meta-steps 9",
-    ]
+    assert lines[-1] == "quickstudy resume RUN --step 6 --meta-steps 8" and lines[0].endswith(" --out RUN")
+    assert "--meta-steps 6" in lines[0] and len(lines) == 2
     for line in lines:
         words = line.replace("RUN", str(tmp_path / "second")).split()[1:]
         main([*words, "--quiet"])
-    digests = [RunFolder(tmp_path / name).manifest(9)["digests"] for name in ("first", "second")]
+    digests = [RunFolder(tmp_path / name).manifest(8)["digests"] for name in ("first", "second")]
     assert digests[0] == digests[1]
+
+
+def test_what_came_after_the_step_a_run_went_on_from_is_no_part_of_its_history():
+    about = lambda **config: {"recipe": "a", "command": ["quickstudy", "train", "a"], "config": config}
+    made = noted({}, about(meta_steps=20, keep=3), 0)
+    made = noted(made, about(meta_steps=24, keep=3), 20)
+    made = noted(made, about(meta_steps=24, keep=9), 24)
+    assert commands(made).splitlines()[1:] == ["quickstudy resume RUN --step 20 --meta-steps 24"]
+    made = noted(made, about(meta_steps=30, keep=9), 10)
+    assert [entry["step"] for entry in made["history"]] == [0, 10]
+    assert commands(made).splitlines() == [
+        "quickstudy train a --out RUN",
+        "# It was stopped after step 10: stop it there, too.",
+        "quickstudy resume RUN --step 10 --meta-steps 30",
+    ]
+    assert commands(noted(made, about(meta_steps=30, keep=9), 0)) == "quickstudy train a"  # begun anew
 
 
 def test_a_configuration_with_a_typo_names_it():

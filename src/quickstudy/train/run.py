@@ -135,8 +135,8 @@ def train(
         listener({"event": "start", "meta_parameters": learned, **steps, **devices})
         if folder is not None:
             made = folder.about() if folder.exists else {}
-            if canonical(made) != canonical(noted := _gone_on(made, about, step)):
-                folder.write_json("run.json", noted)
+            if canonical(made) != canonical(now := noted(made, about, step)):
+                folder.write_json("run.json", now)
             folder.rewind(step)
         if config.meta_steps and _all_alike(splits.train):
             text = "warning: all tasks are one and the same, so what is learned is learned for it alone"
@@ -162,7 +162,7 @@ def _check_kinds(learner: Any, objective: Any, meta_optimizer: Any, tasks: Any) 
         raise ConfigError(wrong)
 
 
-def _gone_on(made: dict[str, Any], about: dict[str, Any], step: int) -> dict[str, Any]:
+def noted(made: dict[str, Any], about: dict[str, Any], step: int) -> dict[str, Any]:
     """What run.json says of a run that goes on from `step`: what made it stays as it was noted; with the configuration
     it goes on with, if that is another, and `history`, from which step on it had which, so that it can be made again.
     """
@@ -172,7 +172,8 @@ def _gone_on(made: dict[str, Any], about: dict[str, Any], step: int) -> dict[str
     begun = [entry for entry in history if entry["step"] < step]  # what came later is dropped
     if canonical(begun[-1]["config"]) != canonical(about["config"]):
         begun.append({"step": step, "config": about["config"]})
-    return {**about, **made, "config": about["config"], "history": begun}
+    now = {**about, **made, "config": about["config"]}
+    return {**now, "history": begun} if len(begun) > 1 or "history" in made else now
 
 
 def _all_alike(tasks: TaskDistribution, num: int = 8) -> bool:
