@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quickstudy.cache import use_compilation_cache
 from quickstudy.config import ConfigError, Training
 from quickstudy.core import HeldOut, Learner, MetaOptimizer, Objective, TaskDistribution, drawn
 from quickstudy.display.events import Listener, Plain, waiting
@@ -25,7 +24,8 @@ from quickstudy.evaluate.result import Evaluation
 from quickstudy.evaluate.run import evaluate
 from quickstudy.parallel.mesh import available, peak_memory
 from quickstudy.parameters import meta_parameters
-from quickstudy.runs import METRICS, RunFolder, canonical, digest, named_arrays
+from quickstudy.runs import METRICS, RunFolder, digest, named_arrays
+from quickstudy.runs.cache import use_compilation_cache
 from quickstudy.train.loop import Loop, Progress
 
 Curriculum = Sequence[tuple[int, Objective]]
@@ -72,7 +72,7 @@ class Result:
         with folder.locked():
             if (folder.path / METRICS).exists():
                 raise ConfigError([f"{folder.path} holds a run; save the learner to another folder"])
-            folder.write_json("run.json", self.about)
+            folder.note(self.about, anew=True)
             folder.save(0, {"learner": self.learner}, keep=1)
 
 
@@ -134,10 +134,9 @@ def train(
         devices = {"devices": config.devices, "devices_there": len(available())}
         listener({"event": "start", "meta_parameters": learned, **steps, **devices})
         if folder is not None:
-            made = folder.about() if folder.exists else {}
-            if canonical(made) != canonical(now := noted(made, about, step)):
-                folder.write_json("run.json", now)
-            folder.rewind(step)
+            folder.note(about, step)
+            for text in folder.rewind(step):
+                listener({"event": "warning", "text": text})
         if config.meta_steps and _all_alike(splits.train):
             text = "warning: all tasks are one and the same, so what is learned is learned for it alone"
             listener({"event": "warning", "text": text})
@@ -160,20 +159,6 @@ def _check_kinds(learner: Any, objective: Any, meta_optimizer: Any, tasks: Any) 
     ]  # fmt: skip
     if wrong:
         raise ConfigError(wrong)
-
-
-def noted(made: dict[str, Any], about: dict[str, Any], step: int) -> dict[str, Any]:
-    """What run.json says of a run that goes on from `step`: what made it stays as it was noted; with the configuration
-    it goes on with, if that is another, and `history`, from which step on it had which, so that it can be made again.
-    """
-    if not made or not step:
-        return about
-    history = made.get("history") or [{"step": 0, "config": made["config"]}]
-    begun = [entry for entry in history if entry["step"] < step]  # what came later is dropped
-    if canonical(begun[-1]["config"]) != canonical(about["config"]):
-        begun.append({"step": step, "config": about["config"]})
-    now = {**about, **made, "config": about["config"]}
-    return {**now, "history": begun} if len(begun) > 1 or "history" in made else now
 
 
 def _all_alike(tasks: TaskDistribution, num: int = 8) -> bool:
@@ -209,7 +194,7 @@ def _run(
     def save() -> None:
         nonlocal saved
         if folder is not None and (saved != step or step == 0 or not folder.steps()):
-            folder.save(step, progress.parts(), keep=config.keep, config=dataclasses.asdict(config))
+            folder.save(step, progress.parts(), keep=config.keep)
             saved = step
             listener({"event": "save", "step": step, "path": str(folder.checkpoints / f"{step:08d}")})
 
