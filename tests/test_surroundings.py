@@ -77,9 +77,7 @@ def test_a_user_without_a_home_goes_on_without_a_cache(tmp_path):
     words = [*TRAIN, "--out", str(tmp_path / "run"), "--quiet"]
     env = {key: value for key, value in os.environ.items() if key in ("PATH", "PYTHONPATH")}
     code = HOMELESS.format(words)
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env, cwd=tmp_path
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
     assert "there is no home folder" in done.stderr and whole(tmp_path / "run")
 
