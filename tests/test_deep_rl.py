@@ -1,6 +1,7 @@
 """Policy gradients, DQN and DDPG as inner loops: their updates against ones worked out by hand."""
 
 import dataclasses
+import itertools
 
 import equinox as eqx
 import jax
@@ -13,6 +14,7 @@ from per_task import BLANK, per_task
 from quickstudy.core import Incompatible
 from quickstudy.data.batches import Output, Transition
 from quickstudy.data.ring import Ring
+from quickstudy.learners.gradient.learned_updates import LSTMOptimizer
 from quickstudy.learners.gradient.updates import SGD, Scaled
 from quickstudy.learners.initialisation import RandomInit
 from quickstudy.learners.inner_rl.actor_critic import actor_critic
@@ -215,6 +217,21 @@ def test_td3_takes_the_steps_worked_out_by_hand():
     np.testing.assert_allclose(twice.weights.actor.weight[0], np.asarray(actor.weight)[0] + rate * uphill, rtol=1e-4)
     halfway = (actor.weight + twice.weights.actor.weight) / 2
     np.testing.assert_allclose(twice.target.actor.weight, halfway, rtol=1e-5)
+
+
+@pytest.mark.parametrize("update", [Scaled(0.1), LSTMOptimizer(4, key=K[0])])
+def test_between_its_steps_the_actor_and_its_optimiser_stand_still(update):
+    """Whatever the optimiser's memory looks like: by weight, or in one flat array for all of them."""
+    t = Transition(jnp.ones((1, 2)), jnp.ones((1, 1)), jnp.ones(1), *jnp.zeros((3, 1), bool), jnp.full((1, 2), 0.5))
+    start = ActorAndCritics(Linear(jnp.array([[0.4, -0.3]])), [Linear(jnp.array([[0.2, 0.1, 0.5]]))])
+    learner = DDPG(start, update, 2, capacity=2, learning_starts=1, batch=2, policy_delay=3)
+    states = [learner.init(key=K[0])]
+    for _ in range(6):
+        states.append(eqx.filter_jit(learner.adapt)(states[-1], t, key=K[1]))
+    same = lambda a, b: all((x == y).all() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+    actors = [(state.weights.actor, state.memory[1]) for state in states]
+    assert [same(a, b) for a, b in itertools.pairwise(actors)] == [True, True, False, True, True, False]
+    assert not any(same(a.memory[0], b.memory[0]) for a, b in itertools.pairwise(states))
 
 
 def test_a_ring_forgets_the_oldest():

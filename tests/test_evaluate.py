@@ -74,4 +74,4 @@ def test_one_task_can_be_drawn():
     trace = lambda learner, evaluation, task, lived: {"wind": jnp.zeros(1)}
     evaluation = EvaluationConfig(FewShot(), num_tasks=1, draw=trace)
     result = evaluate(gradient(), FewShot(), Sinusoids(5, 5).split().test, evaluation=evaluation)
-    assert result.n == 1 and result.traces["task"].tolist() == [0] * 5
+    assert result.n == 1 and result.drawn["tasks/task"].tolist() == [0] * 5

@@ -25,7 +25,8 @@ from quickstudy.objectives.trial import Trial
 from quickstudy.parallel.axes import over_axes
 from quickstudy.parameters import Bounded
 from quickstudy.recipes import get
-from quickstudy.report import behaviour, figures
+from quickstudy.report import behaviour
+from quickstudy.report.drawings import behaviour as pictures
 from quickstudy.rl.exploration import explore, shortest
 from quickstudy.tasks.corners import CORNERS, Corners, best_return
 from quickstudy.tasks.mazes import MOVES, GoalGrids, Maze
@@ -253,15 +254,15 @@ def test_behaviour_is_measured_of_all_agents_and_drawn():
     ours, theirs = summary["behaviour"], summary["baselines"]["model-free"]["behaviour"]
     assert ours["model effect"][0]["ci"][0] > 0.25 > 0.15 > theirs["model effect"][0]["ci"][1]
     assert theirs["reward effect"][0]["ci"][0] > 0.1 > ours["reward effect"][0]["ci"][1]
-    figure = figures.behaviour({"ours": ours, "model-free": theirs})
+    assert summary["drawings"] == {"behaviour": "stays"}
+    figure = pictures.behaviour("stays", {"ours": ours, "model-free": theirs})
     assert figure is not None and [ax.get_title() for ax in figure.axes] == ["ours", "model-free"]
     heights = [bar.get_height() for bar in figure.axes[0].patches]
     assert heights == pytest.approx([point["mean"] for point in ours["stays"]])
     points = [{"mean": 1.0, "ci": [0.5, 1.5]}, {"mean": 2.0, "ci": [1.5, 2.5]}]
-    assert len(figures.behaviour({"a": {"regret": points}, "b": {"regret": points}}).axes) == 1
+    assert len(pictures.behaviour("regret", {"a": {"regret": points}, "b": {"regret": points}}).axes) == 1
     kinds = dict.fromkeys(("informative arm", "target", "another arm"), points)
-    assert len(figures.behaviour({"a": kinds, "b": kinds}).axes) == 2
-    assert figures.behaviour({}) is None and figures.behaviour({"a": {"unknown": points}}) is None
+    assert len(pictures.behaviour("pulls", {"a": kinds, "b": kinds}).axes) == 2
 
 
 def test_corners_pay_only_close_by_and_the_straight_walk_is_the_optimum():

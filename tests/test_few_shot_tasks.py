@@ -68,8 +68,9 @@ def test_held_out_classes_are_held_out():
 
 def test_classes_of_unlike_sizes_draw_only_their_own_examples():
     y = np.array([0] * 3 + [1] * 7 + [2] * 4 + [3] * 3)
+    y = np.append(y, [4, 4, 4, 5, 5, 5])
     pool = pool_of(100.0 * y[:, None] + np.arange(len(y))[:, None], y)
-    classes = check(Classes(pool, jnp.arange(2), 2, 1, 2, ((0, 1), (2, 3), (2, 3))))
+    classes = check(Classes(pool, jnp.arange(2), 2, 1, 2, ((0, 1), (2, 3), (4, 5))))
     tasks = sample(classes, 100, jax.random.key(0))
     drawn = np.asarray(tasks.query.x).ravel()
     assert set(drawn.tolist()) == {100.0 * y[i] + i for i in range(10)}
@@ -113,14 +114,14 @@ def test_training_images_are_moved_and_warped_about_their_middle_and_others_are_
 def test_a_test_never_moves_what_is_held_out(tmp_path):
     small_data.omniglot(tmp_path, characters=1623)
     from quickstudy.config import ConfigError
-    from quickstudy.load import experiment_of
     from quickstudy.recipes import configure
     from quickstudy.runs import RunFolder
+    from quickstudy.runs.load import experiment_of
 
     recipe = configure("omniglot-proto", {"data": str(tmp_path), "split": "maml"})
     run = RunFolder(tmp_path / "run")
     with run.locked():
-        run.write_json("run.json", recipe.about())
+        run.note(recipe.about())
     assert experiment_of(run, ways=20).tasks.ways == 20
     with pytest.raises(ConfigError, match="what was trained on"):
         experiment_of(run, split="vinyals")

@@ -12,7 +12,7 @@ import pytest
 from per_task import BLANK, per_task
 from quickstudy.core import Incompatible
 from quickstudy.data.batches import FewShotTask
-from quickstudy.learners.gradient.adjoints import FirstOrder, Implicit, Unrolled
+from quickstudy.learners.gradient.adjoints import FirstOrder, Implicit, Unrolled, conjugate_gradients
 from quickstudy.learners.gradient.inner_losses import PolicyAndValue, PolicyGradient, Supervised
 from quickstudy.learners.gradient.maml import Gradient, minibatches
 from quickstudy.learners.gradient.updates import SGD, Optax, Scaled, clipped, per_weight
@@ -124,6 +124,21 @@ def test_imaml_has_the_closed_form_of_a_quadratic():
 
     np.testing.assert_allclose(outer(start), closed(start), rtol=1e-5)
     np.testing.assert_allclose(jax.grad(outer)(start), jax.grad(closed)(start), rtol=1e-4)
+
+
+def test_conjugate_gradients_solve_in_as_many_steps_as_there_are_eigenvalues_and_then_stand_still():
+    root = jax.random.normal(K, (6, 6))
+    matrix = root @ root.T + 6 * jnp.eye(6)
+    target = {"a": jnp.arange(4.0), "b": jnp.array([1.0, -1.0])}
+    flat = lambda tree: jnp.concatenate([tree["a"], tree["b"]])
+    product = lambda tree: (lambda y: {"a": y[:4], "b": y[4:]})(matrix @ flat(tree))
+    exact = np.linalg.solve(np.asarray(matrix, float), np.asarray(flat(target), float))
+    np.testing.assert_allclose(flat(conjugate_gradients(product, target, 6)), exact, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(flat(conjugate_gradients(product, target, 60)), exact, rtol=1e-4, atol=1e-6)
+    nothing = jax.tree.map(jnp.zeros_like, target)
+    assert not flat(conjugate_gradients(product, nothing, 5)).any()
+    loop = jax.make_jaxpr(lambda target: conjugate_gradients(product, target, 5))(target)
+    assert "while" not in {equation.primitive.name for equation in loop.eqns}
 
 
 def test_imaml_is_the_regularised_problem_unrolled_to_convergence():

@@ -18,7 +18,8 @@ from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.trial import Trial
 from quickstudy.parameters import meta_parameters
 from quickstudy.recipes import configure
-from quickstudy.report import task_figures, traces
+from quickstudy.report import traces
+from quickstudy.report.drawings import tasks as task_pictures
 from quickstudy.rl import losses
 from quickstudy.tasks.mazes import GoalGrids, Maze, Mazes, expected_steps, shortest
 from quickstudy.tasks.sinusoid import Sinusoids
@@ -231,7 +232,7 @@ def test_what_is_drawn_adds_up_to_q(trial):
     np.testing.assert_allclose(drawn["knowledge"] + drawn["inner"], q, rtol=1e-5, atol=1e-6)
     assert drawn["inner"][0] == 0 and np.abs(drawn["inner"][1:]).min() > 0
     five = {name: np.stack([part] * 5) for name, part in drawn.items()}
-    figure = task_figures.tasks({**five, "task": np.arange(5), "value": np.ones(5)}, "return")
+    figure = task_pictures.tasks(traces.transfer.kind, {**five, "task": np.arange(5), "value": np.ones(5)}, "return")
     lines = figure.axes[0].get_lines()
     np.testing.assert_allclose(lines[0].get_ydata(), drawn["knowledge"], rtol=1e-6)
     np.testing.assert_allclose(lines[1].get_ydata(), drawn["inner"], rtol=1e-6)

@@ -37,6 +37,23 @@ def test_the_index_is_above_the_mean_and_nears_it():
         indices(3, 1.0)
 
 
+def test_a_lookahead_too_short_says_so():
+    """At γ = .9999 the future of an arm weighs more than 20 pulls can tell; published: none. The bounds contain the
+    index of a far longer lookahead."""
+    with pytest.raises(ValueError, match=r"uncertain by .* lookahead=20"):
+        indices(3, 0.9999, lookahead=20)
+    near, far = indices(3, 0.99, lookahead=300), indices(3, 0.99, lookahead=900)
+    np.testing.assert_allclose(near, far, atol=1e-3)
+    assert np.isnan(far[3, 1]) and not np.isnan(far[3, 0])
+
+
+def test_after_its_table_the_index_is_the_mean():
+    learner = bandits.gittins(2, pulls=3, discount=0.9)
+    won, lost = jnp.array([5.0, 1.0]), jnp.array([1.0, 0.0])
+    index = learner.index(won, lost, K)
+    np.testing.assert_allclose(index, [6 / 8, indices(3, 0.9)[1, 0]], rtol=1e-6)
+
+
 def after(learner, arms, rewards):
     n = len(arms)
     never, none = jnp.zeros(n, bool), jnp.zeros((n, 0))

@@ -16,7 +16,6 @@ from quickstudy.config import ConfigError, Training
 from quickstudy.core import Incompatible, TaskDistribution, split_by_stream
 from quickstudy.display.events import quiet
 from quickstudy.learners.gradient.updates import SGD
-from quickstudy.load import load
 from quickstudy.meta_optimizers.backprop import Backprop
 from quickstudy.meta_optimizers.evolution import Evolution
 from quickstudy.objectives.few_shot import FewShot
@@ -25,6 +24,7 @@ from quickstudy.objectives.trial import Trial
 from quickstudy.parallel.keys import Stream, stream, task_keys
 from quickstudy.rl import losses
 from quickstudy.runs import METRICS, CheckpointRefused, FolderInUse, RunFolder
+from quickstudy.runs.load import load
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.sinusoid import Sinusoids
 from quickstudy.train.checks import TrainingFailed, check_kinds

@@ -19,7 +19,7 @@ from quickstudy.nn.models import MLP, Chain
 from quickstudy.objectives.trial import Trial
 from quickstudy.parameters import combine, partition
 from quickstudy.recipes import get
-from quickstudy.report import task_figures
+from quickstudy.report.drawings import tasks as task_pictures
 from quickstudy.report.traces import goals, grid_beliefs
 from quickstudy.rl import losses
 from quickstudy.tasks.bandits import Bandits
@@ -211,7 +211,7 @@ def test_what_is_drawn_is_where_the_goal_is_believed_to_be():
     arrays = grid_beliefs(learner, EvaluationConfig(trial), task, lived)
     assert arrays["moments"].tolist() == [0, 4] and arrays["believed"].shape == (2, 9)
     stacked = {name: np.stack([array] * 5) for name, array in arrays.items()}
-    figure = task_figures.tasks({**stacked, "task": np.arange(5), "value": np.zeros(5)}, "return")
+    figure = task_pictures.tasks(grid_beliefs.kind, {**stacked, "task": np.arange(5), "value": np.zeros(5)}, "return")
     assert [text.get_text() for text in figure.axes[0].texts] == ["after 0", "after 4"]
 
 

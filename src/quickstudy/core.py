@@ -11,7 +11,9 @@ Every `key` is a typed JAX key, keyword-only, split before use and never used tw
 
 import abc
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+import functools
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -35,15 +37,43 @@ class Incompatible(TypeError):
     """These parts make no sense together; the message says which, why, and what to use instead."""
 
 
+def compiled_once(method: Callable) -> Callable:
+    """The method as one program, compiled once for learners of one structure and arguments of the same shapes.
+
+    Called outside of any program, an inner loop would otherwise be traced and compiled anew each time. Within a
+    program the method is itself: what is being traced needs no program of its own.
+    """
+    together = eqx.filter_jit(method)
+
+    @functools.wraps(method)
+    def call(learner, *args, **kwargs):
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((learner, args, kwargs))):
+            return method(learner, *args, **kwargs)
+        # A Python number among the data, as in a list of labels, is no constant to compile for.
+        as_array = lambda leaf: jnp.asarray(leaf) if isinstance(leaf, bool | int | float) else leaf
+        args, kwargs = jax.tree.map(as_array, (args, kwargs))
+        return together(learner, *args, **kwargs)
+
+    return call
+
+
 class Learner(eqx.Module):
     """How one task is adapted to. Its inexact arrays are the meta-parameters, `Frozen` ones excepted.
 
-    A plain Python number in a field is a constant, and a new constant is a new compilation.
+    A plain Python number in a field is a constant, and a new constant is a new compilation. The four methods are
+    compiled once by themselves, wherever they are called outside of a program.
     """
 
     differentiable: ClassVar[bool] = True  # False: evolution may improve it, back-propagation may not
     # True: adaptation itself learns or reads the values that `apply` gives, so they must stay in units of the reward.
     value_in_reward_units: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        for name in ("init", "adapt", "apply", "replay"):
+            method = cls.__dict__.get(name)
+            if method is not None and not getattr(method, "__isabstractmethod__", False):
+                setattr(cls, name, compiled_once(method))
 
     @property
     def inner_steps(self) -> int | None:
@@ -95,6 +125,16 @@ class Objective(eqx.Module):
     @abc.abstractmethod
     def metric(self) -> str:
         """What a person calls the score."""
+
+    @property
+    def curve_metric(self) -> str:
+        """What a person calls a point of `curve`, with its unit: another one than the score's where rewards add up."""
+        return self.metric
+
+    @property
+    def points_per_score(self) -> float:
+        """How many points of `curve` a score adds up; 1 where both count the same."""
+        return 1.0
 
     @property
     @abc.abstractmethod
@@ -225,15 +265,7 @@ class HeldOut(eqx.Module):
         """
         if self.by_stream:
             return digest((self.stream, type(self.distribution)))
-        return self._digest(lambda node: node.split_fields() if isinstance(node, TaskDistribution) else None)
-
-    def fingerprint(self) -> str:
-        """A digest of all that the tasks depend on: those of one fingerprint are the very same tasks.
-
-        Raises `Incompatible` where a field has no digest."""
-        return self._digest(lambda node: None)
-
-    def _digest(self, fields: Any) -> str:
+        fields = lambda node: node.split_fields() if isinstance(node, TaskDistribution) else None
         try:
             return digest((self.stream, self.distribution), fields)
         except NoDigest as error:

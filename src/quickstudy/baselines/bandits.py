@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from quickstudy.baselines.gittins import indices
+from quickstudy.checks import require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Output, Transition
 from quickstudy.data.distributions import Deterministic
@@ -41,6 +42,9 @@ class IndexStrategy(Learner):
     least_first: bool = eqx.field(static=True, default=True)  # of arms that look alike
 
     differentiable = False
+
+    def __check_init__(self):
+        require_whole(1, arms=self.arms)
 
     def init(self, *, key: Key[Array, ""]) -> Counts:
         nothing = jnp.zeros(self.arms)
@@ -92,6 +96,13 @@ def thompson(arms: int) -> IndexStrategy:
 
 
 def gittins(arms: int, *, pulls: int, discount: float = 0.99) -> IndexStrategy:
-    """`pulls` is the longest trial it is asked to play: the size of its table of indices."""
+    """The Gittins index strategy. `pulls` is the size of its table of indices: the longest trial that it plays by them.
+    For an arm pulled more often the posterior mean stands in for its index, which nears it."""
     table = jnp.asarray(indices(pulls, discount), jnp.float32)
-    return IndexStrategy(arms, lambda won, lost, key: table[won.astype(int), lost.astype(int)])
+
+    def index(won: Array, lost: Array, key: Key[Array, ""]) -> Array:
+        known = won + lost <= pulls
+        row, column = (jnp.where(known, count, 0).astype(int) for count in (won, lost))
+        return jnp.where(known, table[row, column], (won + 1) / (won + lost + 2))
+
+    return IndexStrategy(arms, index)

@@ -13,12 +13,14 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Key, PyTree
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Output
 from quickstudy.learners.gradient.adjoints import Adjoint, FirstOrder
 from quickstudy.learners.gradient.inner_losses import InnerLoss, must_reach
 from quickstudy.learners.gradient.maml import GradientState, descend
 from quickstudy.learners.gradient.updates import Update
+from quickstudy.learners.initialisation import require_alike
 from quickstudy.learners.replay import scan_replay
 from quickstudy.nn.statistics import initial_stats, with_statistics
 from quickstudy.parameters import combine, partition
@@ -34,6 +36,8 @@ class FromScratch(Learner):
     steps: int = eqx.field(static=True, default=20)
 
     def __check_init__(self):
+        require_whole(0, steps=self.steps)
+        require_alike(self.draw)
         must_reach(self.inner_loss, self.adjoint)
 
     @property
@@ -58,5 +62,5 @@ class FromScratch(Learner):
     replay = scan_replay
 
     def _model(self, weights: PyTree) -> Callable[[PyTree], Output]:
-        _, rest = partition(self.draw(jax.random.key(0)))  # what is not weights does not depend on the key
+        _, rest = partition(self.draw(jax.random.key(0)))  # `require_alike` saw to it that any key gives the same
         return combine(weights, rest)

@@ -10,6 +10,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, PyTree
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Output, Transition
 from quickstudy.data.distributions import Deterministic
@@ -25,6 +26,9 @@ class TargetSearch(Learner):
     asks: bool = eqx.field(static=True, default=True)
 
     differentiable = False
+
+    def __check_init__(self):
+        require_whole(1, targets=self.targets)
 
     def init(self, *, key: Key[Array, ""]) -> Int[Array, ""]:
         del key

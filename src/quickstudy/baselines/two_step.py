@@ -12,6 +12,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from quickstudy.checks import require_between
 from quickstudy.core import Learner
 from quickstudy.data.batches import Output, Transition
 from quickstudy.data.distributions import Categorical, Deterministic
@@ -28,6 +29,9 @@ class TwoStepValues(Learner):
     with_model: bool = eqx.field(static=True)
 
     differentiable = False
+
+    def __check_init__(self):
+        require_between(0, 1, rate=self.rate)
 
     def init(self, *, key: Key[Array, ""]) -> Float[Array, "2"]:
         del key

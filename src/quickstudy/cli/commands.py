@@ -3,21 +3,29 @@
 Nothing here imports JAX until there is something to compute.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from quickstudy._version import __version__
+from quickstudy.cli import limits
 from quickstudy.config import ConfigError
 from quickstudy.display import events, terminal, writers
-from quickstudy.recipes import all_recipes
+from quickstudy.recipes import all_recipes, configure
 from quickstudy.recipes.base import Recipe
+from quickstudy.runs.errors import CheckpointRefused
+from quickstudy.runs.files import canonical
+from quickstudy.runs.lock import FolderLock
+from quickstudy.runs.own import recipe_of
+from quickstudy.runs.reader import changed, read_run
+from quickstudy.runs.schema import MAY_CHANGE, METRICS
 from quickstudy.train.interrupts import stop_requests
 
 
@@ -77,23 +85,48 @@ def list_recipes(output: Output) -> None:
         print(f"{row['name']:<22} {row['description']}\n{'':<22} to expect: {row['expected']}")
 
 
-def train(recipe: Recipe, folder: Path, output: Output, writers: Writers, resume: int | None = None) -> None:
-    again = f"quickstudy resume {shlex.quote(str(folder))}"
-    listener = output.listener(again)
-    _hello(output, f"quickstudy {__version__}: {recipe.name}, seed {recipe.seed}, into {folder}")
-    from quickstudy.cache import use_compilation_cache
-    from quickstudy.parallel.mesh import use_cores
+def train(recipe: Recipe, folder: Path, output: Output, writers: Writers) -> None:
+    recipe.check()
+    limits.check()
+    lock = FolderLock(folder)
+    with lock.held():  # before JAX is imported, so that a second writer is told at once
+        if Path(folder, "run.json").exists():
+            raise ConfigError([f"{folder} already holds a run; resume it, or choose another folder"])
+        _train(recipe, lock, output, writers)
 
+
+def _train(recipe: Recipe, folder: FolderLock, output: Output, writers: Writers, resume: int | None = None) -> None:
+    from quickstudy.parallel.mesh import use_cores
+    from quickstudy.runs.cache import use_compilation_cache
+
+    listener = output.listener(again("resume", folder.path, recipe.reference))
+    _hello(output, f"quickstudy {__version__}: {recipe.name}, seed {recipe.seed}, into {folder.path}")
     try:
-        recipe.check()
         use_cores(recipe.devices, recipe.cores)
         use_compilation_cache()  # a learner is made by dozens of small programs
-        experiment = recipe.build()
-        listener = writers.add(listener, folder, dataclasses.asdict(recipe))
-        experiment.train(folder, resume=resume, listener=listener)
+        with doing("building"):
+            experiment = recipe.build()
+        listener = writers.add(listener, folder.path, dataclasses.asdict(recipe))
+        with doing("training"):
+            experiment.train(folder, resume=resume, listener=listener)
     finally:
         events.close(listener)
-    test(folder, output)
+    test(folder.path, output, own=recipe.reference)
+
+
+@contextlib.contextmanager
+def doing(what: str) -> Iterator[None]:
+    """What goes wrong within went wrong while this was done."""
+    try:
+        yield
+    except Exception as error:
+        error.doing = what  # type: ignore[attr-defined]
+        raise
+
+
+def again(command: str, folder: Path, own: str | None = None, *words: str) -> str:
+    """The command that goes on with a run. One of a recipe of a person's own has to name it again."""
+    return shlex.join(["quickstudy", command, str(folder), *(["--recipe", own] if own else []), *words])
 
 
 def test(
@@ -103,16 +136,17 @@ def test(
     step: int | None = None,
     tasks: int | None = None,
     other: dict[str, Any] | None = None,
+    own: str | None = None,
 ) -> None:
     """Meta-tests what a folder holds, writes the outcome and the report beside it, and says so. A test under `other`
     values of the recipe's fields than in training, or of an earlier checkpoint, leaves the run's own outcome and report
     as they are."""
-    from quickstudy.load import load
     from quickstudy.report.page import report
-    from quickstudy.runs import RunFolder
+    from quickstudy.runs.folder import RunFolder
+    from quickstudy.runs.load import load
 
     other = other or {}
-    run, loaded = RunFolder(folder), load(folder, step=step, **other)
+    run, loaded = RunFolder(folder), load(folder, recipe=own, step=step, **other)
     aside = dict(other) if loaded.step == run.steps()[-1] else {**other, "step": loaded.step}
     assert loaded.experiment is not None and loaded.evaluation is not None
     name = loaded.experiment.recipe.name
@@ -121,13 +155,11 @@ def test(
     )
     count = changes.get("num_tasks", loaded.evaluation.num_tasks)
     _hello(output, f"testing on {count:,} held-out tasks …")
-    with stop_requests() as stop, stop.during("testing", leave=lambda: None):
+    with doing("testing"), stop_requests() as stop, stop.during("testing", leave=lambda: None):
         result = loaded.evaluate(listener=_told_while_testing(output), **changes)
     summary = {"step": loaded.step, **result.summary(), **({"other": other} if other else {})}
-    arrays = {"values": result.values, "curves": result.curves}
-    arrays |= {f"drawing/{key}": value for key, value in result.drawings.items()}
     called = "-".join(["evaluation", *(f"{key}={value}" for key, value in aside.items())])
-    run.write_evaluation(summary, arrays, called)
+    run.write_evaluation(summary, result.arrays(), called)
     page = folder / f"{called}.json" if aside else report([folder])
     if output.json:
         last = {"status": "ok", "recipe": name, "run": str(folder), **summary, "report": str(page)}
@@ -147,10 +179,10 @@ def test(
         print(f"  {result.note}")
     if result.diverged:
         print(f"  not finite, left out: tasks {result.diverged[:10]}{' …' if len(result.diverged) > 10 else ''}")
-    words = ["quickstudy", "evaluate", str(folder), *(["--step", str(step)] if step is not None else [])]
+    words = ["--step", str(step)] if step is not None else []
     words += ["--tasks", str(tasks)] if tasks is not None else []
     words += ["--other", *(f"{key}={value}" for key, value in other.items())] if other else []
-    print(f"{'outcome' if aside else 'report'}: {page}\ntest again: {shlex.join(words)}")
+    print(f"{'outcome' if aside else 'report'}: {page}\ntest again: {again('evaluate', folder, own, *words)}")
 
 
 def _told_while_testing(output: Output) -> events.Listener:
@@ -196,44 +228,50 @@ class Changes:
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
-SAFE = {field.name for field in dataclasses.fields(Changes)}
+def resume(
+    folder: Path, output: Output, *, step: int | None, changes: Changes, writers: Writers, own: str | None = None
+) -> None:
+    limits.check()
+    run = read_run(folder)  # before the lock, which makes a folder
+    lock = FolderLock(folder)
+    with lock.held():
+        recipe, at = _to_go_on_with(lock, output, recipe_of(run, folder, own), step, changes)
+        _train(recipe, lock, output, writers, resume=at)
 
 
-def resume(folder: Path, output: Output, *, step: int | None, changes: Changes, writers: Writers) -> None:
-    from quickstudy.load import experiment_of
+def _to_go_on_with(
+    folder: FolderLock, output: Output, name: str, step: int | None, changes: Changes
+) -> tuple[Recipe, int]:
+    """The recipe with its changes, and the step to go on from."""
     from quickstudy.parallel.mesh import choose, use_cores
     from quickstudy.recipes.experiment import fingerprint
-    from quickstudy.runs import METRICS, CheckpointRefused, RunFolder
+    from quickstudy.runs.folder import RunFolder
 
     run = RunFolder(folder)
     about = run.about()
-    where = {**about["config"], **changes.given()}
-    use_cores(where["devices"], where["cores"])
-    experiment = experiment_of(run)
-    recipe = experiment.recipe
     at = step if step is not None else (run.newest() or 0)
     if at and at not in run.steps():
         raise CheckpointRefused(f"{run.checkpoints} has no checkpoint of step {at}; it has {run.steps()}")
-    recipe = dataclasses.replace(recipe, **changes.given())
+    saved = (run.manifest(at)["config"] if at else None) or about["config"]
+    where = {**about["config"], **changes.given()}
+    use_cores(where["devices"], where["cores"])
+    recipe = dataclasses.replace(configure(name, dict(about["config"])), **changes.given())
     recipe.check()
     if changes.devices is not None:
+        experiment = recipe.build()
         devices = choose(changes.devices, experiment.meta_optimizer.groups(recipe.meta_batch))
         recipe = dataclasses.replace(recipe, devices=devices)
-    saved = run.manifest(at).get("config") if at else None
-    now = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    changed = {key: (old, now.get(key)) for key, old in (saved or {}).items() if now.get(key) != old}
-    said = ", ".join(f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
-    if changed.keys() - SAFE:
-        raise ConfigError([f"the configuration is not the one that step {at} was saved with: {said}"])
+    now = json.loads(canonical(dataclasses.asdict(recipe)))
+    said = changed(*({name: config.get(name) for name in MAY_CHANGE} for config in (saved, now)))
     if recipe.meta_steps < at:
         raise ConfigError([f"meta_steps={recipe.meta_steps} lies before step {at}, where the run goes on"])
-    if changed:
+    if said:
         _hello(
             output, f"changed: {said}; what follows from that, as schedules or the tasks drawn, changes from here on"
         )
-    if not at and run.lines(METRICS):
+    if not at and os.path.exists(run.path / METRICS):
         _hello(output, f"warning: {run.checkpoints} has no checkpoint left, so the run begins anew")
     made, here = about.get("fingerprint", {}), fingerprint()
     if other := ", ".join(f"{k} was {v}, is {here[k]}" for k, v in made.items() if k in here and here[k] != v):
         _hello(output, f"numerically close, not identical, to the uninterrupted run: {other}")
-    train(recipe, folder, output, writers, resume=at)
+    return recipe, at

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import json
 import os
-import shlex
+import re
 import sys
 import threading
 import traceback
@@ -21,11 +21,15 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 from quickstudy._version import __version__
-from quickstudy.cli.commands import Changes, Output, Writers, list_recipes, resume, test, train
+from quickstudy.cli import limits
+from quickstudy.cli.commands import Changes, Output, Writers, again, list_recipes, resume, test, train
+from quickstudy.cli.streams import make_last, refused
 from quickstudy.config import ConfigError
-from quickstudy.recipes import all_recipes, get
+from quickstudy.recipes import all_recipes, named
 from quickstudy.recipes.base import Recipe
 from quickstudy.recipes.terms import explained
+from quickstudy.runs.errors import CheckpointRefused
+from quickstudy.runs.reader import read_run, steps
 from quickstudy.train.interrupts import answering
 
 EXIT = {
@@ -43,12 +47,12 @@ def _parsed(command: str, options: Callable, words: Sequence[str]) -> Callable[[
 
 
 @contextlib.contextmanager
-def _of_run(folder: Path, command: str = "resume") -> Iterator[None]:
+def _of_run(folder: Path, command: str = "resume", own: str | None = None) -> Iterator[None]:
     """What goes wrong within is of this run: `_fail` says how to go on with it."""
     try:
         yield
     except BaseException as error:
-        error.folder, error.command = folder, command  # type: ignore[attr-defined]
+        error.folder, error.again = folder, again(command, folder, own)  # type: ignore[attr-defined]
         raise
 
 
@@ -60,12 +64,12 @@ _FOLDER = tyro.conf.arg(
 
 
 def _parse_train(name: str, words: Sequence[str]) -> Callable[[], None]:
-    cls = get(name)
+    cls = named(name)
     told, kinds = explained(cls), get_type_hints(cls, include_extras=True)
     of = lambda name: Annotated[kinds[name], tyro.conf.arg(help=told[name])] if told[name] else kinds[name]
-    again = lambda field: dataclasses.field(default=field.default, default_factory=field.default_factory)
+    same = lambda field: dataclasses.field(default=field.default, default_factory=field.default_factory)
     given = [field for field in dataclasses.fields(cls) if field.init]
-    fields = dataclasses.make_dataclass("Fields", [(f.name, of(f.name), again(f)) for f in given], kw_only=True)
+    fields = dataclasses.make_dataclass("Fields", [(f.name, of(f.name), same(f)) for f in given], kw_only=True)
 
     def options(
         fields: Annotated[fields, tyro.conf.arg(name="")],  # type: ignore[valid-type]
@@ -75,7 +79,7 @@ def _parse_train(name: str, words: Sequence[str]) -> Callable[[], None]:
     ) -> None:
         recipe = cls(**vars(fields))
         folder = out or _free_folder(recipe)
-        with _of_run(folder):
+        with _of_run(folder, own=recipe.reference):
             train(recipe, folder, output, writers)
 
     options.__doc__ = f"{cls.description}.\n\nExpected: {cls.expected}.\nSource: {cls.source}."
@@ -92,6 +96,7 @@ def _parse_resume(words: Sequence[str]) -> Callable[[], None]:
     def options(
         folder: Annotated[Path, tyro.conf.Positional],
         step: int | None = None,
+        recipe: str | None = None,
         changes: Annotated[Changes, tyro.conf.arg(name="")] = Changes(),
         output: Annotated[Output, tyro.conf.arg(name="")] = Output(),
         writers: Annotated[Writers, tyro.conf.arg(name="")] = Writers(),
@@ -101,9 +106,10 @@ def _parse_resume(words: Sequence[str]) -> Callable[[], None]:
         Args:
             folder: The run folder.
             step: Go on from this checkpoint instead of the newest; what came after it is dropped.
+            recipe: The recipe, as FILE.py:CLASS, of a run that was made by one of your own; the file is imported.
         """
-        with _of_run(folder):
-            resume(folder, output, step=step, changes=changes, writers=writers)
+        with _of_run(folder, own=recipe):
+            resume(folder, output, step=step, changes=changes, writers=writers, own=recipe)
 
     return _parsed("resume", options, words)
 
@@ -112,6 +118,7 @@ def _parse_evaluate(words: Sequence[str]) -> Callable[[], None]:
     def options(
         folder: Annotated[Path, tyro.conf.Positional],
         step: int | None = None,
+        recipe: str | None = None,
         tasks: int | None = None,
         other: tuple[str, ...] = (),
         output: Annotated[Output, tyro.conf.arg(name="")] = Output(),
@@ -121,17 +128,19 @@ def _parse_evaluate(words: Sequence[str]) -> Callable[[], None]:
         Args:
             folder: The run folder.
             step: Test this checkpoint instead of the newest.
+            recipe: The recipe, as FILE.py:CLASS, of a run that was made by one of your own; the file is imported.
             tasks: Number of held-out tasks (default: as the recipe says).
             other: Fields of the recipe that differ from training, as `--other ways=20 shots=5`.
         """
-        from quickstudy.parallel.mesh import use_cores
-        from quickstudy.runs import RunFolder
-
         if tasks is not None and tasks < 2:
             raise ConfigError([f"tasks must be at least 2, got {tasks}"])
-        with _of_run(folder, "evaluate"):
-            use_cores(1, RunFolder(folder).about()["config"]["cores"])
-            test(folder, output, step=step, tasks=tasks, other=_fields(other))
+        with _of_run(folder, "evaluate", recipe):
+            limits.check()
+            cores = read_run(folder)["config"]["cores"]
+            from quickstudy.parallel.mesh import use_cores
+
+            use_cores(1, cores)
+            test(folder, output, step=step, tasks=tasks, other=_fields(other), own=recipe)
 
     return _parsed("evaluate", options, words)
 
@@ -164,14 +173,20 @@ def _parse_report(words: Sequence[str]) -> Callable[[], None]:
 
         Args:
             folders: Run folders; those that differ only in the seed are pooled.
-            out: Where to write (default: the first folder).
+            out: Where to write (default: the folder of the one run; of several, report-A-B beside the first).
         """
-        from quickstudy.report.page import report
+        from quickstudy.report.numbers import numbers
+        from quickstudy.report.page import write
+        from quickstudy.report.reading import Run
 
         if not folders:
             raise ConfigError(["report needs at least one run folder"])
-        page = report(folders, out)
-        print(json.dumps({"status": "ok", "report": str(page)}) if output.json else f"report: {page}")
+        runs = [Run.read(folder) for folder in folders]
+        page = write(runs, out)
+        if output.json:
+            print(json.dumps({"status": "ok", "report": str(page), **numbers(runs)}, allow_nan=False))
+        else:
+            print(f"report: {page}")
 
     return _parsed("report", options, words)
 
@@ -225,11 +240,10 @@ def _command(words: Sequence[str]) -> Callable[[], None]:
     return COMMANDS[command](rest)
 
 
-def _in_large_pages(words: Sequence[str]) -> None:
+def _in_large_pages() -> None:
     """Starts this process anew with large pages of memory, where that is for glibc to decide: arrays of tens of
     megabytes are then up to 1.7 times as fast. glibc asks its environment once, before there is any Python."""
-    works = bool(words) and words[0] in ("train", "resume", "evaluate")
-    if works and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
@@ -237,9 +251,21 @@ def _in_large_pages(words: Sequence[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command and exits with its code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if argv is None:
-        _in_large_pages(words)
-        warnings.formatwarning = lambda message, *_, **__: f"quickstudy: warning: {message}\n"  # to a person
+    if argv is not None:
+        _run(words)
+        return
+    streams = make_last()
+    warnings.formatwarning = lambda message, *_, **__: f"quickstudy: warning: {message}\n"  # to a person
+    if words and words[0] in ("train", "resume", "evaluate"):
+        _in_large_pages()
+        if (code := limits.supervise()) is not None:
+            sys.exit(code)
+    _run(words)
+    if lost := refused(streams):
+        _fail(words, 6, lost, OSError(lost))
+
+
+def _run(words: Sequence[str]) -> None:
     try:
         answering(_command(words))
     except SystemExit as error:  # the parser's own: it has said what is wrong
@@ -267,10 +293,41 @@ def main(argv: Sequence[str] | None = None) -> None:
             code = 2 if isinstance(error, ValueError | TypeError) else 3
             message = f"{type(error).__name__}: {message}"
         if code == 7:
-            message = (
-                f"out of memory or device trouble: {message.splitlines()[0]}; lower --meta-batch. Checkpoints are kept"
-            )
+            message = f"out of memory or device trouble: {_too_large(message, getattr(error, 'doing', ''))}"
         _fail(words, code, message, error)
+
+
+def _too_large(message: str, doing: str) -> str:
+    """What was too large, as far as it is known, and what makes it smaller."""
+    first = message.splitlines()[0]
+    if asked := re.search(r"allocat\w* (\d+) ?bytes", message):
+        first = f"{int(asked[1]) / 1e9:.3g} GB could not be had"
+    smaller = {
+        "building": "make the network or the data smaller",
+        "training": "lower --meta-batch, or make the network smaller",
+        "testing": "test fewer tasks at once, or make the network smaller",
+    }
+    return f"{doing}: {first}; {smaller[doing]}" if doing else first
+
+
+def _kept(folder: Path) -> str:
+    """The newest checkpoint, where there is one."""
+    with contextlib.suppress(CheckpointRefused):
+        for step in steps(folder)[-1:]:
+            return f"the checkpoint of step {step} is kept; "
+    return ""
+
+
+def _whole(folder: Path) -> str:
+    """The checkpoints that help where another one was refused; none do where run.json is damaged."""
+    from quickstudy.runs.folder import RunFolder
+
+    with contextlib.suppress(CheckpointRefused, FileNotFoundError):
+        run = RunFolder(folder)
+        run.about()
+        whole = run.sound()
+        return ", ".join(map(str, whole)) if whole != run.steps() else ""
+    return ""
 
 
 def _fail(words: Sequence[str], code: int, message: str, error: BaseException) -> None:
@@ -280,15 +337,10 @@ def _fail(words: Sequence[str], code: int, message: str, error: BaseException) -
         print(f"quickstudy: {message}", file=sys.stderr, flush=True)
         folder = getattr(error, "folder", None)
         if folder is not None and os.path.exists(folder / "run.json"):
-            again = f"quickstudy {error.command} {shlex.quote(str(folder))}"  # type: ignore[attr-defined]
+            words = error.again  # type: ignore[attr-defined]
             if code in (3, 6, 7, 130, 143):
-                print(f"go on with: {again}", file=sys.stderr, flush=True)
-            elif code == 4:
-                from quickstudy.runs import CheckpointRefused, RunFolder
-
-                with contextlib.suppress(CheckpointRefused):
-                    RunFolder(folder).about()  # where this is damaged no checkpoint helps
-                    if whole := RunFolder(folder).sound():
-                        others = ", ".join(map(str, whole))
-                        print(f"whole are the checkpoints of {others}: {again} --step N", file=sys.stderr, flush=True)
+                kept = _kept(folder)
+                print(f"{kept}go on with: {words}", file=sys.stderr, flush=True)
+            elif code == 4 and (others := _whole(folder)):
+                print(f"whole are the checkpoints of {others}: {words} --step N", file=sys.stderr, flush=True)
     sys.exit(code)

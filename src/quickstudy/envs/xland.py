@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key, PyTree, UInt8
 
+from quickstudy.checks import require_whole
 from quickstudy.core import TEST_STREAM, VALIDATION_STREAM, HeldOut, Splits
 from quickstudy.envs.device import auto_reset
 from quickstudy.envs.spec import EnvironmentTasks, Spec, Stepped
@@ -91,6 +92,7 @@ class XLandTasks(EnvironmentTasks):
         """Of `num` rulesets drawn for "trivial" or "small", those with goals and rules of their own.
 
         Raises ImportError when the extra is missing, ValueError for a benchmark or a room that is not known."""
+        require_whole(3, num=num)  # one for each part
         if benchmark not in BENCHMARKS:
             raise ValueError(f"no benchmark {benchmark!r}: there are {', '.join(BENCHMARKS)}")
         if room not in (known := [name for name in _package().registered_environments() if "XLand" in name]):

@@ -9,22 +9,28 @@ from quickstudy.evaluate.config import EvaluationConfig
 from quickstudy.evaluate.rollouts import chunk_of, rolled_out
 
 
-def drawings(learner: Learner, evaluation: EvaluationConfig, held_out: HeldOut, values: NDArray) -> dict[str, NDArray]:
-    """What `evaluation.draw` says of the two worst, the middle and the two best tasks, stacked in that order, and, by
-    names that begin with "many/", what `draw_many` says of the first chunk of tasks."""
+def kinds(evaluation: EvaluationConfig) -> dict[str, str]:
+    """The kinds of pictures for which something is recorded."""
+    drawings = {"tasks": evaluation.draw, "overview": evaluation.draw_many, "behaviour": evaluation.behaviour}
+    return {name: drawing.kind for name, drawing in drawings.items() if drawing is not None}
+
+
+def drawn(learner: Learner, evaluation: EvaluationConfig, held_out: HeldOut, values: NDArray) -> dict[str, NDArray]:
+    """As "tasks/...", what `evaluation.draw` records of the two worst, the middle and the two best tasks, stacked in
+    that order; as "overview/...", what `draw_many` records of the first chunk of tasks."""
     found: dict[str, NDArray] = {}
     if evaluation.draw is not None:
         better = -values if evaluation.objective.lower_is_better else values
         order = np.argsort(np.where(np.isfinite(better), better, -np.inf), kind="stable")  # what diverged is worst
         last = len(order) - 1
         chosen = [int(order[min(max(i, 0), last)]) for i in (0, 1, len(order) // 2, last - 1, last)]
-        drawn = [_of_task(learner, evaluation, held_out, task) | {"value": values[task]} for task in chosen]
-        found = {name: np.stack([np.asarray(each[name]) for each in drawn]) for name in drawn[0]}
+        each = [_of_task(learner, evaluation, held_out, task) | {"value": values[task]} for task in chosen]
+        found = {f"tasks/{name}": np.stack([np.asarray(one[name]) for one in each]) for name in each[0]}
     if evaluation.draw_many is not None:
         tasks, keys = chunk_of(held_out, evaluation, 0)
         batch = rolled_out(learner, evaluation.objective, tasks, keys)
         arrays = evaluation.draw_many(learner, evaluation, tasks, batch)
-        found |= {f"many/{name}": array for name, array in arrays.items()}
+        found |= {f"overview/{name}": np.asarray(array) for name, array in arrays.items()}
     return found
 
 

@@ -15,14 +15,20 @@ class Evaluation:
 
     unit: in which adaptation is counted, as "gradient steps"
     values: [tasks], the headline score of each; `score` is their mean with its interval `ci`
+    curve_metric, points_per_score: what the curve counts, see `Objective`
     curves: [tasks, points]; `curve` has a dict a point: adaptations, mean, iqm, ci, iqm_ci
     baselines: by name, dicts of score, ci, curve, behaviour and `difference`: ours minus theirs, paired, mean and ci
     diverged: the numbers of the tasks whose score is not finite, which are left out of all figures
+    tasks: [tasks], a number of each task by which two tests know whether their tasks are the same
+    held_out: the identity of the held-out tasks, see `HeldOut`; None where they have none
+    drawings: the kinds of what was recorded to be drawn: of single `tasks`, as an `overview`, of `behaviour`
+    drawn: what was recorded, "tasks/..." and "overview/..."
     behaviour: by name, lists of mean and ci over tasks, of what EvaluationConfig.behaviour measures
-    held_out: digests of the held-out tasks: `identity` of how they are split off, `fingerprint` of what they are
     """
 
     metric: str
+    curve_metric: str
+    points_per_score: float
     lower_is_better: bool
     unit: str
     values: NDArray
@@ -34,9 +40,11 @@ class Evaluation:
     baselines: dict[str, dict[str, Any]]
     diverged: list[int]
     note: str
-    drawings: dict[str, NDArray]
+    tasks: NDArray
+    held_out: str | None
+    drawings: dict[str, str]
+    drawn: dict[str, NDArray]
     behaviour: dict[str, list[dict[str, Any]]]
-    held_out: dict[str, str | None]
 
     @property
     def n(self) -> int:
@@ -54,6 +62,8 @@ class Evaluation:
         """Everything but the arrays, as JSON."""
         return {
             "metric": self.metric,
+            "curve_metric": self.curve_metric,
+            "points_per_score": self.points_per_score,
             "lower_is_better": self.lower_is_better,
             "unit": self.unit,
             "score": self.score,
@@ -65,7 +75,13 @@ class Evaluation:
             "note": self.note,
             "held_out": self.held_out,
             **({"behaviour": self.behaviour} if self.behaviour else {}),
+            "drawings": self.drawings,
         }
+
+    def arrays(self) -> dict[str, NDArray]:
+        """The arrays that are stored beside the summary."""
+        of_tasks = {"values": self.values, "curves": self.curves, "tasks": self.tasks}
+        return of_tasks | {f"drawing/{name}": array for name, array in self.drawn.items()}
 
 
 class Measured(NamedTuple):

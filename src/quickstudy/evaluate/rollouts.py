@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from quickstudy.core import HeldOut, Learner, Objective
-from quickstudy.evaluate.config import Behaviour, EvaluationConfig
+from quickstudy.evaluate.config import Drawing, EvaluationConfig
 from quickstudy.parallel.keys import Stream, stream, task_keys
 
 
@@ -36,10 +36,10 @@ def _keys(seed: int, numbers: Any) -> Any:
 class Judge:
     """Reads (score, curve, behaviour). Equal where it measures the same, so that it is compiled once."""
 
-    behaviour: Behaviour | None
+    behaviour: Drawing | None
 
     def __call__(self, objective: Objective, tasks: PyTree, batch: PyTree) -> Any:
-        done = {} if self.behaviour is None else self.behaviour(tasks, batch)
+        done = {} if self.behaviour is None else dict(self.behaviour(tasks, batch))
         return objective.score(batch), objective.curve(batch), done
 
 

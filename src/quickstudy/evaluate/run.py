@@ -14,9 +14,10 @@ from quickstudy.core import HeldOut, Incompatible, Learner, Objective
 from quickstudy.display.events import Listener, quiet
 from quickstudy.evaluate import statistics as stats
 from quickstudy.evaluate.config import EvaluationConfig
-from quickstudy.evaluate.drawings import drawings
+from quickstudy.evaluate.drawings import drawn, kinds
 from quickstudy.evaluate.result import Evaluation, Measured, compared, curve_points, summary_over_tasks
 from quickstudy.evaluate.rollouts import Judge, chunks, rolled_out
+from quickstudy.evaluate.signature import signatures
 
 
 def evaluate(
@@ -69,6 +70,8 @@ def evaluate(
         baselines["oracle"] = compared(ours.values, _oracle_values(evaluation, held_out), None)
     return Evaluation(
         metric=objective.metric,
+        curve_metric=objective.curve_metric,
+        points_per_score=objective.points_per_score,
         lower_is_better=objective.lower_is_better,
         unit=ours.unit,
         values=ours.values,
@@ -80,9 +83,11 @@ def evaluate(
         baselines=baselines,
         diverged=[int(i) for i in np.flatnonzero(~sound)],
         note="; ".join(filter(None, notes)),
-        drawings=drawings(learner, evaluation, held_out, ours.values),
+        tasks=np.concatenate([signatures(tasks) for tasks, _ in chunks(held_out, evaluation)])[: evaluation.num_tasks],
+        held_out=_identity(held_out),
+        drawings=kinds(evaluation),
+        drawn=drawn(learner, evaluation, held_out, ours.values),
         behaviour=summary_over_tasks(ours.behaviour),
-        held_out=_identities(held_out),
     )
 
 
@@ -121,13 +126,8 @@ def _oracle_values(evaluation: EvaluationConfig, held_out: HeldOut) -> NDArray:
     return np.concatenate(parts)[: evaluation.num_tasks]
 
 
-def _identities(held_out: HeldOut) -> dict[str, str | None]:
-    """What tells whether another test was on tasks of the same split, and on the very same tasks; None where it cannot
-    be told."""
-    found: dict[str, str | None] = {}
-    for name, of in (("identity", held_out.identity), ("fingerprint", held_out.fingerprint)):
-        try:
-            found[name] = of()
-        except Incompatible:
-            found[name] = None
-    return found
+def _identity(held_out: HeldOut) -> str | None:
+    try:
+        return held_out.identity()
+    except Incompatible:
+        return None

@@ -96,7 +96,7 @@ class Evolution(MetaOptimizer):
         plus, minus = jnp.split(fitness, 2)
         estimate = lambda e: -jnp.tensordot(plus - minus, e, 1) / (self.population * self.sigma)
         # ε was scaled leaf by leaf: dividing by the scale twice gives the gradient in the leaf's own units.
-        gradient = jax.tree.map(lambda e, s: estimate(e) / s**2, noise, memory.scale)
+        gradient = jax.tree.map(lambda e, s: (estimate(e) / s**2).astype(e.dtype), noise, memory.scale)
         moves, optimizer = self.optimizer.update(gradient, memory.optimizer, learned)
         metrics = {
             "loss": -finite_mean(scores),
@@ -108,7 +108,7 @@ class Evolution(MetaOptimizer):
     def _noise(self, learned: PyTree, scale: PyTree, key: Key[Array, ""]) -> PyTree:
         """Of each pair of candidates, [pairs, ...] a leaf; a pair's depends on its number alone."""
         leaves, structure = jax.tree.flatten(learned)
-        draw = lambda k, w, s: s * jax.random.normal(k, w.shape, w.dtype)
+        draw = lambda k, w, s: (s * jax.random.normal(k, w.shape, w.dtype)).astype(w.dtype)
 
         def of_pair(key: Key[Array, ""]) -> PyTree:
             keys = jax.random.split(key, len(leaves))

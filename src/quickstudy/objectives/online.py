@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, Tasks
 from quickstudy.data.batches import Labelled
 from quickstudy.nn.measures import squared_error
@@ -46,6 +47,10 @@ class Online(Objective):
         if self.instances is None:
             return "examples", tuple(range(points))
         return "appearances", tuple(range(1, points + 1))
+
+    def __check_init__(self):
+        require_whole(0, burn_in=self.burn_in)
+        require_whole(1, instances=self.instances)
 
     def init(self, learner: Learner, tasks: Tasks, *, keys: Key[Array, "tasks"]) -> Memory:
         if not isinstance(tasks, Labelled):

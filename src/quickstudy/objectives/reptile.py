@@ -31,6 +31,14 @@ class Reptile(Objective):
         return self.judge.metric
 
     @property
+    def curve_metric(self) -> str:
+        return self.judge.curve_metric
+
+    @property
+    def points_per_score(self) -> float:
+        return self.judge.points_per_score
+
+    @property
     def lower_is_better(self) -> bool:
         return self.judge.lower_is_better
 

@@ -77,7 +77,20 @@ class Trial(SegmentObjective):
 
     @property
     def metric(self) -> str:
-        return "return per episode" if self.per_episode else "return"
+        return "return per episode" if self.per_episode else f"return {self._per(self.trial_length - self.burn_in)}"
+
+    @property
+    def curve_metric(self) -> str:
+        return "return per episode" if self.per_episode else f"return {self._per(self._interval)}"
+
+    @property
+    def points_per_score(self) -> float:
+        return 1.0 if self.per_episode else (self.trial_length - self.burn_in) / self._interval
+
+    def _per(self, steps: int) -> str:
+        if steps == 1:
+            return "per step"
+        return f"per trial of {steps:,} steps" if steps == self.trial_length else f"per {steps:,} steps"
 
     def curve_axis(self, learner: Learner, points: int) -> tuple[str, tuple[int, ...]]:
         unit = "environment steps" if self.segment_length == 1 else "adaptations"

@@ -34,11 +34,16 @@ def _recipes_in(module: ModuleType) -> dict[str, type[Recipe]]:
     return {name: cls for name, cls in classes.items() if issubclass(cls, Recipe) and "name" in vars(cls)}
 
 
+def named(reference: str) -> type[Recipe]:
+    """The recipe that a person has named: as `get`, or a class of their own as "file.py:Class" or "module:Class", which
+    is imported. Never call it with what a run folder says; see `quickstudy.runs.own`."""
+    return _own(reference) if ":" in reference else get(reference)
+
+
 def get(name: str) -> type[Recipe]:
-    """The recipe of this name, or a class of your own as "file.py:Class" or "module:Class"; ConfigError when there is
-    none, with a suggestion."""
+    """The recipe of this name; ConfigError when quickstudy has none, with a suggestion. Imports nothing but its own."""
     if ":" in name:
-        return _own(name)
+        raise ConfigError([f"{name} is a recipe of somebody's own, which is imported only where a person names it"])
     found = all_recipes()
     if name not in found:
         near = difflib.get_close_matches(name, found, 1, 0.5)
@@ -84,8 +89,9 @@ _modules: dict[Path, ModuleType] = {}
 
 
 def configure(name: str, values: dict[str, Any]) -> Recipe:
-    """The recipe with these values of its fields; ConfigError names every one that does not exist or is no good."""
-    cls = get(name)
+    """The recipe that a person has named, with these values of its fields; ConfigError names every one that does not
+    exist or is no good."""
+    cls = named(name)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     wrong = []
     for key, value in values.items():

@@ -4,6 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from quickstudy.config import ConfigError, Training
+from quickstudy.runs.own import digest_of, short
 
 if TYPE_CHECKING:
     from quickstudy.recipes.experiment import Experiment
@@ -36,11 +37,27 @@ class Recipe(Training):
         if wrong := self.errors():
             raise ConfigError(wrong)
 
+    def command(self) -> list[str]:
+        """The words of the command line that trains this: every field that is not the recipe's own default."""
+        words = ["quickstudy", "train", self.reference or self.name]
+        for field in dataclasses.fields(self):
+            value, option = getattr(self, field.name), field.name.replace("_", "-")
+            if value == field.default:
+                continue
+            if isinstance(value, bool):
+                words.append(f"--{option}" if value else f"--no-{option}")
+            else:
+                words += [f"--{option}", *(map(str, value) if isinstance(value, tuple | list) else [str(value)])]
+        return words
+
     def about(self) -> dict[str, Any]:
         """What goes into run.json: enough to make the run again."""
         return {
-            "recipe": self.reference or self.name,
+            "recipe": short(self.reference) if self.reference else self.name,
+            "recipe_file": digest_of(self.reference) if self.reference else None,
             "config": dataclasses.asdict(self),
+            "command": self.command(),
+            "description": self.description,
             "source": self.source,
             "expected": self.expected,
         }

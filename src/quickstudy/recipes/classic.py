@@ -334,6 +334,7 @@ class PendulumDDPG(Classic):
             discount=self.discount,
             target_noise=self.target_noise,
             policy_delay=self.policy_delay,
+            actor_update=self.adam(self.adaptations * self.gradient_steps // self.policy_delay, clip=10.0),
         )
 
 

@@ -19,9 +19,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Num
 
 from quickstudy.data.batches import Transition
+from quickstudy.parameters import as_floats
 from quickstudy.rl.standardise import standardise_columns
 
 Number = Float[Array, ""] | float
@@ -118,7 +119,7 @@ def gae_of_fit(
 
 
 def linear_baseline(
-    observation: Float[Array, "time num_envs dims"], target: Float[Array, "time num_envs"], *, ridge: float = 1e-5
+    observation: Num[Array, "time num_envs dims"], target: Float[Array, "time num_envs"], *, ridge: float = 1e-5
 ) -> Float[Array, "time num_envs"]:
     """Least-squares fit of `target` on (o, o², t, t², t³, 1), the features of Duan et al. 2016
     ("Benchmarking Deep Reinforcement Learning for Continuous Control"), t in hundreds of steps.
@@ -128,7 +129,7 @@ def linear_baseline(
     """
     time, num_envs, _ = observation.shape
     t = jnp.broadcast_to((jnp.arange(time) / 100.0)[:, None, None], (time, num_envs, 1))
-    o = jnp.clip(observation, -10, 10)
+    o = jnp.clip(as_floats(observation), -10, 10)
     features = jnp.concatenate([o, o**2, t, t**2, t**3], -1).reshape(time * num_envs, -1)
     # In units of their own deviation: else single precision, whose error is relative to the largest, takes the ridge
     # for nothing, and in observations of another unit the ridge is another one.

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Splits, split_by_stream
 from quickstudy.envs.spec import EnvironmentTasks, Spec, Stepped
 
@@ -41,6 +42,9 @@ class Bandits(EnvironmentTasks):
     arms: int = eqx.field(static=True)
 
     environment = BanditEnvironment()
+
+    def __check_init__(self):
+        require_whole(1, arms=self.arms)
 
     @property
     def spec(self) -> Spec:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Splits, split_by_stream
 from quickstudy.envs.spec import EnvironmentTasks, Spec
 from quickstudy.tasks.navigation import REACH, NavigationEnvironment, distance
@@ -29,6 +30,9 @@ class Corners(EnvironmentTasks):
     """A task is the goal."""
 
     episode: int = eqx.field(static=True, default=30)
+
+    def __check_init__(self):
+        require_whole(1, episode=self.episode)
 
     @property
     def environment(self) -> NavigationEnvironment:

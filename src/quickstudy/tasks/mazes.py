@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from quickstudy.checks import require_between, require_whole
 from quickstudy.core import Splits, split_by_stream
 from quickstudy.envs.device import auto_reset
 from quickstudy.envs.spec import EnvironmentTasks, Spec, Stepped
@@ -94,6 +95,10 @@ class GoalGrids(EnvironmentTasks):
     size: int = eqx.field(static=True, default=5)
     episode: int = eqx.field(static=True, default=15)
 
+    def __check_init__(self):
+        require_whole(3, size=self.size)  # smaller ones have no cell that is not beside the start
+        require_whole(1, episode=self.episode)
+
     @property
     def environment(self) -> GridEnvironment:
         return GridEnvironment(self.size, self.episode, -0.1, 1.0, False)
@@ -131,6 +136,9 @@ class Mazes(EnvironmentTasks):
     episode: int = eqx.field(static=True, default=200)
 
     def __check_init__(self):
+        require_whole(1, episode=self.episode)
+        require_whole(0, layout=self.layout)
+        require_between(0, 1, wind=self.wind)
         if self.size < 2 or not 0 <= self.walls < 1:  # or there is nowhere to go
             raise ValueError(f"mazes need a size of 2 or more and walls in [0, 1), got {self.size} and {self.walls}")
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from quickstudy.checks import require_above, require_at_least, require_whole
 from quickstudy.core import TEST_STREAM, HeldOut, Splits, split_by_stream
 from quickstudy.envs.device import auto_reset
 from quickstudy.envs.spec import EnvironmentTasks, Spec, Stepped
@@ -62,6 +63,9 @@ class MDPs(EnvironmentTasks):
     actions: int = eqx.field(static=True, default=5)
     episode: int = eqx.field(static=True, default=10)
 
+    def __check_init__(self):
+        require_whole(1, states=self.states, actions=self.actions, episode=self.episode)
+
     @property
     def environment(self) -> MDPEnvironment:
         return MDPEnvironment(self.states, self.episode)
@@ -103,6 +107,11 @@ class KernelMDPs(MDPs):
     spread: float = eqx.field(static=True, default=0.5)
     family: int = eqx.field(static=True, default=0)
     shifted: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        require_whole(1, kernels=self.kernels)
+        require_above(0, mixing=self.mixing, closeness=self.closeness)
+        require_at_least(0, spread=self.spread)
 
     def split(self) -> Splits:
         if not self.shifted:

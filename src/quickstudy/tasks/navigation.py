@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from quickstudy.checks import require_above, require_between, require_whole
 from quickstudy.core import TEST_STREAM, HeldOut, Splits, split_by_stream
 from quickstudy.envs.device import auto_reset
 from quickstudy.envs.spec import EnvironmentTasks, Spec, Stepped
@@ -64,6 +65,11 @@ class Navigation(EnvironmentTasks):
     beyond: float = eqx.field(static=True, default=0.0)
     shifted: bool = eqx.field(static=True, default=False)
     unit: float = eqx.field(static=True, default=1.0)
+
+    def __check_init__(self):
+        require_whole(1, episode=self.episode)
+        require_above(0, within=self.within, unit=self.unit)
+        require_between(0, self.within, beyond=self.beyond)
 
     @property
     def environment(self) -> NavigationEnvironment:

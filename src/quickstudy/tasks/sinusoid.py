@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Splits, TaskDistribution, split_by_stream
 from quickstudy.data.batches import FewShotTask, Labelled
 
@@ -19,6 +20,10 @@ class Sinusoids(TaskDistribution):
 
     shots: int = eqx.field(static=True, default=5)
     queries: int = eqx.field(static=True, default=5)
+
+    def __check_init__(self):
+        require_whole(1, shots=self.shots)
+        require_whole(0, queries=self.queries)  # 0: streams, which are not asked anything
 
     def sample(self, *, key: Key[Array, ""]) -> FewShotTask:
         a, p, x = jax.random.split(key, 3)
@@ -36,6 +41,9 @@ class SinusoidStreams(TaskDistribution):
     """The same functions as `Labelled` streams of `length` points, for the Online objective."""
 
     length: int = eqx.field(static=True, default=20)
+
+    def __check_init__(self):
+        require_whole(1, length=self.length)
 
     def sample(self, *, key: Key[Array, ""]) -> Labelled:
         return Sinusoids(self.length, 0).sample(key=key).support

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from quickstudy.checks import require_between, require_whole
 from quickstudy.core import Splits, split_by_stream
 from quickstudy.envs.spec import EnvironmentTasks, Spec
 from quickstudy.tasks.bandits import BanditEnvironment
@@ -26,6 +27,9 @@ class OpposedBandits(EnvironmentTasks):
     better: float | None = eqx.field(static=True, default=None)
 
     environment = BanditEnvironment()
+
+    def __check_init__(self):
+        require_between(0, 1, better=self.better)
 
     @property
     def spec(self) -> Spec:
@@ -46,6 +50,9 @@ class InformativeBandits(EnvironmentTasks):
     targets: int = eqx.field(static=True, default=10)
 
     environment = BanditEnvironment(pay=lambda worth, key: worth)
+
+    def __check_init__(self):
+        require_whole(1, targets=self.targets)
 
     @property
     def spec(self) -> Spec:

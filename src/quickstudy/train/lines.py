@@ -1,7 +1,7 @@
 """Lines of metrics: means over the steps since the line before, and over tasks.
 
-A line may be interrupted: what is known of it is then written as a line of its own, marked `partial`, from which the
-resumed run goes on. The numbers of a step are reduced when it was taken, so a line does not depend on how its steps
+A line may be interrupted: what is known of it is then written to a log of its own, from which the resumed run goes
+on. The numbers of a step are reduced when it was taken, so a line does not depend on how its steps
 were grouped into calls.
 """
 
@@ -70,12 +70,12 @@ class Line:
         fields = dataclasses.asdict(self)
         as_json = lambda rows: [[x if math.isfinite(x) else repr(x) for x in row] for row in rows.tolist()]
         fields["moments"] = {name: as_json(rows) for name, rows in self.moments.items()}
-        return {"step": self.first + self.steps, "partial": fields}
+        return {"step": self.first + self.steps, **fields}
 
     @staticmethod
     def resumed(line: dict[str, Any]) -> "Line":
         """From a line that `partial` wrote."""
-        fields = dict(line["partial"])
+        fields = {field.name: line[field.name] for field in dataclasses.fields(Line)}
         moments = fields["moments"].items()
         fields["moments"] = {name: np.asarray(rows, np.float64).reshape(-1, 3) for name, rows in moments}
         return Line(**fields)

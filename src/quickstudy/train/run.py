@@ -8,7 +8,6 @@ import os
 import time
 from typing import Any
 
-from quickstudy.cache import use_compilation_cache
 from quickstudy.config import ConfigError, Training
 from quickstudy.core import HeldOut, Learner, MetaOptimizer, Objective, TaskDistribution
 from quickstudy.display.events import Listener, Plain, waiting
@@ -17,7 +16,9 @@ from quickstudy.evaluate.result import Evaluation
 from quickstudy.evaluate.run import evaluate
 from quickstudy.parallel.mesh import available, peak_memory
 from quickstudy.parameters import meta_parameters
-from quickstudy.runs import METRICS, RunFolder, canonical, digest
+from quickstudy.runs import METRICS, RunFolder, digest
+from quickstudy.runs.cache import use_compilation_cache
+from quickstudy.runs.schema import PARTIAL, TIMING, VALIDATION
 from quickstudy.train.checks import (
     Curriculum,
     TrainingFailed,
@@ -33,7 +34,6 @@ from quickstudy.train.lines import Line
 from quickstudy.train.loop import Loop, Progress
 
 CHUNK_SECONDS = 2.0  # that one call of the compiled steps should take: so soon is a signal answered
-VALIDATION, TIMING = "validation.jsonl", "timing.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +48,15 @@ class Result:
     run: RunFolder | None
 
     def evaluate(self, **changes: Any) -> Evaluation:
-        """Meta-test on the held-out tasks; `changes` are fields of the evaluation, as `num_tasks=1000`."""
+        """Meta-test on the held-out tasks; `changes` are fields of the evaluation, as `num_tasks=1000`. The outcome is
+        kept in the run folder, where there is one, for the report; not so when more is changed than how many tasks are
+        tested, at once or at all, because what is tested is another thing then."""
         evaluation = dataclasses.replace(self.evaluation, **changes)
-        return evaluate(self.learner, evaluation.objective, self.held_out, evaluation=evaluation)
+        result = evaluate(self.learner, evaluation.objective, self.held_out, evaluation=evaluation)
+        if self.run is not None and changes.keys() <= {"num_tasks", "chunk"}:
+            summary = {"step": self.about["config"]["meta_steps"], **result.summary()}
+            self.run.write_evaluation(summary, result.arrays(), "evaluation")
+        return result
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the learner to a folder of its own, to be read by `quickstudy.load(path, like=...)`, or without
@@ -59,7 +65,7 @@ class Result:
         with folder.locked():
             if (folder.path / METRICS).exists():
                 raise ConfigError([f"{folder.path} holds a run; save the learner to another folder"])
-            folder.write_json("run.json", self.about)
+            folder.note(self.about, anew=True)
             folder.save(0, {"learner": self.learner}, keep=1)
 
 
@@ -119,10 +125,9 @@ def train(
         devices = {"devices": config.devices, "devices_there": len(available())}
         listener({"event": "start", "meta_parameters": learned, **steps, **devices})
         if folder is not None:
-            made = folder.about() if folder.exists else {}
-            if canonical(made.get("config")) != canonical(about["config"]):  # what made it stays as it was noted
-                folder.write_json("run.json", {**about, **made, "config": about["config"]})
-            folder.rewind(step)
+            folder.note(about, step)
+            for text in folder.rewind(step):
+                listener({"event": "warning", "text": text})
         if config.meta_steps and all_alike(splits.train):
             text = "warning: all tasks are one and the same, so what is learned is learned for it alone"
             listener({"event": "warning", "text": text})
@@ -233,7 +238,7 @@ class _Run:
         if folder is None or self.saved == step:
             return
         with self.stop.during(f"saving step {step}"):
-            folder.save(step, progress.parts(), keep=self.config.keep, config=dataclasses.asdict(self.config))
+            folder.save(step, progress.parts(), keep=self.config.keep)
         self.saved = step
         self._kept(step)
         self.listener({"event": "save", "step": step, "path": str(folder.checkpoints / f"{step:08d}")})
@@ -247,14 +252,14 @@ class _Run:
     def _interrupt(self, progress: Progress, step: int, line: Line) -> None:
         """Between two lines: what is known of the next one is kept, so that it will be the one it would have been."""
         if self.folder is not None and line.steps:
-            self.folder.append(METRICS, line.partial())
+            self.folder.append(PARTIAL, line.partial())
         self._save(progress, step)
         raise self.stop.interrupted()
 
     def _resumed_line(self, step: int) -> Line:
         if self.folder is not None:
-            for line in self.folder.lines(METRICS, partial=True):
-                if line["step"] == step and "partial" in line:
+            for line in self.folder.lines(PARTIAL):
+                if line["step"] == step:
                     return Line.resumed(line)
         return Line(step)
 

@@ -14,6 +14,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PyTree
 
+from quickstudy.checks import require_at_least, require_between, require_one_of
 from quickstudy.core import Incompatible
 from quickstudy.data.batches import Labelled, Output, Transition
 from quickstudy.learners.gradient.adjoints import Adjoint
@@ -89,6 +90,11 @@ class PolicyGradient(OfPolicy):
     normalise: bool = eqx.field(static=True, default=True)
     ridge: float = eqx.field(static=True, default=1e-5)
 
+    def __check_init__(self):
+        require_between(0, 1, discount=self.discount, gae_lambda=self.gae_lambda)
+        require_one_of(("none", "lvc", "dice"), credit=self.credit)
+        require_at_least(0, ridge=self.ridge)
+
     @property
     def shapes_gradient(self) -> bool:
         return self.credit != "none" or super().shapes_gradient
@@ -122,6 +128,9 @@ class PolicyAndValue(OfPolicy):
 
     policy: PolicyGradient
     weight: PyTree = 1.0
+
+    def __check_init__(self):
+        require_at_least(0, weight=self.weight)
 
     @property
     def shapes_gradient(self) -> bool:

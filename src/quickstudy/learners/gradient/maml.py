@@ -21,6 +21,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Int, Key, PyTree
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Incompatible, Learner
 from quickstudy.data.batches import Output
 from quickstudy.learners.gradient.adjoints import Adjoint, Unrolled
@@ -100,10 +101,8 @@ class Gradient(Learner):
     batch: int | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
-        if self.steps < 0:
-            raise ValueError(f"steps must be 0 or more, got {self.steps}")
-        if self.batch is not None and self.batch < 1:
-            raise ValueError(f"batch must be at least 1, or None for all examples, got {self.batch}")
+        require_whole(0, steps=self.steps)
+        require_whole(1, batch=self.batch)
         if self.batch and not (self.inner_loss.has_minimiser and self.adjoint.exact_path):
             raise Incompatible(
                 "batch takes examples one by one and another loss for every step: it needs a supervised inner loss, "

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from quickstudy.checks import require_whole
 from quickstudy.data.batches import Transition
 from quickstudy.learners.inference.meta_models import Belief, Prior, posterior
 from quickstudy.learners.inner_rl.tabular import Statistics, outcome
@@ -35,7 +36,7 @@ class MixtureBelief(eqx.Module):
     @property
     def each(self) -> Belief:
         """What would be believed in a task of each kind: [*pairs, kinds, ...]."""
-        seen = Statistics(self.seen.moves[..., None, :], self.seen.rewards[..., None])
+        seen = Statistics(self.seen.moves[..., None, :], self.seen.rewards[..., None], self.seen.ended[..., None])
         return posterior(self.prior, seen, 1.0, self.noise)
 
     @property
@@ -102,6 +103,7 @@ class Mixture(eqx.Module):
     def __init__(
         self, states: int, actions: int, outcomes: int, *, kinds: int, key: Key[Array, ""], unlike: float = 0.3
     ):
+        require_whole(1, states=states, actions=actions, outcomes=outcomes, kinds=kinds)
         self.size = states, actions, outcomes
         self.shared = jnp.zeros((states, actions, 1, outcomes + 3))
         self.own = unlike * jax.random.normal(key, (states, actions, kinds, outcomes + 3))

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from quickstudy.checks import require_between, require_whole
 from quickstudy.core import Incompatible, Learner
 from quickstudy.data.batches import Output, RolloutBatch, Transition
 from quickstudy.learners.inference.meta_models import Amortised, Belief
@@ -71,10 +72,8 @@ class MML(Learner):
     replan: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
-        if not 0 <= self.spread <= 1:
-            raise ValueError(f"spread must lie in [0, 1], got {self.spread}")
-        if not 0 <= self.epsilon <= 1:
-            raise ValueError(f"epsilon must lie in [0, 1], got {self.epsilon}")
+        require_whole(1, episode=self.episode)
+        require_between(0, 1, discount=self.discount, spread=self.spread, epsilon=self.epsilon)
 
     def init(self, *, key: Key[Array, ""]) -> Believed:
         seen, posterior_key = self.model.nothing(), jax.random.key_data(key)

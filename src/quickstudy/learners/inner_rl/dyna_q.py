@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from quickstudy.checks import require_whole
 from quickstudy.data.batches import Transition
 from quickstudy.learners.inner_rl.q_learning import QLearning, Values
 
@@ -30,8 +31,7 @@ class DynaQ(QLearning):
     planning: int = eqx.field(static=True, default=10)
 
     def __check_init__(self):
-        if self.planning < 0:
-            raise ValueError(f"planning must not be negative, got {self.planning}")
+        require_whole(0, planning=self.planning)
 
     def init(self, *, key: Key[Array, ""]) -> Modelled:
         pairs, q = self.states * self.actions, super().init(key=key).q

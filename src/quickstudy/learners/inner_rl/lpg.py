@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from quickstudy.checks import require_at_least, require_whole
 from quickstudy.core import Incompatible, Learner
 from quickstudy.data.batches import Output, Transition
 from quickstudy.data.distributions import Categorical
@@ -60,6 +61,8 @@ class LPG(Learner):
         predicting: Any = 0.5,
         exploring: Any = 0.01,
     ):
+        require_whole(1, predictions=predictions, size=size)
+        require_at_least(0, predicting=predicting, exploring=exploring)
         first, second, third, fourth = jax.random.split(key, 4)
         self.start, self.update, self.predicting, self.exploring = start, update, predicting, exploring
         self.meaning = MLP((predictions, 16, 1), key=first)

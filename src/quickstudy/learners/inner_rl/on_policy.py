@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from quickstudy.checks import require_between, require_whole
 from quickstudy.core import Incompatible, Learner
 from quickstudy.data.batches import Output, RolloutBatch, Transition
 from quickstudy.learners.gradient.updates import Update
@@ -65,10 +66,10 @@ class OnPolicy(Learner):
     value_in_reward_units = True  # inside a task it learns from its own values
 
     def __check_init__(self):
+        require_between(0, 1, discount=self.discount, gae_lambda=self.gae_lambda)
+        require_whole(1, epochs=self.epochs, minibatches=self.minibatches)
         if len(self.terms) != len(self.weights):
             raise ValueError(f"{len(self.terms)} terms need as many weights, got {len(self.weights)}")
-        if self.epochs < 1 or self.minibatches < 1:
-            raise ValueError(f"epochs={self.epochs} and minibatches={self.minibatches} must be at least 1")
 
     def init(self, *, key: Key[Array, ""]) -> Learning:
         weights = begin(self.start, key)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from quickstudy.checks import require_between, require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Output, Transition
 from quickstudy.learners.inner_rl.tabular import epsilon_greedy, one_by_one, table
@@ -45,6 +46,10 @@ class Tabular(Learner):
     initial: Any = 0.0
 
     differentiable = False
+
+    def __check_init__(self):
+        require_whole(1, states=self.states, actions=self.actions)
+        require_between(0, 1, rate=self.rate, discount=self.discount, epsilon=self.epsilon)
 
     def adapt(self, state: Any, experience: Transition, *, key: Key[Array, ""]) -> Any:
         return one_by_one(self._absorb, state, experience, key)
@@ -89,6 +94,9 @@ class SARSA(Tabular):
     """decay: λ in [0, 1]; see `Tabular` for the other fields"""
 
     decay: Any = 0.9
+
+    def __check_init__(self):
+        require_between(0, 1, decay=self.decay)
 
     def init(self, *, key: Key[Array, ""]) -> Traced:
         del key

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from quickstudy.nn.attention import unit
 from quickstudy.nn.cells import LSTM, Cell, scan_along
 from quickstudy.nn.layers import Linear
 from quickstudy.parameters import Positive
@@ -60,7 +61,7 @@ def least_used(usage: Float[Array, "slots"], heads: int) -> Float[Array, "heads 
 def read_weights(
     keys: Float[Array, "heads width"], slots: Float[Array, "slots width"], sharpness: Float[Array, "heads"]
 ) -> Float[Array, "heads slots"]:
-    similar = _unit(keys) @ _unit(slots).T
+    similar = unit(keys, FAINT) @ unit(slots, FAINT).T
     return jax.nn.softmax(sharpness[:, None] * similar, -1)
 
 
@@ -137,7 +138,7 @@ class LRUAMemory(Cell):
         h = self.controller.features(controller)
         memory = access(
             hidden.memory,
-            self.width**0.5 * _unit(self.keys(jnp.concatenate([h, seen])).reshape(self.heads, self.width)),
+            self.width**0.5 * unit(self.keys(jnp.concatenate([h, seen])).reshape(self.heads, self.width), FAINT),
             jax.nn.sigmoid(self.again(h)),
             sharpness=self.sharpness.value,
             decay=self.decay,
@@ -148,7 +149,3 @@ class LRUAMemory(Cell):
         return jnp.concatenate([self.controller.features(hidden.controller), hidden.memory.read.reshape(-1)])
 
     along = scan_along
-
-
-def _unit(x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
-    return x * jax.lax.rsqrt((x**2).sum(-1, keepdims=True) + FAINT**2)

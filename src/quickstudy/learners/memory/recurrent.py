@@ -21,9 +21,11 @@ from quickstudy.data.distributions import Categorical, Gaussian
 from quickstudy.learners.replay import require_single_env
 from quickstudy.nn.cells import Cell
 from quickstudy.nn.layers import Linear
+from quickstudy.nn.measures import one_hot_labels
 from quickstudy.nn.models import MLP
 from quickstudy.nn.statistics import refuse
 from quickstudy.parallel.axes import over_axes
+from quickstudy.parameters import as_floats, in_types_of
 
 
 class Feedback(eqx.Module):
@@ -71,7 +73,7 @@ class LabelFeedback(Feedback):
         return self.dims if self.classes is None else self.classes
 
     def __call__(self, item: Labelled) -> Float[Array, "size"]:
-        return self.scale * (item.y if self.classes is None else jax.nn.one_hot(item.y, self.classes))
+        return self.scale * (as_floats(item.y) if self.classes is None else one_hot_labels(item.y, self.classes))
 
 
 class Heads(eqx.Module):
@@ -162,7 +164,7 @@ class Recurrent(Learner):
 
         def absorb(state, seen):
             x, item = seen
-            return self._absorbed(state, x, self.feedback(item)), None
+            return in_types_of(state, self._absorbed(state, x, self.feedback(item))), None
 
         # Encoding remembers nothing, so all items are encoded at once: one product instead of many.
         return jax.lax.scan(absorb, state, (over_axes(self.encode)(experience.x), experience))[0]
@@ -187,7 +189,9 @@ class Recurrent(Learner):
         else:
 
             def step(state, seen):
-                return self._absorbed(state, *seen), self.cell.features(self._hidden(state, seen[0]))
+                return in_types_of(state, self._absorbed(state, *seen)), self.cell.features(
+                    self._hidden(state, seen[0])
+                )
 
             _, features = jax.lax.scan(step, state, (x, told))
         return jax.vmap(jax.vmap(self.heads))(features[:, None])
