@@ -38,7 +38,7 @@ class RL2(Recipe):
     entropy: float = 5e-4
     warmup_entropy: float = 0.02  # during the curriculum: every action must be tried before one is dropped for good
     value: float = 0.5
-    value_scale: float = 1.0  # the unit in which the critic says values: of the order of a trial's return
+    value_scale: float = 1.0  # the unit in which the critic says values; 1: that of running statistics of the returns
     clip: float = 0.2
     epochs: int = 4
     minibatches: int = 8
@@ -154,7 +154,7 @@ class RL2(Recipe):
         trial = lambda trial_length, entropy=self.entropy: Trial(
             tasks.environment, trial_length=trial_length, terms=terms(entropy),
             discount=self.discount, gae_lambda=self.gae_lambda,
-            across_episodes=not episodic, per_episode=episodic,
+            across_episodes=not episodic, per_episode=episodic, normalise_values=self.value_scale == 1.0,
         )  # fmt: skip
         updates = self.meta_steps * self.epochs * self.minibatches
         schedule = optax.linear_schedule(self.learning_rate, self.final_rate * self.learning_rate, updates)
