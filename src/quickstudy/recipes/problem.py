@@ -1,0 +1,178 @@
+"""What tasks say of themselves, so that a method can tell whether it suits them and what it has to build.
+
+A task can be met in four ways:
+
+    few-shot   a support set with labels, and a query set to be judged on
+    stream     labelled examples one after another, each to be predicted before its label is shown
+    trial      an environment, in one go: the learner adapts at every step
+    segments   an environment, in segments: the learner rolls parallel copies out, then adapts on what came of it
+
+`Problem` is small and imports nothing, so that the command line can say which pairs make sense. What is built of it, with
+JAX, is a `LabelledFamily` or an `EnvironmentFamily`.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+Meets = Literal["few-shot", "stream", "trial", "segments"]
+EXAMPLES = ("few-shot", "stream")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What kind of experience a task gives, as it is met in one of the four ways.
+
+    classes: of a labelled task; None: targets are numbers
+    actions: number of choices in an environment; None: actions are vectors
+    one_hot: observations say which of so many states it is, so that tables can be learned
+    tabulated: mean rewards and transition probabilities of each task are known tables, to judge planners by
+    episode_length: steps after which an episode is cut; None: a trial is one episode
+    terminates: whether episodes may end before that
+    symbols: observations are whole numbers that stand for things
+    """
+
+    meets: Meets
+    classes: int | None = None
+    actions: int | None = None
+    one_hot: bool = False
+    tabulated: bool = False
+    episode_length: int | None = None
+    terminates: bool = False
+    symbols: bool = False
+
+
+class TasksConfig(abc.ABC):
+    """The options of a family of tasks: a frozen dataclass that derives from this class alone.
+
+    meets: the ways in which its tasks can be met
+    only: for fields that hold a part of the options, the ways in which these count; it is None in the others
+    suggests: fields of the tasks, the method or the training that should differ from their defaults, for each way
+    """
+
+    title: ClassVar[str]
+    meets: ClassVar[tuple[Meets, ...]]
+    only: ClassVar[Mapping[str, tuple[Meets, ...]]] = {}
+    suggests: ClassVar[Mapping[Meets, Mapping[str, Any]]] = {}
+
+    @abc.abstractmethod
+    def problem(self, meets: Meets) -> Problem:
+        """What a method is told before anything is built."""
+
+    @abc.abstractmethod
+    def build(self, meets: Meets, seed: int) -> Any:
+        """The `LabelledFamily` or `EnvironmentFamily`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelledFamily:
+    """Tasks of labelled examples, built.
+
+    objective: what is judged: `FewShot`, or `Online` for streams
+    loss: (prediction, y) -> a number, which inner loops descend
+    outputs: numbers in a prediction; of classes as many as a task of training or of testing has, whichever has more
+    embedding: key -> a network from an example to a vector of `features` numbers, which only labelled classes need
+    net: (outputs, key) -> a network from an example to that many numbers; it decides on a key of its own where there is none
+    contextual: context size -> a network that reads a context beside the example, with `context` its field (CAVIA)
+    raw: from an example to a vector of so many numbers without a network
+    shots: labelled examples of each class, or in all where there are no classes
+    task_bytes: about what a task takes while it is differentiated through; 0: little
+    """
+
+    tasks: Any
+    objective: Any
+    loss: Callable
+    outputs: int
+    shots: int
+    key: Callable[[int], Any]
+    net: Callable[..., Any]
+    contextual: Callable[[int], Any] | None = None
+    embedding: Callable[..., Any] | None = None
+    raw: tuple[Callable, int] | None = None
+    classes: int | None = None
+    task_bytes: int = 0
+    baselines: Callable[[], dict[str, Any]] = dict
+    draw: Any = None
+    note: str = ""
+    citations: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EnvironmentFamily:
+    """Tasks in an environment, built. Lengths are in steps of the environment.
+
+    segment_length: what is rolled out between two adaptations where tasks are met in segments: an episode, mostly
+    unit: of `trial_length`, `test_length` and of the lengths in a curriculum: an episode, or a step
+    curve_interval: steps between two points of the curve in the test of a trial
+    episodic: credit ends with the episode, and what is judged is the return of episodes
+    oracle_value: (tasks, episodes) -> the best possible return; `episodes` units are judged
+    action_scale: size of a typical action of those that are vectors; max_action: their bound
+    rewards: what a reward may be; None: any number
+    encode: key -> a network from what is observed to a vector of `features` numbers; None: it is a vector
+    task_features: tasks -> [tasks, 2], what makes a task what it is, for pictures
+    tables: task -> its mean rewards [states, actions] and transitions [states, actions, outcomes]
+    average: () -> the mean of these over all tasks
+    flat: (Σα in visits, mean reward) of the prior from which a model is learned from scratch
+    """
+
+    tasks: Any
+    key: Callable[[int], Any]
+    segment_length: int
+    trial_length: int = 0
+    test_length: int = 0
+    unit: int = 1
+    curve_interval: int = 1
+    episodic: bool = False
+    oracle_value: Callable[[Any, int], Any] | None = None
+    baselines: Callable[[], dict[str, Any]] = dict
+    action_scale: float = 1.0
+    max_action: float = 1.0
+    rewards: tuple[float, ...] | None = None
+    encode: Callable[[Any], Any] | None = None
+    task_features: Callable[[Any], Any] | None = None
+    tables: Callable[[Any], tuple] | None = None
+    average: Callable[[], tuple] | None = None
+    flat: tuple[float, float] = (1.0, 0.0)
+    draw: Any = None
+    draw_segments: Any = None
+    draw_beliefs: Any = None
+    behaviour: Any = None
+    chunk: int = 1000
+    citations: tuple[str, ...] = ()
+
+
+class MethodConfig(abc.ABC):
+    """The options of a method: a frozen dataclass that derives from this class alone.
+
+    An `outer` field holds the options of the outer loop (`recipes.outer`), which `es-` before the method's name replaces
+    by evolution. A method without one is not meta-trained.
+    """
+
+    title: ClassVar[str]
+    source: ClassVar[str]
+    meets: ClassVar[Meets]
+    suggests: ClassVar[Mapping[str, Any]] = {}
+    evolves: ClassVar[str] = ""  # why evolution cannot be its outer loop
+
+    def refuses(self, problem: Problem) -> str | None:
+        """Why the method makes no sense there, as the end of a sentence that starts with its title."""
+        del problem
+        return None
+
+    @abc.abstractmethod
+    def build(self, family: Any, training: Any) -> "Composition":
+        """The learner and everything else of the method. Raises ConfigError or Incompatible."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Composition:
+    """What a method makes of a family of tasks; `evaluation` is how it is tested."""
+
+    learner: Any
+    objective: Any
+    meta_optimizer: Any
+    evaluation: Any
+    curriculum: tuple = ()
+    tasks: Any = None  # other ones than the family's to train on
+    citations: tuple[str, ...] = ()
