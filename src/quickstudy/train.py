@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from quickstudy.cache import use_compilation_cache
-from quickstudy.config import ConfigError, Training
+from quickstudy.config import ConfigError, Training, errors_in
 from quickstudy.core import HeldOut, Learner, MetaOptimizer, Objective, TaskDistribution, drawn
 from quickstudy.devices import available, peak_memory
 from quickstudy.display import Listener, Plain, waiting
@@ -96,7 +96,7 @@ def train(
     config, about = config or Training(), about or {"recipe": None}
     _check_kinds(learner, objective, meta_optimizer, tasks)
     stages = _stages(curriculum, objective, config)
-    if wrong := config.errors():
+    if wrong := errors_in(config):
         raise ConfigError(wrong)
     learned = meta_parameters(learner)
     if config.meta_steps and not learned:
@@ -107,7 +107,7 @@ def train(
     splits = tasks.split()
     loop = Loop(learner, meta_optimizer, splits.train, stages, config)
     config = loop.config
-    about = {**about, "config": dataclasses.asdict(config)}
+    about = {**about, "config": {**about.get("config", {}), **dataclasses.asdict(config)}}
     protocol = protocol or Protocol(objective)
     listener = listener or Plain()
     use_compilation_cache()
@@ -134,7 +134,7 @@ def train(
             text = "warning: all tasks are one and the same, so what is learned is learned for it alone"
             listener({"event": "warning", "text": text})
         validate = lambda progress, step: _validate(progress, step, protocol, splits.validation, folder, listener)
-        progress = _run(loop, progress, step, config, folder, listener, validate, stop)
+        progress = _run(loop, progress, step, config, about["config"], folder, listener, validate, stop)
     digests = {name: digest(part) for name, part in progress.parts().items()}
     return Result(progress.learner, splits.test, protocol, digests, about, folder)
 
@@ -176,18 +176,20 @@ def _run(
     progress: Progress,
     step: int,
     config: Training,
+    written: dict[str, Any],
     folder: RunFolder | None,
     listener: Listener,
     validate: Callable[[Progress, int], None],
     stop: list[int],
 ) -> Progress:
-    """From `step` to the end: chunks of steps, a line of metrics after each, checkpoints between."""
+    """From `step` to the end: chunks of steps, a line of metrics after each, checkpoints between, each with `written`, the
+    configuration that is compared at a resume."""
     saved = step
 
     def save() -> None:
         nonlocal saved
         if folder is not None and (saved != step or step == 0 or not folder.steps()):
-            folder.save(step, progress.parts(), keep=config.keep, config=dataclasses.asdict(config))
+            folder.save(step, progress.parts(), keep=config.keep, config=written)
             saved = step
             listener({"event": "save", "step": step, "path": str(folder.checkpoints / f"{step:08d}")})
 

@@ -139,6 +139,7 @@ class EnvironmentFamily:
     draw_beliefs: Any = None
     behaviour: Any = None
     chunk: int = 1000
+    task_bytes: int = 0
     citations: tuple[str, ...] = ()
 
 
