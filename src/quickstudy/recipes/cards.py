@@ -84,7 +84,7 @@ CARDS = {
         "sinusoid", "mktn",
         "MKTN on 5-shot sinusoid regression: a shared network, and a ridge regression on its features",
         "query MSE 0.012 after 3,000 meta-steps, where MAML has 0.33 after 70,000 and ten inner steps",
-        fields={"meta_steps": 3000, "inner_rate": 0.1},
+        fields={"meta_steps": 3000, "meta_batch": 32, "cores": 0, "inner_rate": 0.1},
     ),
     # Omniglot
     "omniglot-maml": Card(
@@ -235,7 +235,7 @@ CARDS = {
         "the same by evolution: whole trials are judged, exploration included",
         CORNERS,
         ES,
-        {"meta_steps": 150, "meta_batch": 8, "critic": 0.0},
+        {"meta_steps": 150, "meta_batch": 8, "critic": 0.0, "learning_rate": 5e-3},
     ),
     # Bandits
     "bandit-rl2": Card(

@@ -123,7 +123,7 @@ class PSRL(MethodConfig):
 
     title, meets = "posterior sampling (PSRL)", "trial"
     source = "Osband, Russo, Van Roy 2013, (More) Efficient Reinforcement Learning via Posterior Sampling"
-    suggests = {"meta_steps": 0}
+    suggests = {"meta_steps": 0, "meta_batch": 32}
 
     def refuses(self, problem: Problem) -> str | None:
         if problem.terminates:
@@ -144,7 +144,7 @@ class RMax(MethodConfig):
 
     title, meets = "R-MAX", "trial"
     source = "Brafman and Tennenholtz 2002, R-MAX: A General Polynomial Time Algorithm"
-    suggests = {"meta_steps": 0}
+    suggests = {"meta_steps": 0, "meta_batch": 32}
 
     def refuses(self, problem: Problem) -> str | None:
         return _tables(problem)
