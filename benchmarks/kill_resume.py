@@ -26,8 +26,8 @@ RECIPE = dict(
 def work(out: str, resume: str) -> None:
     """The child: trains, or goes on from the newest whole checkpoint, and says where from and the digests."""
     import quickstudy
-    from quickstudy.devices import use_cores
-    from quickstudy.display import quiet
+    from quickstudy.display.events import quiet
+    from quickstudy.parallel.mesh import use_cores
     from quickstudy.runs import RunFolder
 
     use_cores(RECIPE["devices"])

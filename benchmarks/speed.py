@@ -73,7 +73,7 @@ def fused(experiment, config, steps: int):
 
 def looped(learner, objective, meta_optimizer, tasks, config, steps: int):
     """The same of parts; config.log_every has to be `steps`."""
-    from quickstudy.loop import Loop
+    from quickstudy.train.loop import Loop
 
     loop = Loop(learner, meta_optimizer, tasks, [(10**9, objective)], config)
     state = [loop.begin(), 0]
@@ -264,7 +264,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.child and options.child != "ours":
         return peer_sinusoid(options.child)
-    from quickstudy.devices import use_cores
+    from quickstudy.parallel.mesh import use_cores
     from quickstudy.recipes import get
 
     # As the command line has it: a core for sinusoids beside their peers, all of them for the rest.

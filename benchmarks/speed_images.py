@@ -37,11 +37,11 @@ def ours(what: str, pool: bool, steps: int) -> None:
     import optax
 
     import quickstudy as qs
-    from quickstudy.devices import use_cores
     from quickstudy.meta_optimizers.backprop import tasks_at_once
     from quickstudy.nn.images import Conv4
     from quickstudy.nn.measures import accuracy, cross_entropy
     from quickstudy.nn.models import Chain, Predictor
+    from quickstudy.parallel.mesh import use_cores
 
     use_cores(0)
     of_embedding, of_head = jax.random.split(jax.random.key(0))

@@ -30,9 +30,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 # As their train_meta_task.py has it, where a core can: it runs 8,192 rooms in 16 minibatches, lives of 4,096 steps.
-XLAND = {"rooms": 256, "horizon": 64, "window": 32, "minibatches": 4, "epochs": 1, "hidden": 64}
-PPO = {"width": 4, "stretch": 128, "epochs": 4, "minibatches": 4, "updates": 400}
-STEPS = PPO["updates"] * PPO["width"] * PPO["stretch"]
+XLAND = {"rooms": 256, "trial_length": 64, "bptt_length": 32, "minibatches": 4, "epochs": 1, "hidden": 64}
+PPO = {"num_envs": 4, "segment": 128, "epochs": 4, "minibatches": 4, "updates": 400}
+STEPS = PPO["updates"] * PPO["num_envs"] * PPO["segment"]
 
 
 def clocks() -> tuple[float, float]:
@@ -71,12 +71,13 @@ def ours_xland(folder: Path, peer: Path) -> None:
     import numpy as np
 
     import quickstudy
-    from quickstudy.loop import Loop
+    from quickstudy.train.loop import Loop
 
     n = XLAND
-    windows = n["horizon"] // n["window"]
+    windows = n["trial_length"] // n["bptt_length"]
     experiment = quickstudy.recipe(
-        "xland-rl2", meta_batch=n["rooms"], horizon=n["horizon"], window=n["window"], minibatches=n["minibatches"],
+        "xland-rl2", meta_batch=n["rooms"], trial_length=n["trial_length"], bptt_length=n["bptt_length"],
+        minibatches=n["minibatches"],
         epochs=n["epochs"], hidden=n["hidden"], size=64, log_every=windows,
     )  # fmt: skip
     rulesets = experiment.tasks.split().train.rulesets
@@ -114,8 +115,8 @@ def peer_xland(folder: Path, peer: Path) -> None:
 
     n = XLAND
     config = theirs.TrainConfig(
-        num_envs=n["rooms"], num_steps_per_env=n["horizon"], num_steps_per_update=n["window"],
-        num_minibatches=n["minibatches"], update_epochs=n["epochs"], total_timesteps=n["rooms"] * n["horizon"],
+        num_envs=n["rooms"], num_steps_per_env=n["trial_length"], num_steps_per_update=n["bptt_length"],
+        num_minibatches=n["minibatches"], update_epochs=n["epochs"], total_timesteps=n["rooms"] * n["trial_length"],
         rnn_hidden_dim=64, head_hidden_dim=n["hidden"], eval_num_envs=1, eval_num_episodes=1,
     )  # fmt: skip
     began = clocks()
@@ -134,7 +135,7 @@ def ours_ppo(folder: Path, peer: Path) -> None:
 
     n = PPO
     experiment = quickstudy.recipe(
-        "cartpole-ppo", steps=STEPS, width=n["width"], stretch=n["stretch"], epochs=n["epochs"],
+        "cartpole-ppo", steps=STEPS, num_envs=n["num_envs"], segment=n["segment"], epochs=n["epochs"],
         minibatches=n["minibatches"],
     )  # fmt: skip
     key, life = jax.random.key(0), experiment.objective
@@ -162,7 +163,7 @@ def peer_ppo(folder: Path, peer: Path) -> None:
     theirs = source_of(peer / "ppo.py")
     n = PPO
     config = {  # those of the file, but for what is printed
-        "LR": 2.5e-4, "NUM_ENVS": n["width"], "NUM_STEPS": n["stretch"], "TOTAL_TIMESTEPS": STEPS,
+        "LR": 2.5e-4, "NUM_ENVS": n["num_envs"], "NUM_STEPS": n["segment"], "TOTAL_TIMESTEPS": STEPS,
         "UPDATE_EPOCHS": n["epochs"], "NUM_MINIBATCHES": n["minibatches"], "GAMMA": 0.99, "GAE_LAMBDA": 0.95,
         "CLIP_EPS": 0.2, "ENT_COEF": 0.01, "VF_COEF": 0.5, "MAX_GRAD_NORM": 0.5, "ACTIVATION": "tanh",
         "ENV_NAME": "CartPole-v1", "ANNEAL_LR": True, "DEBUG": False,
@@ -216,7 +217,7 @@ def main() -> None:
                 took[who].append(answer(process))
         for process, _ in begun.values():
             process.communicate()
-    steps = numbers["rooms"] * numbers["horizon"] if options.what == "xland" else STEPS
+    steps = numbers["rooms"] * numbers["trial_length"] if options.what == "xland" else STEPS
     print(f"{options.what}: {numbers}; core {options.core}, load {os.getloadavg()[0]:.1f}, {options.rounds} rounds")
     for kind in ("wall", "cpu"):
         ours, theirs = ([run[kind] for run in took[who]] for who in ("ours", "peer"))

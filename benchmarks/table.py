@@ -16,11 +16,11 @@ def main() -> None:
         curve = " | ".join(show(p["mean"], p["ci"]) for p in evaluation["curve"] if len(evaluation["curve"]) < 7)
         print(f"| {run.recipe} | {run.seed} | {curve or show(evaluation['score'], evaluation['ci'])} ", end="")
         print(f"| {evaluation['n']:,} | {run.metrics[-1]['step']:,} | {minutes:.1f} | `{command(run.about)}` |")
-        for name, ruler in evaluation["rulers"].items():
-            points = ruler["curve"] or []
+        for name, baseline in evaluation["baselines"].items():
+            points = baseline["curve"] or []
             along = " | ".join(show(p["mean"], p["ci"]) for p in points) if 0 < len(points) < 7 else ""
-            difference = ruler["difference"]
-            print(f"    {name}: {along or show(ruler['score'], ruler['ci'])}; ours minus it ", end="")
+            difference = baseline["difference"]
+            print(f"    {name}: {along or show(baseline['score'], baseline['ci'])}; ours minus it ", end="")
             print(show(difference["mean"], difference["ci"]))
 
 

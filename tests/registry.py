@@ -8,43 +8,42 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from quickstudy.core import Bounded, Positive
-from quickstudy.data import Labelled, Transition
-from quickstudy.learners import bandits, mdps
-from quickstudy.learners.actor_critic import actor_critic
-from quickstudy.learners.adjoints import FirstOrder, Implicit, Unrolled
-from quickstudy.learners.attention import Attention
-from quickstudy.learners.ddpg import DDPG, ActorAndCritics
-from quickstudy.learners.dqn import DQN
-from quickstudy.learners.dyna_q import DynaQ
-from quickstudy.learners.from_scratch import FromScratch
-from quickstudy.learners.goal_grids import BestExplorer, GoalSampling
-from quickstudy.learners.gradient import Gradient
-from quickstudy.learners.inner_losses import PolicyAndValue, PolicyGradient, Supervised
-from quickstudy.learners.learned_updates import LSTMOptimizer, MetaLSTM
-from quickstudy.learners.logistic_regression import LogisticRegression
-from quickstudy.learners.lpg import LPG
-from quickstudy.learners.mann import LRUAMemory
-from quickstudy.learners.matching import FullContext, Matching
-from quickstudy.learners.meta_models import Amortised
-from quickstudy.learners.meta_networks import MetaNetworks
-from quickstudy.learners.mixture import Mixture
-from quickstudy.learners.mktn import MKTN, Control, Proximal, Regression, Ridge
-from quickstudy.learners.mml import MML
-from quickstudy.learners.mpo import MPO, no_generation_yet
-from quickstudy.learners.ppo import ppo
-from quickstudy.learners.prototypical import Prototypical
-from quickstudy.learners.q_learning import SARSA, QLearning
-from quickstudy.learners.r_max import RMax
-from quickstudy.learners.recurrent import ActorCritic, LabelFeedback, OutcomeFeedback, Prediction, Recurrent
-from quickstudy.learners.reinforce import reinforce
-from quickstudy.learners.sinusoid_posterior import SinusoidPosterior
-from quickstudy.learners.starts import Drawn
-from quickstudy.learners.structured_bandits import TargetSearch
-from quickstudy.learners.task_memory import OfPairs, TaskMemory, empty_memory
-from quickstudy.learners.two_step import TwoStepFilter, TwoStepValues
-from quickstudy.learners.updates import SGD, Scaled, per_step, per_weight
-from quickstudy.learners.varibad import Decoder, Latent, VariBAD
+from quickstudy.baselines import bandits, mdps
+from quickstudy.baselines.from_scratch import FromScratch
+from quickstudy.baselines.goal_grids import BestExplorer, GoalSampling
+from quickstudy.baselines.logistic_regression import LogisticRegression
+from quickstudy.baselines.sinusoid_posterior import SinusoidPosterior
+from quickstudy.baselines.structured_bandits import TargetSearch
+from quickstudy.baselines.two_step import TwoStepFilter, TwoStepValues
+from quickstudy.data.batches import Labelled, Transition
+from quickstudy.learners.generated.mktn import MKTN, Control, Proximal, Regression, Ridge
+from quickstudy.learners.generated.mpo import MPO, no_generation_yet
+from quickstudy.learners.gradient.adjoints import FirstOrder, Implicit, Unrolled
+from quickstudy.learners.gradient.updates import SGD, Scaled, per_step, per_weight
+from quickstudy.learners.gradient.inner_losses import PolicyAndValue, PolicyGradient, Supervised
+from quickstudy.learners.gradient.learned_updates import LSTMOptimizer, MetaLSTM
+from quickstudy.learners.gradient.maml import Gradient
+from quickstudy.learners.gradient.task_memory import OfPairs, TaskMemory, empty_memory
+from quickstudy.learners.inference.meta_models import Amortised
+from quickstudy.learners.inference.mixture import Mixture
+from quickstudy.learners.inference.mml import MML
+from quickstudy.learners.inference.varibad import Decoder, Latent, VariBAD
+from quickstudy.learners.initialisation import RandomInit
+from quickstudy.learners.inner_rl.actor_critic import actor_critic
+from quickstudy.learners.inner_rl.ddpg import DDPG, ActorAndCritics
+from quickstudy.learners.inner_rl.dqn import DQN
+from quickstudy.learners.inner_rl.dyna_q import DynaQ
+from quickstudy.learners.inner_rl.lpg import LPG
+from quickstudy.learners.inner_rl.ppo import ppo
+from quickstudy.learners.inner_rl.q_learning import SARSA, QLearning
+from quickstudy.learners.inner_rl.r_max import RMax
+from quickstudy.learners.inner_rl.reinforce import reinforce
+from quickstudy.learners.memory.attention import Attention
+from quickstudy.learners.memory.mann import LRUAMemory
+from quickstudy.learners.memory.recurrent import ActorCritic, LabelFeedback, OutcomeFeedback, Prediction, Recurrent
+from quickstudy.learners.metric.matching import FullContext, Matching
+from quickstudy.learners.metric.meta_networks import MetaNetworks
+from quickstudy.learners.metric.prototypical import Prototypical
 from quickstudy.nn.cells import GRU, LSTM
 from quickstudy.nn.layers import Linear
 from quickstudy.nn.linear_recurrence import LinearRecurrence
@@ -61,61 +60,62 @@ from quickstudy.nn.models import (
     everything,
     head,
 )
+from quickstudy.parameters import Bounded, Positive
 
 
 class Row(NamedTuple):
     make: Callable[[], Any]
-    experience: Callable[[int], Any]  # stretches of experience: leaves are [stretches, steps, ...]
+    experience: Callable[[int], Any]  # segments of experience: leaves are [segments, steps, ...]
     learned: bool = True  # whether it has meta-parameters
 
 
 K = jax.random.key(7)
 
 
-def labelled(stretches: int, shots: int = 4) -> Labelled:
-    x = jax.random.uniform(K, (stretches, shots, 1), minval=-3, maxval=3)
+def labelled(segments: int, shots: int = 4) -> Labelled:
+    x = jax.random.uniform(K, (segments, shots, 1), minval=-3, maxval=3)
     return Labelled(x, jnp.sin(x))
 
 
-def classified(stretches: int, shots: int = 4) -> Labelled:
-    examples = labelled(stretches, shots)
-    return Labelled(examples.x, jnp.tile(jnp.arange(shots) % 3, (stretches, 1)))
+def classified(segments: int, shots: int = 4) -> Labelled:
+    examples = labelled(segments, shots)
+    return Labelled(examples.x, jnp.tile(jnp.arange(shots) % 3, (segments, 1)))
 
 
-def stream(stretches: int) -> Labelled:
-    return labelled(stretches, 1)
+def stream(segments: int) -> Labelled:
+    return labelled(segments, 1)
 
 
-def pulls(stretches: int, arms: int = 3) -> Transition:
+def pulls(segments: int, arms: int = 3) -> Transition:
     a, r = jax.random.split(K)
-    shape = (stretches, 1)
+    shape = (segments, 1)
     none, never = jnp.zeros((*shape, 0)), jnp.zeros(shape, bool)
     reward = jax.random.bernoulli(r, 0.5, shape).astype(float)
     return Transition(none, jax.random.randint(a, shape, 0, arms), reward, never, never, never, none)
 
 
-def walks(stretches: int, steps: int = 6, width: int = 3) -> Transition:
+def walks(segments: int, steps: int = 6, num_envs: int = 3) -> Transition:
     o, a, r = jax.random.split(K, 3)
-    shape = (stretches, steps, width)
+    shape = (segments, steps, num_envs)
     observation, never = jax.random.normal(o, (*shape, 2)), jnp.zeros(shape, bool)
     cut = never.at[:, -1].set(True)
     action, reward = jax.random.normal(a, (*shape, 2)), jax.random.normal(r, shape)
     return Transition(observation, action, reward, never, cut, never, observation)
 
 
-def choices(stretches: int, steps: int = 4, width: int = 2, actions: int = 3) -> Transition:
-    """Vectors observed, one of a few actions taken; episodes are cut at the stretch's end."""
-    t = walks(stretches, steps, width)
+def choices(segments: int, steps: int = 4, num_envs: int = 2, actions: int = 3) -> Transition:
+    """Vectors observed, one of a few actions taken; episodes are cut at the segment's end."""
+    t = walks(segments, steps, num_envs)
     action = jax.random.randint(K, t.reward.shape, 0, actions)
     return dataclasses.replace(t, action=action, next_observation=jnp.roll(t.observation, -1, 1))
 
 
-def visits(stretches: int, states: int = 2, actions: int = 2) -> Transition:
+def visits(segments: int, states: int = 2, actions: int = 2) -> Transition:
     """A walk through a tabular MDP; episodes of two steps."""
     a, r, s = jax.random.split(K, 3)
-    shape = (stretches, 1)
-    path = jax.nn.one_hot(jax.random.randint(s, (stretches + 1,), 0, states), states)[:, None]
-    never, cut = jnp.zeros(shape, bool), (jnp.arange(stretches) % 2 == 1)[:, None]
+    shape = (segments, 1)
+    path = jax.nn.one_hot(jax.random.randint(s, (segments + 1,), 0, states), states)[:, None]
+    never, cut = jnp.zeros(shape, bool), (jnp.arange(segments) % 2 == 1)[:, None]
     action, reward = jax.random.randint(a, shape, 0, actions), jax.random.normal(r, shape)
     return Transition(path[:-1], action, reward, never, cut, never, path[1:])
 
@@ -139,12 +139,12 @@ def actor_and_critics(key=K) -> ActorAndCritics:
     return ActorAndCritics(net(2, 2), [net(4, 1), net(4, 1)])
 
 
-def waypoints(stretches: int) -> Transition:
+def waypoints(segments: int) -> Transition:
     """One stream, a step at a time; episodes of two steps."""
     o, a, r = jax.random.split(K, 3)
-    shape = (stretches, 1)
+    shape = (segments, 1)
     observation, never = jax.random.normal(o, (*shape, 2)), jnp.zeros(shape, bool)
-    cut = (jnp.arange(stretches) % 2 == 1)[:, None]
+    cut = (jnp.arange(segments) % 2 == 1)[:, None]
     action, reward = jax.random.normal(a, (*shape, 2)), jax.random.normal(r, shape)
     return Transition(observation, action, reward, never, cut, never, observation)
 
@@ -161,7 +161,7 @@ def mpo(**changes) -> MPO:
         "feedback": feedback,
         "inner_loss": PolicyGradient(Bounded(0.8), Bounded(0.9), ridge=0.1),
         "update": SGD(Positive(0.2)),
-        "pull": Positive(0.5),
+        "kl_weight": Positive(0.5),
         "inputs": 2,
         "episode": 2,
     }
@@ -280,7 +280,7 @@ REGISTRY: dict[str, Row] = {
     "ucb1": Row(lambda: bandits.ucb1(3), pulls, learned=False),
     "thompson": Row(lambda: bandits.thompson(3), pulls, learned=False),
     "gittins": Row(lambda: bandits.gittins(3, pulls=8, discount=0.9), pulls, learned=False),
-    "opposed-arms": Row(lambda: bandits.opposed(), lambda stretches: pulls(stretches, 2), learned=False),
+    "anticorrelated-arms": Row(lambda: bandits.anticorrelated(), lambda segments: pulls(segments, 2), learned=False),
     "informed-arms": Row(lambda: TargetSearch(2), pulls, learned=False),
     "two-step-model-based": Row(lambda: TwoStepValues(0.3, 2.0, True), visits, learned=False),
     "two-step-filter": Row(TwoStepFilter, visits, learned=False),
@@ -299,7 +299,7 @@ REGISTRY: dict[str, Row] = {
             actor_and_critic(),
             SGD(Positive(0.1)),
             discount=Bounded(0.9),
-            trace=Bounded(0.8),
+            gae_lambda=Bounded(0.8),
             value=Positive(0.5),
             entropy=Positive(0.1),
         ),
@@ -308,7 +308,7 @@ REGISTRY: dict[str, Row] = {
     "ppo": Row(lambda: ppo(actor_and_critic(), Scaled(Positive(0.01)), epochs=2, minibatches=2), choices),
     "lpg": Row(
         lambda: LPG(
-            Drawn(lambda key: TablePolicy(2, 3, 4, key=key)),
+            RandomInit(lambda key: TablePolicy(2, 3, 4, key=key)),
             SGD(Positive(0.3)),
             key=K,
             predictions=4,
@@ -320,11 +320,11 @@ REGISTRY: dict[str, Row] = {
     ),
     "dqn": Row(
         lambda: DQN(
-            Drawn(lambda key: MLP((2, 8, 3), key=key)),
+            RandomInit(lambda key: MLP((2, 8, 3), key=key)),
             Scaled(Positive(0.01)),
             2,
             capacity=10,
-            warm_up=9,
+            learning_starts=9,
             batch=4,
             epsilon=Bounded(0.1),
             decay=8,
@@ -337,13 +337,13 @@ REGISTRY: dict[str, Row] = {
             Scaled(Positive(0.01)),
             2,
             capacity=40,
-            warm_up=20,
+            learning_starts=20,
             batch=4,
-            updates=2,
+            gradient_steps=2,
             dims=2,
-            slowness=Bounded(0.1),
-            smoothing=0.2,
-            delay=2,
+            tau=Bounded(0.1),
+            target_noise=0.2,
+            policy_delay=2,
         ),
         walks,
     ),

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from quickstudy.cli import main
+from quickstudy.cli.main import main
 from quickstudy.runs import StorageFailed
 
 SMALL = ["--meta-steps", "20", "--meta-batch", "4", "--test-tasks", "20", "--hidden", "8"]
 
 
-NO_JAX = "import sys; from quickstudy.cli import main; main({}); sys.exit('jax' in sys.modules)"
+NO_JAX = "import sys; from quickstudy.cli.main import main; main({}); sys.exit('jax' in sys.modules)"
 
 
 def call(capsys, *words):
@@ -338,10 +338,10 @@ def test_ctrl_c_saves_and_exits_130(tmp_path):
     out = tmp_path / "run"
     words = ["train", "sinusoid-maml", "--meta-steps", "1000000", "--log-every", "50", "--out", str(out)]
     code = (
-        "import os, signal, sys\nfrom quickstudy import display\nfrom quickstudy.cli import main\n"
+        "import os, signal, sys\nfrom quickstudy.display import events\nfrom quickstudy.cli.main import main\n"
         "def listen(event):\n"
         "    if event['event'] == 'metrics' and event['step'] >= 100: os.kill(os.getpid(), signal.SIGINT)\n"
-        "display.Plain = lambda: listen\n"
+        "events.Plain = lambda: listen\n"
         f"main({words!r})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -9,10 +9,10 @@ import numpy as np
 import optax
 import pytest
 
-from quickstudy.axes import along, scan_replay
 from quickstudy.core import Incompatible
-from quickstudy.leaves import combine, meta_parameters, partition
+from quickstudy.learners.replay import along, scan_replay
 from quickstudy.meta_optimizers.backprop import Backprop
+from quickstudy.parameters import combine, meta_parameters, partition
 from quickstudy.runs import RunFolder
 from registry import REGISTRY
 
@@ -21,7 +21,7 @@ rows = pytest.mark.parametrize("name", REGISTRY)
 
 @functools.cache
 def build(name):
-    """The learner, three stretches of experience, and their keys."""
+    """The learner, three segments of experience, and their keys."""
     row = REGISTRY[name]
     return row.make(), row.experience(3), jax.random.split(jax.random.key(1), 3)
 
@@ -49,7 +49,7 @@ def plainly(learner, experience, keys):
 # Compiled wherever that is not the question: op by op the suite takes several times as long.
 replay = eqx.filter_jit(plainly)
 says = eqx.filter_jit(along)
-adapted = eqx.filter_jit(lambda learner, state, stretch, key: learner.adapt(state, stretch, key=key))
+adapted = eqx.filter_jit(lambda learner, state, segment, key: learner.adapt(state, segment, key=key))
 shaped = eqx.filter_eval_shape
 
 
@@ -90,9 +90,9 @@ def test_replay_is_applying_and_adapting_step_by_step(name):
     learner, experience, keys = build(name)
     state, said = learner.init(key=jax.random.key(2)), []
     for i in range(3):
-        stretch = jax.tree.map(lambda x: x[i], experience)
-        said.append(says(learner, state, stretch))
-        state = adapted(learner, state, stretch, keys[i])
+        segment = jax.tree.map(lambda x: x[i], experience)
+        said.append(says(learner, state, segment))
+        state = adapted(learner, state, segment, keys[i])
     by_hand = jax.tree.map(lambda *x: jnp.stack(x), *said)
     assert_equal(replay(learner, experience, keys), by_hand, rtol=2e-4, atol=1e-5)
     if type(learner).replay is scan_replay:

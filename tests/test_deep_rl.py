@@ -9,27 +9,28 @@ import numpy as np
 import optax
 import pytest
 
-from quickstudy.core import Bounded, Incompatible, Positive
-from quickstudy.data import Output, Transition
-from quickstudy.learners.actor_critic import actor_critic
-from quickstudy.learners.ddpg import DDPG, ActorAndCritics
-from quickstudy.learners.dqn import DQN
-from quickstudy.learners.lpg import LPG
-from quickstudy.learners.ppo import ppo
-from quickstudy.learners.reinforce import reinforce
-from quickstudy.learners.ring import Ring
-from quickstudy.learners.starts import Drawn
-from quickstudy.learners.updates import SGD, Scaled
+from quickstudy.core import Incompatible
+from quickstudy.data.batches import Output, Transition
+from quickstudy.data.ring import Ring
+from quickstudy.learners.gradient.updates import SGD, Scaled
+from quickstudy.learners.initialisation import RandomInit
+from quickstudy.learners.inner_rl.actor_critic import actor_critic
+from quickstudy.learners.inner_rl.ddpg import DDPG, ActorAndCritics
+from quickstudy.learners.inner_rl.dqn import DQN
+from quickstudy.learners.inner_rl.lpg import LPG
+from quickstudy.learners.inner_rl.ppo import ppo
+from quickstudy.learners.inner_rl.reinforce import reinforce
 from quickstudy.meta_optimizers.backprop import Backprop
 from quickstudy.meta_optimizers.evolution import Evolution
 from quickstudy.nn.models import MLP, CategoricalPolicy, TablePolicy, WithValue
 from quickstudy.objectives.trial import Trial
+from quickstudy.parameters import Bounded, Positive
 from quickstudy.recipes import configure
 from quickstudy.rl import losses
 from quickstudy.tasks.mazes import Mazes
 from quickstudy.tasks.mdps import TabularMDPs
 from quickstudy.tasks.transfer import Transfer
-from quickstudy.train import Training, train
+from quickstudy.train.run import Training, train
 from registry import actor_and_critic, choices
 
 K = jax.random.split(jax.random.key(5), 4)
@@ -44,33 +45,33 @@ class Linear(eqx.Module):
         return self.weight @ x
 
 
-def stretch():
+def segment():
     return jax.tree.map(lambda x: x[0], choices(1))
 
 
 def test_reinforce_takes_the_step_worked_out_by_hand():
-    t, weight, discount, rate = stretch(), 0.3 * jax.random.normal(K[0], (3, 2)), 0.9, 0.5
+    t, weight, discount, rate = segment(), 0.3 * jax.random.normal(K[0], (3, 2)), 0.9, 0.5
     learner = reinforce(CategoricalPolicy(Linear(weight)), SGD(rate), discount=discount)
     after = learner.adapt(learner.init(key=K[1]), t, key=K[2]).weights.net.weight
 
-    time, width = t.reward.shape
-    returns = np.zeros((time, width))
-    for copy in range(width):  # one episode each, cut at the end
+    time, num_envs = t.reward.shape
+    returns = np.zeros((time, num_envs))
+    for copy in range(num_envs):  # one episode each, cut at the end
         for at in range(time):
             returns[at, copy] = sum(discount ** (k - at) * t.reward[k, copy] for k in range(at, time))
     returns = (returns - returns.mean()) / returns.std()
     step = np.zeros((3, 2))
     for at in range(time):
-        for copy in range(width):
+        for copy in range(num_envs):
             x = np.asarray(t.observation[at, copy])
             policy = np.asarray(jax.nn.softmax(weight @ x))
             step += returns[at, copy] * np.outer(np.eye(3)[t.action[at, copy]] - policy, x)
-    np.testing.assert_allclose(after, weight + rate * step / (time * width), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(after, weight + rate * step / (time * num_envs), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [reinforce, ppo])
 def test_where_nothing_is_earned_the_discount_has_a_gradient_and_it_is_zero(make):
-    t = eqx.tree_at(lambda t: t.reward, stretch(), jnp.zeros_like(stretch().reward))
+    t = eqx.tree_at(lambda t: t.reward, segment(), jnp.zeros_like(segment().reward))
     start = WithValue(CategoricalPolicy(Linear(0.3 * jax.random.normal(K[0], (3, 2)))), Linear(jnp.zeros((1, 2))))
 
     def moved(discount):
@@ -82,7 +83,7 @@ def test_where_nothing_is_earned_the_discount_has_a_gradient_and_it_is_zero(make
 
 def test_ppo_starts_with_the_step_of_the_actor_critic():
     """Where the policy has not moved yet the clipped surrogate has the policy gradient."""
-    t, options = stretch(), {"discount": 0.9, "trace": 0.8, "value": 0.3, "entropy": 0.05}
+    t, options = segment(), {"discount": 0.9, "gae_lambda": 0.8, "value": 0.3, "entropy": 0.05}
     one = ppo(actor_and_critic(), SGD(0.1), epochs=1, minibatches=1, **options)
     other = actor_critic(actor_and_critic(), SGD(0.1), normalise=True, **options)
     moved = [learner.adapt(learner.init(key=K[0]), t, key=K[1]).weights for learner in (one, other)]
@@ -92,7 +93,7 @@ def test_ppo_starts_with_the_step_of_the_actor_critic():
 
 def test_ppo_does_not_follow_a_policy_beyond_the_clip():
     """After a first step that takes every ratio beyond the clip, the second counts only those that went astray."""
-    t = stretch()
+    t = segment()
     options = {"value": 0.0, "entropy": 0.0, "epochs": 2, "minibatches": 1}
     after = {}
     for clip in (1e-6, 1e3):
@@ -111,8 +112,8 @@ def test_advantages_bootstrap_from_what_was_cut_and_not_from_what_ended():
         def __call__(self, x):
             return Output(policy=CategoricalPolicy(Linear(jnp.zeros((3, 2))))(x).policy, value=10.0 + x[0])
 
-    t = stretch()
-    learner = actor_critic(Knows(), SGD(0.1), discount=0.5, trace=0.0)
+    t = segment()
+    learner = actor_critic(Knows(), SGD(0.1), discount=0.5, gae_lambda=0.0)
     judged = learner.judge(learner.init(key=K[0]), t)
     value, following = 10 + t.observation[..., 0], 10 + t.next_observation[..., 0]
     np.testing.assert_allclose(judged.target, t.reward + 0.5 * following, rtol=1e-5)
@@ -132,7 +133,7 @@ def test_dqn_on_tables_is_q_learning(double):
     q, rate, discount = 0.3 * jax.random.normal(K[0], (2, 3)), 0.5, 0.9
     for terminated, truncated in ((False, False), (True, False), (False, True)):
         t = one_hot_walk([(0, 1, 0.4, 2, terminated, truncated)])
-        learner = DQN(Linear(q), SGD(rate), 3, capacity=4, warm_up=1, batch=8, discount=discount, double=double)
+        learner = DQN(Linear(q), SGD(rate), 3, capacity=4, learning_starts=1, batch=8, discount=discount, double=double)
         state = learner.adapt(learner.init(key=K[0]), t, key=K[1])
         target = 0.4 + (0.0 if terminated else discount * q[:, 2].max())
         np.testing.assert_allclose(state.weights.weight, q.at[1, 0].add(rate * (target - q[1, 0])), rtol=1e-5)
@@ -143,7 +144,17 @@ def test_dqn_doubles_and_copies():
     net = Linear(jnp.array([[0.0, 0.0, 0.5], [0.0, 0.0, 0.1]]))
     slow = Linear(jnp.array([[0.0, 0.0, 0.2], [0.0, 0.0, 0.9]]))
     for double, follows in ((False, 0.9), (True, 0.2)):  # the target's best; the target's view of the network's best
-        learner = DQN(net, SGD(1.0), 3, capacity=2, warm_up=1, batch=4, discount=1.0, double=double, copy_every=2)
+        learner = DQN(
+            net,
+            SGD(1.0),
+            3,
+            capacity=2,
+            learning_starts=1,
+            batch=4,
+            discount=1.0,
+            double=double,
+            target_update_interval=2,
+        )
         state = eqx.tree_at(lambda s: s.target, learner.init(key=K[0]), slow)
         once = learner.adapt(state, t, key=K[1])
         np.testing.assert_allclose(once.weights.weight[1, 0], 0.4 + follows, rtol=1e-5)
@@ -153,7 +164,7 @@ def test_dqn_doubles_and_copies():
 
 
 def test_dqn_explores_less_and_less_and_waits_for_its_warm_up():
-    learner = DQN(Linear(jnp.eye(2, 3)), SGD(0.5), 3, capacity=6, warm_up=3, batch=2, epsilon=0.1, decay=4)
+    learner = DQN(Linear(jnp.eye(2, 3)), SGD(0.5), 3, capacity=6, learning_starts=3, batch=2, epsilon=0.1, decay=4)
     state, t = learner.init(key=K[0]), one_hot_walk([(0, 1, 1.0, 2, False, False)])
     for lived, epsilon in enumerate((1.0, 0.775, 0.55, 0.325, 0.1, 0.1)):
         policy = jax.nn.softmax(learner.apply(state, jax.nn.one_hot(0, 3)).policy.logits)
@@ -169,23 +180,23 @@ def test_td3_takes_the_steps_worked_out_by_hand():
     )))  # fmt: skip
     actor = Linear(jnp.array([[0.4, -0.3]]))
     critics = [Linear(jnp.array([[0.2, 0.1, 0.5]])), Linear(jnp.array([[-0.1, 0.3, 0.4]]))]
-    start, rate, discount, reach = ActorAndCritics(actor, critics), 0.1, 0.9, 2.0
+    start, rate, discount, max_action = ActorAndCritics(actor, critics), 0.1, 0.9, 2.0
     learner = DDPG(
         start,
         SGD(rate),
         2,
         capacity=2,
-        warm_up=1,
+        learning_starts=1,
         batch=4,
         dims=1,
-        reach=reach,
+        max_action=max_action,
         discount=discount,
-        slowness=0.5,
-        delay=2,
+        tau=0.5,
+        policy_delay=2,
     )
     x, then = np.asarray(t.observation[0]), np.asarray(t.next_observation[0])
     action = 2.0  # what the environment made of 3
-    following = reach * np.tanh(np.asarray(actor.weight) @ then)
+    following = max_action * np.tanh(np.asarray(actor.weight) @ then)
     q = [np.asarray(c.weight)[0] for c in critics]
     target = 0.7 + discount * min(w @ np.concatenate([then, following]) for w in q)
     seen = np.concatenate([x, [action]])
@@ -199,7 +210,7 @@ def test_td3_takes_the_steps_worked_out_by_hand():
 
     twice = learner.adapt(once, t, key=K[2])
     squashed = np.tanh(np.asarray(actor.weight)[0] @ x)
-    uphill = expected[0][2] * reach * (1 - squashed**2) * x  # by the first critic as it was when the step began
+    uphill = expected[0][2] * max_action * (1 - squashed**2) * x  # by the first critic as it was when the step began
     np.testing.assert_allclose(twice.weights.actor.weight[0], np.asarray(actor.weight)[0] + rate * uphill, rtol=1e-4)
     halfway = (actor.weight + twice.weights.actor.weight) / 2
     np.testing.assert_allclose(twice.target.actor.weight, halfway, rtol=1e-5)
@@ -220,15 +231,15 @@ def test_a_ring_forgets_the_oldest():
 
 def lpg() -> LPG:
     return LPG(
-        Drawn(lambda key: TablePolicy(2, 3, 4, key=key)), SGD(0.5), key=K[3], predictions=4, size=6, exploring=0.0
+        RandomInit(lambda key: TablePolicy(2, 3, 4, key=key)), SGD(0.5), key=K[3], predictions=4, size=6, exploring=0.0
     )
 
 
 def test_a_learned_loss_takes_the_step_worked_out_by_hand():
     """What is to be reinforced and predicted given, the step is that of the two parts of the loss."""
-    t = stretch()
-    time, width = t.reward.shape
-    advice, target = jax.random.normal(K[0], (time, width)), jax.random.normal(K[1], (time, width, 4))
+    t = segment()
+    time, num_envs = t.reward.shape
+    advice, target = jax.random.normal(K[0], (time, num_envs)), jax.random.normal(K[1], (time, num_envs, 4))
 
     class Told(LPG):
         def advise(self, state, t):
@@ -242,21 +253,23 @@ def test_a_learned_loss_takes_the_step_worked_out_by_hand():
     after = learner.adapt(state, t, key=K[2]).weights
     logits, symbols = np.zeros((2, 3)), np.zeros((2, 4))
     for at in range(time):
-        for copy in range(width):
+        for copy in range(num_envs):
             x = np.asarray(t.observation[at, copy])
             policy = np.asarray(jax.nn.softmax(x @ state.weights.logits))
             logits += np.outer(x, float(advice[at, copy]) * (np.eye(3)[t.action[at, copy]] - policy))
             said = np.asarray(jax.nn.softmax(x @ state.weights.symbols))
             apart = np.log(said) - np.asarray(jax.nn.log_softmax(target[at, copy]))
             symbols -= 0.5 * np.outer(x, said * (apart - said @ apart))  # of KL(y ‖ ŷ) by the logits of y
-    np.testing.assert_allclose(after.logits, state.weights.logits + 0.5 * logits / (time * width), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
-        after.symbols, state.weights.symbols + 0.5 * symbols / (time * width), rtol=1e-4, atol=1e-5
+        after.logits, state.weights.logits + 0.5 * logits / (time * num_envs), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        after.symbols, state.weights.symbols + 0.5 * symbols / (time * num_envs), rtol=1e-4, atol=1e-5
     )
 
 
 def test_a_learned_loss_looks_ahead_to_the_end_of_the_episode_and_no_further():
-    t, learner = stretch(), lpg()
+    t, learner = segment(), lpg()
     state = learner.init(key=K[0])
     ended = dataclasses.replace(t, terminated=t.terminated.at[1].set(True))
     richer = lambda t: dataclasses.replace(t, reward=t.reward.at[3].add(5.0))
@@ -281,18 +294,22 @@ def test_meta_gradients_reach_the_discount_over_one_lifetime():
     """Xu et al. 2018: the lifetime goes on in the objective's memory, its weights drawn anew."""
     tasks = TabularMDPs(3, 3, 4)
     draw = lambda key: WithValue(CategoricalPolicy(MLP((3, 3), key=key)), MLP((3, 1), key=key))
-    learner = actor_critic(Drawn(draw), SGD(Positive(0.5)), discount=Bounded(0.9), trace=Bounded(0.5))
-    objective = Trial(tasks.environment, horizon=48, window=16, adapt_every=8, width=2, terms=((1.0, losses.a2c),))
+    learner = actor_critic(RandomInit(draw), SGD(Positive(0.5)), discount=Bounded(0.9), gae_lambda=Bounded(0.5))
+    objective = Trial(
+        tasks.environment, trial_length=48, bptt_length=16, segment_length=8, num_envs=2, terms=((1.0, losses.a2c),)
+    )
     config = Training(3, 4, log_every=3, validate_every=-1)
     trained = train(learner, objective, Backprop(optax.adam(1e-2)), tasks, config=config).learner
-    for name in ("discount", "trace"):
+    for name in ("discount", "gae_lambda"):
         assert getattr(trained, name).logit != getattr(learner, name).logit
 
 
 def test_evolution_improves_what_back_propagation_refuses():
     tasks = TabularMDPs(2, 2, 3)
-    learner = DQN(Linear(jnp.zeros((2, 2))), Scaled(Positive(0.1)), 2, capacity=20, warm_up=2, batch=2, decay=10)
-    trial = Trial(tasks.environment, horizon=60, baseline="none", normalise=False)
+    learner = DQN(
+        Linear(jnp.zeros((2, 2))), Scaled(Positive(0.1)), 2, capacity=20, learning_starts=2, batch=2, decay=10
+    )
+    trial = Trial(tasks.environment, trial_length=60, baseline="none", normalise=False)
     with pytest.raises(Incompatible, match="Evolution"):
         Backprop(optax.sgd(0.1)).init(learner)
     config = Training(2, 2, log_every=2, validate_every=-1)
@@ -314,7 +331,14 @@ def test_the_return_per_episode_counts_episodes_that_ended():
 
     learner = reinforce(CategoricalPolicy(Linear(jnp.zeros((2, 1)))), SGD(0.0))
     trial = Trial(
-        Counts(), horizon=12, adapt_every=2, width=2, burn_in=6, baseline="none", report_every=4, per_episode=True
+        Counts(),
+        trial_length=12,
+        segment_length=2,
+        num_envs=2,
+        burn_in=6,
+        baseline="none",
+        curve_interval=4,
+        per_episode=True,
     )
     batch, _ = trial.collect(learner, (), jnp.array([True, False]), key=K[0])
     assert trial.metric == "return per episode"
@@ -322,7 +346,7 @@ def test_the_return_per_episode_counts_episodes_that_ended():
     np.testing.assert_allclose(trial.curve(batch), [[3, 3, 3], [4, 8, 12]])
 
 
-@pytest.mark.parametrize("values", [{"stretch": 0}, {"steps": 100}, {"rate": 0.0}])
+@pytest.mark.parametrize("values", [{"segment": 0}, {"steps": 100}, {"rate": 0.0}])
 def test_recipes_say_what_is_wrong(values):
     with pytest.raises(ValueError, match=next(iter(values))):
         configure("cartpole-ppo", values)

@@ -15,7 +15,8 @@ def test_two_devices():
 
 def test_one_core_is_one_device_with_one_thread_and_leaves_the_environment_as_it_was():
     code = (
-        "import os; from quickstudy.devices import use_cores; use_cores(0, 1); import jax; from pathlib import Path; "
+        "import os; from quickstudy.parallel.mesh import use_cores; use_cores(0, 1); import jax; "
+        "from pathlib import Path; "
         "names = [comm.read_text() for comm in Path('/proc/self/task').glob('*/comm')]; "
         "print(jax.local_device_count(), os.environ.get('NPROC'), sum('XLAEigen' in name for name in names))"
     )

@@ -7,7 +7,8 @@ import time
 import pytest
 import rich.console
 
-from quickstudy.display import Live, describe, waiting
+from quickstudy.display.events import describe, waiting
+from quickstudy.display.terminal import Live
 
 START = {"event": "start", "meta_parameters": {"weight": (3, 4)}, "step": 0, "meta_steps": 200, "devices": 1}
 CURVE = [{"adaptations": n, "mean": -38.1 + n, "ci": (-38.5 + n, -37.8 + n)} for n in range(4)]

@@ -5,18 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.core import Splits, TaskDistribution
-from quickstudy.data import Labelled
-from quickstudy.evaluate import Protocol, evaluate
-from quickstudy.learners import bandits
-from quickstudy.learners.prototypical import Prototypical
-from quickstudy.learners.updates import SGD
+from quickstudy.baselines import bandits
+from quickstudy.core import Splits, TaskDistribution, split_by_stream
+from quickstudy.data.batches import Labelled
+from quickstudy.evaluate.config import EvaluationConfig
+from quickstudy.evaluate.run import evaluate
+from quickstudy.learners.gradient.updates import SGD
+from quickstudy.learners.metric.prototypical import Prototypical
 from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.online import Online
 from quickstudy.objectives.trial import Trial
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.sinusoid import Sinusoids
-from quickstudy.tasks.splits import split_by_stream
 from registry import gradient
 
 
@@ -24,16 +24,18 @@ def test_a_task_in_which_a_ruler_diverges_is_left_out_of_its_figures_and_said():
     held_out = Sinusoids(5, 5).split().test
     # Adapting blows up where labels are large: in some tasks, not in all.
     wild = gradient(SGD(0.5), steps=60)
-    alone = evaluate(wild, FewShot(), held_out, protocol=Protocol(FewShot(), num_tasks=60))
+    alone = evaluate(wild, FewShot(), held_out, evaluation=EvaluationConfig(FewShot(), num_tasks=60))
     assert 0 < len(alone.diverged) < 60
-    protocol = Protocol(FewShot(), num_tasks=60, rulers={"wild": wild, "hopeless": gradient(SGD(1e9), steps=9)})
-    result = evaluate(gradient(), FewShot(), held_out, protocol=protocol)
+    evaluation = EvaluationConfig(
+        FewShot(), num_tasks=60, baselines={"wild": wild, "hopeless": gradient(SGD(1e9), steps=9)}
+    )
+    result = evaluate(gradient(), FewShot(), held_out, evaluation=evaluation)
     assert result.diverged == [] and np.isfinite(result.score)
-    ruler = result.rulers["wild"]
-    assert ruler["difference"]["n"] == 60 - len(alone.diverged)
-    assert ruler["score"] == alone.score and ruler["curve"][-1]["mean"] == pytest.approx(ruler["score"])
+    baseline = result.baselines["wild"]
+    assert baseline["difference"]["n"] == 60 - len(alone.diverged)
+    assert baseline["score"] == alone.score and baseline["curve"][-1]["mean"] == pytest.approx(baseline["score"])
     assert f"wild was not finite in {len(alone.diverged)} tasks" in result.note
-    assert "hopeless" not in result.rulers and "hopeless was not finite in 60 tasks" in result.note
+    assert "hopeless" not in result.baselines and "hopeless was not finite in 60 tasks" in result.note
 
 
 class Unbalanced(TaskDistribution):
@@ -48,26 +50,28 @@ class Unbalanced(TaskDistribution):
 
 
 def test_a_class_that_comes_up_too_seldom_costs_its_task_a_point_and_not_the_score():
-    ruler = Prototypical(lambda x: x, 2, 2)
+    baseline = Prototypical(lambda x: x, 2, 2)
     hit = lambda prediction, y: (prediction.argmax() == y).astype(float)
     objective = Online(hit, hit, "accuracy", lower_is_better=False, instances=5)
-    result = evaluate(ruler, objective, Unbalanced().split().test, protocol=Protocol(objective, num_tasks=40))
+    result = evaluate(
+        baseline, objective, Unbalanced().split().test, evaluation=EvaluationConfig(objective, num_tasks=40)
+    )
     assert np.isnan(result.curves).any() and result.diverged == [] and np.isfinite(result.values).all()
     assert all(np.isfinite(point["mean"]) for point in result.curve)
 
 
 def test_a_windowed_trial_is_tested_on_whole_lives():
     tasks = Bandits(3)
-    whole = Trial(tasks.environment, horizon=12, baseline="none", normalise=False)
-    in_windows = Trial(tasks.environment, horizon=12, window=2, baseline="none", normalise=False)
+    whole = Trial(tasks.environment, trial_length=12, baseline="none", normalise=False)
+    in_windows = Trial(tasks.environment, trial_length=12, bptt_length=2, baseline="none", normalise=False)
     score = lambda trial: (
-        evaluate(bandits.thompson(3), trial, tasks.split().test, protocol=Protocol(trial, num_tasks=50)).score
+        evaluate(bandits.thompson(3), trial, tasks.split().test, evaluation=EvaluationConfig(trial, num_tasks=50)).score
     )
     assert score(in_windows) == score(whole) > 3
 
 
 def test_one_task_can_be_drawn():
-    trace = lambda learner, protocol, task, lived: {"wind": jnp.zeros(1)}
-    protocol = Protocol(FewShot(), num_tasks=1, trace=trace)
-    result = evaluate(gradient(), FewShot(), Sinusoids(5, 5).split().test, protocol=protocol)
+    trace = lambda learner, evaluation, task, lived: {"wind": jnp.zeros(1)}
+    evaluation = EvaluationConfig(FewShot(), num_tasks=1, draw=trace)
+    result = evaluate(gradient(), FewShot(), Sinusoids(5, 5).split().test, evaluation=evaluation)
     assert result.n == 1 and result.traces["task"].tolist() == [0] * 5

@@ -1,5 +1,5 @@
 """The best explorer of grids against brute force; bandits whose arms tell of each other, the two-step task and sparse
-corners, each with its rulers."""
+corners, each with its baselines."""
 
 import itertools
 import json
@@ -10,18 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.axes import over_axes
-from quickstudy.core import Bounded
-from quickstudy.data import Transition
-from quickstudy.evaluate import Protocol, evaluate
-from quickstudy.learners import bandits
-from quickstudy.learners.goal_grids import BestExplorer, GoalSampling, best_path, towards
-from quickstudy.learners.inner_losses import PolicyGradient
-from quickstudy.learners.structured_bandits import TargetSearch
-from quickstudy.learners.two_step import TwoStepFilter, TwoStepValues
+from quickstudy.baselines import bandits
+from quickstudy.baselines.goal_grids import BestExplorer, GoalSampling, best_path, towards
+from quickstudy.baselines.structured_bandits import TargetSearch
+from quickstudy.baselines.two_step import TwoStepFilter, TwoStepValues
+from quickstudy.data.batches import Transition
+from quickstudy.evaluate.config import EvaluationConfig
+from quickstudy.evaluate.run import evaluate
+from quickstudy.learners.gradient.inner_losses import PolicyGradient
 from quickstudy.nn.cells import scan_along
 from quickstudy.nn.linear_recurrence import LinearRecurrence
 from quickstudy.objectives.trial import Trial
+from quickstudy.parallel.axes import over_axes
+from quickstudy.parameters import Bounded
 from quickstudy.recipes import get
 from quickstudy.report import behaviour, figures
 from quickstudy.rl.exploration import explore, shortest
@@ -35,8 +36,10 @@ from registry import policy
 K = jax.random.split(jax.random.key(5), 6)
 
 
-def live(learner, tasks, drawn, horizon, report_every=1):
-    trial = Trial(tasks.environment, horizon=horizon, baseline="none", normalise=False, report_every=report_every)
+def live(learner, tasks, drawn, trial_length, curve_interval=1):
+    trial = Trial(
+        tasks.environment, trial_length=trial_length, baseline="none", normalise=False, curve_interval=curve_interval
+    )
     lived = jax.jit(lambda drawn, key: trial.collect(learner, (), drawn, key=key)[0])(drawn, K[0])
     return lived, np.asarray(trial.curve(lived))
 
@@ -152,7 +155,7 @@ def test_of_opposed_arms_the_greedy_choice_is_the_best():
         # The first arm pays when it speaks for itself, the second when it speaks against the first.
         return max(mean * (1 + on) + (1 - mean) * off, mean * on + (1 - mean) * (1 + off))
 
-    pooled, _ = live(bandits.opposed(), tasks, drawn, pulls)
+    pooled, _ = live(bandits.anticorrelated(), tasks, drawn, pulls)
     earned = np.asarray(pooled.transition.reward.sum((1, 2)))
     assert earned.mean() == pytest.approx(best(0, 0, pulls), abs=4 * earned.std() / np.sqrt(len(earned)))
     regret = np.asarray(behaviour.regret(drawn, pooled)["regret"])
@@ -238,12 +241,12 @@ def test_stays_are_counted_by_transition_and_reward():
 def test_behaviour_is_measured_of_all_agents_and_drawn():
     """Model-based and model-free agents differ where they should, in what evaluate says and in the picture."""
     tasks = TwoStep()
-    trial = Trial(tasks.environment, horizon=60, baseline="none", normalise=False, report_every=60)
-    rulers = {"model-free": TwoStepValues(0.3, 20.0, False)}
-    protocol = Protocol(trial, num_tasks=150, rulers=rulers, behaviour=behaviour.stays, chunk=100)
-    result = evaluate(TwoStepValues(0.6, 20.0, True), trial, tasks.split().test, protocol=protocol)
+    trial = Trial(tasks.environment, trial_length=60, baseline="none", normalise=False, curve_interval=60)
+    baselines = {"model-free": TwoStepValues(0.3, 20.0, False)}
+    evaluation = EvaluationConfig(trial, num_tasks=150, baselines=baselines, behaviour=behaviour.stays, chunk=100)
+    result = evaluate(TwoStepValues(0.6, 20.0, True), trial, tasks.split().test, evaluation=evaluation)
     summary = json.loads(json.dumps(result.summary(), allow_nan=False))
-    ours, theirs = summary["behaviour"], summary["rulers"]["model-free"]["behaviour"]
+    ours, theirs = summary["behaviour"], summary["baselines"]["model-free"]["behaviour"]
     assert ours["model effect"][0]["ci"][0] > 0.25 > 0.15 > theirs["model effect"][0]["ci"][1]
     assert theirs["reward effect"][0]["ci"][0] > 0.1 > ours["reward effect"][0]["ci"][1]
     figure = figures.behaviour({"ours": ours, "model-free": theirs})

@@ -7,22 +7,23 @@ import numpy as np
 import optax
 import pytest
 
-from quickstudy.axes import over_axes
-from quickstudy.core import Incompatible, Positive
-from quickstudy.data import Labelled
-from quickstudy.learners.from_scratch import FromScratch
-from quickstudy.learners.gradient import Gradient
-from quickstudy.learners.inner_losses import Supervised
-from quickstudy.learners.learned_updates import LSTMOptimizer, MetaLSTM
-from quickstudy.learners.logistic_regression import LogisticRegression
-from quickstudy.learners.matching import FullContext, Matching
-from quickstudy.learners.prototypical import Prototypical
-from quickstudy.learners.updates import SGD, Optax
+from quickstudy.baselines.from_scratch import FromScratch
+from quickstudy.baselines.logistic_regression import LogisticRegression
+from quickstudy.core import Incompatible
+from quickstudy.data.batches import Labelled
+from quickstudy.learners.gradient.inner_losses import Supervised
+from quickstudy.learners.gradient.learned_updates import LSTMOptimizer, MetaLSTM
+from quickstudy.learners.gradient.maml import Gradient
+from quickstudy.learners.gradient.updates import SGD, Optax
+from quickstudy.learners.metric.matching import FullContext, Matching
+from quickstudy.learners.metric.prototypical import Prototypical
 from quickstudy.nn.gradients import log_and_sign
 from quickstudy.nn.images import Conv4, Modulated
 from quickstudy.nn.layers import Linear
 from quickstudy.nn.measures import accuracy, cross_entropy
 from quickstudy.nn.models import MLP, Chain, Predictor, Refined, context
+from quickstudy.parallel.axes import over_axes
+from quickstudy.parameters import Positive
 
 K = jax.random.split(jax.random.key(3), 8)
 X = jax.random.normal(K[0], (6, 4))
@@ -183,11 +184,11 @@ TARGETS = jax.random.normal(K[5], (6, 1))
 
 def test_statistics_that_nobody_would_keep_are_refused():
     """Else a query would be normalised by the other queries, in a mode that is called honest."""
-    from quickstudy.learners.attention import Attention
-    from quickstudy.learners.meta_networks import Compressed, MetaNetworks
-    from quickstudy.learners.recurrent import LabelFeedback, Prediction, Recurrent
+    from quickstudy.learners.memory.attention import Attention
+    from quickstudy.learners.memory.recurrent import LabelFeedback, Prediction, Recurrent
+    from quickstudy.learners.metric.meta_networks import Compressed, MetaNetworks
     from quickstudy.nn.cells import GRU
-    from quickstudy.nn.statistics import settle
+    from quickstudy.nn.statistics import compute_support_stats
 
     key = jax.random.key(0)
 
@@ -199,7 +200,7 @@ def test_statistics_that_nobody_would_keep_are_refused():
         )
         yield lambda: MetaNetworks(small, 4, 2, key=key, capacity=3)
         yield lambda: Recurrent(GRU(6, 4, key=key), Prediction(4, 2, key=key), LabelFeedback(2), Chain([net]))
-        yield lambda: settle(small, jnp.zeros((2, 16, 16, 1)))
+        yield lambda: compute_support_stats(small, jnp.zeros((2, 16, 16, 1)))
 
     for make in makers("support"):
         with pytest.raises(Incompatible, match="use 'layer' or 'group'"):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import small_data
-from quickstudy.axes import over_axes
-from quickstudy.data import Labelled
+from quickstudy.data.batches import Labelled
+from quickstudy.parallel.axes import over_axes
 from quickstudy.recipes import get
 from quickstudy.tasks.classes import Classes, check, distinct, from_arrays, moved, pool_of, turn
 from quickstudy.tasks.clinc150 import clinc150

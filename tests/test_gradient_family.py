@@ -9,17 +9,17 @@ import numpy as np
 import optax
 import pytest
 
-from quickstudy.core import Bounded, Fixed, Incompatible, Positive
-from quickstudy.data import Episode
-from quickstudy.learners.adjoints import FirstOrder, Implicit, Unrolled
-from quickstudy.learners.gradient import Gradient, minibatches
-from quickstudy.learners.inner_losses import PolicyAndValue, PolicyGradient, Supervised
-from quickstudy.learners.updates import SGD, Optax, Scaled, clipped, per_weight
-from quickstudy.leaves import combine, meta_parameters, partition
+from quickstudy.core import Incompatible
+from quickstudy.data.batches import FewShotTask
+from quickstudy.learners.gradient.adjoints import FirstOrder, Implicit, Unrolled
+from quickstudy.learners.gradient.inner_losses import PolicyAndValue, PolicyGradient, Supervised
+from quickstudy.learners.gradient.maml import Gradient, minibatches
+from quickstudy.learners.gradient.updates import SGD, Optax, Scaled, clipped, per_weight
 from quickstudy.meta_optimizers.backprop import mean_gradient
 from quickstudy.nn.models import MLP, Contextual, Predictor, context, head
 from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.trial import Trial
+from quickstudy.parameters import Bounded, Frozen, Positive, combine, meta_parameters, partition
 from quickstudy.rl import losses
 from quickstudy.tasks.navigation import Navigation
 from quickstudy.tasks.sinusoid import Sinusoids
@@ -215,7 +215,7 @@ def test_inner_adam_is_optax_adam():
         (lambda: Gradient(policy(), PolicyGradient(credit="dice"), SGD(0.1), FirstOrder()), "credit='none'"),
         (lambda: Gradient(policy(), PolicyGradient(Bounded(0.9)), SGD(0.1), FirstOrder()), "takes inner gradients for"),
         (lambda: gradient(SGD(Positive(0.1)), adjoint=Implicit(1.0)), "learned rate"),
-        (lambda: gradient(start=Fixed(predictor())), "nothing would adapt"),
+        (lambda: gradient(start=Frozen(predictor())), "nothing would adapt"),
         (lambda: gradient(batch=2, adjoint=Implicit(1.0)), "another loss for every step"),
         (lambda: Gradient(policy(), PolicyGradient(), SGD(0.1), batch=2), "supervised"),
     ],
@@ -270,7 +270,7 @@ def test_any_chunking_of_the_tasks_gives_the_same_gradient(chunk):
 def navigation_trial(**changes):
     tasks = Navigation(episode=5)
     fields = {
-        "horizon": 10, "terms": ((1.0, losses.reinforce), (0.5, losses.dice)), "adapt_every": 5, "width": 4,
+        "trial_length": 10, "terms": ((1.0, losses.reinforce), (0.5, losses.dice)), "segment_length": 5, "num_envs": 4,
         "burn_in": 5, "baseline": "linear", "across_episodes": False,
     }  # fmt: skip
     return tasks, Trial(tasks.environment, **{**fields, **changes})
@@ -327,7 +327,7 @@ def test_a_critic_is_not_asked_of_a_policy_without_one():
 def test_e_maml_credits_the_steps_before_adaptation_with_what_came_after():
     tasks = Navigation(episode=5)
     trial = Trial(
-        tasks.environment, horizon=10, terms=((1.0, losses.e_maml),), adapt_every=5, width=4, burn_in=5,
+        tasks.environment, trial_length=10, terms=((1.0, losses.e_maml),), segment_length=5, num_envs=4, burn_in=5,
         baseline="linear", across_episodes=False,
     )  # fmt: skip
     learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
@@ -342,7 +342,7 @@ def test_e_maml_credits_the_steps_before_adaptation_with_what_came_after():
 
 def test_a_fixed_leaf_is_not_learned_and_not_lost():
     net = MLP((1, 4, 1), key=K)
-    learner = gradient(start=_Shifted(net, Fixed(jnp.ones(1))))
+    learner = gradient(start=_Shifted(net, Frozen(jnp.ones(1))))
     assert not any("shift" in name for name in meta_parameters(learner))
     support = jax.tree.map(lambda x: x[0], labelled(1))
     state = learner.adapt(learner.init(key=K), support, key=K)
@@ -351,7 +351,7 @@ def test_a_fixed_leaf_is_not_learned_and_not_lost():
 
 class _Shifted(eqx.Module):
     net: MLP
-    shift: Fixed
+    shift: Frozen
 
     def __call__(self, x):
         return Predictor(self.net)(x + self.shift.value)
@@ -359,7 +359,7 @@ class _Shifted(eqx.Module):
 
 def test_episode_is_a_pytree_of_examples():
     e = Sinusoids(5, 7).sample(2, key=K)
-    assert isinstance(e, Episode)
+    assert isinstance(e, FewShotTask)
     assert e.support.x.shape == (2, 5, 1) and e.query.y.shape == (2, 7, 1)
 
 

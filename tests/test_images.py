@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.axes import over_axes
 from quickstudy.core import Incompatible
 from quickstudy.nn import convolution, images
 from quickstudy.nn.convolution import WAYS, choose, convolve, convolve_quads
-from quickstudy.nn.statistics import settle, unsettled, with_statistics
+from quickstudy.nn.statistics import compute_support_stats, initial_stats, with_statistics
+from quickstudy.parallel.axes import over_axes
 
 K = jax.random.split(jax.random.key(0), 4)
 
@@ -137,7 +137,7 @@ def test_statistics_of_the_support_set_are_batch_statistics_kept_for_the_queries
     net = images.Conv4((20, 20, 1), key=K[0], filters=8, pool=pool, normalise="support")
     batch = images.Conv4((20, 20, 1), key=K[0], filters=8, pool=pool, normalise="transductive")
     support, query = jax.random.normal(K[1], (5, 20, 20, 1)), jax.random.normal(K[2], (20, 20, 1))
-    given = settle(net, support)
+    given = compute_support_stats(net, support)
     kept = with_statistics(net, given)
     np.testing.assert_allclose(over_axes(kept)(support), over_axes(batch)(support), rtol=1e-4, atol=1e-5)
     # The first layer by hand: the query's own convolution, with the support set's mean and deviation.
@@ -148,7 +148,7 @@ def test_statistics_of_the_support_set_are_batch_statistics_kept_for_the_queries
     first = net.blocks[0](query, given[0])
     np.testing.assert_allclose(first, images.max_pool(z) if pool else z, rtol=1e-3, atol=1e-4)
     shapes = lambda tree: jax.tree.map(jnp.shape, tree)
-    assert shapes(given) == shapes(unsettled(net)) and settle(batch, support) == ()
+    assert shapes(given) == shapes(initial_stats(net)) and compute_support_stats(batch, support) == ()
 
 
 def test_a_context_scales_and_shifts_the_third_block_and_keeps_the_statistics_that_follow():
@@ -156,7 +156,7 @@ def test_a_context_scales_and_shifts_the_third_block_and_keeps_the_statistics_th
     net = images.Modulated(embed, 3, 2, key=K[1])
     net = eqx.tree_at(lambda n: n.context, net, jnp.array([0.5, -1.0]))
     support, query = jax.random.normal(K[2], (5, 20, 20, 1)), jax.random.normal(K[3], (20, 20, 1))
-    given = settle(net, support)
+    given = compute_support_stats(net, support)
     x = query
     for i, block in enumerate(embed.blocks):
         y = block.norm(convolve(x, block.kernel, 2), given=given[i])
@@ -166,7 +166,7 @@ def test_a_context_scales_and_shifts_the_third_block_and_keeps_the_statistics_th
         x = jax.nn.relu(y)
     np.testing.assert_allclose(net(query, given).prediction, net.head(x.reshape(-1)), rtol=1e-4, atol=1e-5)
     # What follows the context is normalised by what the support set gives under that context.
-    shifted = settle(eqx.tree_at(lambda n: n.context, net, -net.context), support)
+    shifted = compute_support_stats(eqx.tree_at(lambda n: n.context, net, -net.context), support)
     same = [np.allclose(a[0], b[0], atol=1e-6) for a, b in zip(given, shifted, strict=True)]
     assert same == [True, True, True, False]
 

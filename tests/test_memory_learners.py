@@ -8,19 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.axes import over_axes, scan_replay
-from quickstudy.data import Labelled
-from quickstudy.evaluate import Protocol, evaluate
-from quickstudy.learners.attention import Attention
-from quickstudy.learners.mann import EMPTY, LRUAMemory, Memory, access, empty, least_used
-from quickstudy.learners.prototypical import Prototypical
-from quickstudy.learners.recurrent import LabelFeedback, Prediction, Recurrent
-from quickstudy.leaves import meta_parameters
+from quickstudy.data.batches import Labelled
+from quickstudy.evaluate.config import EvaluationConfig
+from quickstudy.evaluate.run import evaluate
+from quickstudy.learners.memory.attention import Attention
+from quickstudy.learners.memory.mann import EMPTY, LRUAMemory, Memory, access, empty, least_used
+from quickstudy.learners.memory.recurrent import LabelFeedback, Prediction, Recurrent
+from quickstudy.learners.metric.prototypical import Prototypical
+from quickstudy.learners.replay import scan_replay
 from quickstudy.nn.cells import LSTM
 from quickstudy.nn.images import Conv4
 from quickstudy.nn.layers import GRUCell, Linear, LSTMCell
 from quickstudy.nn.measures import accuracy, cross_entropy
 from quickstudy.objectives.online import Online, Streamed
+from quickstudy.parallel.axes import over_axes
+from quickstudy.parameters import meta_parameters
 from quickstudy.recipes.omniglot_memory import OmniglotMANN, OmniglotSNAIL
 from quickstudy.tasks.classes import from_arrays
 
@@ -285,11 +287,11 @@ def online(**choices):
 
 
 def test_the_points_of_the_curve_are_named_by_instance():
-    ruler, held_out = Prototypical(IDENTITY, 3, 2), streams().split().test
-    result = evaluate(ruler, online(instances=4), held_out, protocol=Protocol(online(), num_tasks=20))
+    baseline, held_out = Prototypical(IDENTITY, 3, 2), streams().split().test
+    result = evaluate(baseline, online(instances=4), held_out, evaluation=EvaluationConfig(online(), num_tasks=20))
     assert [point["adaptations"] for point in result.curve] == [1, 2, 3, 4]
     assert np.isfinite(result.curves).all()
-    along = evaluate(ruler, online(), held_out, protocol=Protocol(online(), num_tasks=20))
+    along = evaluate(baseline, online(), held_out, evaluation=EvaluationConfig(online(), num_tasks=20))
     assert [point["adaptations"] for point in along.curve] == list(range(8))
     close(result.curves.mean(), along.curves.mean())  # each class appears as often as the other
 

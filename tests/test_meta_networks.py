@@ -6,20 +6,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.axes import along
-from quickstudy.data import Episode, Labelled
-from quickstudy.evaluate import with_steps
-from quickstudy.learners.gradient import Gradient
-from quickstudy.learners.inner_losses import Supervised
-from quickstudy.learners.meta_networks import SMALLEST, MetaNetworks, augmented
-from quickstudy.learners.task_memory import OfInputs, OfPairs, TaskMemory, empty_memory
-from quickstudy.learners.updates import SGD
-from quickstudy.leaves import combine, partition
+from quickstudy.data.batches import FewShotTask, Labelled
+from quickstudy.evaluate.run import with_steps
+from quickstudy.learners.gradient.inner_losses import Supervised
+from quickstudy.learners.gradient.maml import Gradient
+from quickstudy.learners.gradient.task_memory import OfInputs, OfPairs, TaskMemory, empty_memory
+from quickstudy.learners.gradient.updates import SGD
+from quickstudy.learners.metric.meta_networks import SMALLEST, MetaNetworks, augmented
+from quickstudy.learners.replay import along
 from quickstudy.nn.attention import attend
 from quickstudy.nn.gradients import log_and_sign
 from quickstudy.nn.measures import cross_entropy
 from quickstudy.nn.models import MLP, head
 from quickstudy.objectives.few_shot import query_mean
+from quickstudy.parameters import combine, partition
 from registry import K, gradient, predictor
 
 preprocess = lambda g: log_and_sign(g, SMALLEST)
@@ -35,10 +35,10 @@ def classes(num: int = 6) -> Labelled:
     return Labelled(jax.random.normal(K, (num, 3)), jnp.arange(num) % 3)
 
 
-def absorbed(learner, *stretches):
+def absorbed(learner, *segments):
     state = learner.init(key=K)
-    for stretch in stretches:
-        state = learner.adapt(state, stretch, key=K)
+    for segment in segments:
+        state = learner.adapt(state, segment, key=K)
     return state
 
 
@@ -144,9 +144,9 @@ def test_stretches_append_and_the_oldest_are_overwritten():
 # --- Task memory ---------------------------------------------------------------------------------------------------
 
 
-def task(num: int = 4) -> Episode:
+def task(num: int = 4) -> FewShotTask:
     x = jax.random.uniform(K, (2, num, 1), minval=-3, maxval=3)
-    return Episode(Labelled(x[0], jnp.sin(x[0])), Labelled(x[1], jnp.sin(x[1])))
+    return FewShotTask(Labelled(x[0], jnp.sin(x[0])), Labelled(x[1], jnp.sin(x[1])))
 
 
 def memory(within, slots=3, **choices) -> TaskMemory:
@@ -163,8 +163,8 @@ def test_slots_that_agree_are_maml_from_the_corrected_start(slots):
     add = lambda w, v: w if v is None else w + v
     start = jax.tree.map(add, within.start, value, is_leaf=lambda leaf: leaf is None)
     maml = eqx.tree_at(lambda m: m.start, within, start)
-    for stretches in ([], [task().support], [task().support, task().query]):
-        ours, theirs = absorbed(learner, *stretches), absorbed(maml, *stretches)
+    for segments in ([], [task().support], [task().support, task().query]):
+        ours, theirs = absorbed(learner, *segments), absorbed(maml, *segments)
         close(along(learner, ours, task(5).query).prediction, along(maml, theirs, task(5).query).prediction)
 
 

@@ -7,23 +7,23 @@ import numpy as np
 import optax
 import pytest
 
+from quickstudy.baselines import bandits
 from quickstudy.config import Training
-from quickstudy.core import Bounded, Fixed, Incompatible
-from quickstudy.data import Episode, Labelled
-from quickstudy.display import quiet
-from quickstudy.learners import bandits
-from quickstudy.learners.adjoints import FirstOrder
-from quickstudy.learners.q_learning import QLearning
-from quickstudy.learners.updates import SGD
-from quickstudy.leaves import combine, partition
+from quickstudy.core import Incompatible
+from quickstudy.data.batches import FewShotTask, Labelled
+from quickstudy.display.events import quiet
+from quickstudy.learners.gradient.adjoints import FirstOrder
+from quickstudy.learners.gradient.updates import SGD
+from quickstudy.learners.inner_rl.q_learning import QLearning
 from quickstudy.meta_optimizers.backprop import Backprop, mean_gradient
 from quickstudy.meta_optimizers.evolution import Evolution
 from quickstudy.meta_optimizers.evosax import Evosax
 from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.trial import Trial
+from quickstudy.parameters import Bounded, Frozen, combine, partition
 from quickstudy.tasks.mdps import TabularMDPs
 from quickstudy.tasks.sinusoid import Sinusoids
-from quickstudy.train import train
+from quickstudy.train.run import train
 from registry import K, gradient, recurrent
 
 
@@ -53,7 +53,7 @@ def test_evolution_points_where_back_propagation_does():
 
 def test_candidates_are_antithetic_scaled_by_leaf_and_leave_fixed_arrays_alone():
     learner = eqx.tree_at(lambda l: l.start.net.layers[1].weight, gradient(), replace_fn=lambda w: 10 * w)
-    held = eqx.tree_at(lambda l: l.start.net.layers[0], learner, replace_fn=Fixed)
+    held = eqx.tree_at(lambda l: l.start.net.layers[0], learner, replace_fn=Frozen)
     evolution = Evolution(optax.sgd(1.0), population=64, sigma=0.1, floor=1e-3)
     candidates = evolution.candidates(learner, evolution.init(learner), key=K)
     for own, theirs in zip(*(jax.tree.leaves(partition(tree)[0]) for tree in (learner, candidates)), strict=True):
@@ -104,7 +104,7 @@ def test_evolution_improves_adaptation_without_a_gradient():
     assert result.evaluate(num_tasks=200).score < 0.9 * before.evaluate(num_tasks=200).score
 
 
-def poison(tasks: Episode, which: int) -> Episode:
+def poison(tasks: FewShotTask, which: int) -> FewShotTask:
     """The same episodes with a label of one task that is not a number."""
     return eqx.tree_at(lambda t: t.support.y, tasks, tasks.support.y.at[which, 0].set(jnp.nan))
 
@@ -113,7 +113,7 @@ def poison(tasks: Episode, which: int) -> Episode:
 def test_evosax_searches_for_a_rate(strategy):
     pytest.importorskip("evosax")
     learner = QLearning(2, 2, rate=Bounded(0.05), discount=Bounded(0.05), epsilon=Bounded(0.9))
-    trial = Trial(TabularMDPs(2, 2, 4).environment, horizon=40, baseline="none", normalise=False)
+    trial = Trial(TabularMDPs(2, 2, 4).environment, trial_length=40, baseline="none", normalise=False)
     search = Evosax(strategy, population=16, sigma=1.0)
     config = Training(8, 16, log_every=8, validate_every=-1)
     result = train(learner, trial, search, TabularMDPs(2, 2, 4), config=config, listener=quiet)

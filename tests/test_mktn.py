@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from quickstudy.config import ConfigError
-from quickstudy.data import Output, Transition
-from quickstudy.evaluate import Protocol
-from quickstudy.learners.mktn import MKTN, Control, Proximal, Regression, Ridge
-from quickstudy.learners.q_learning import QLearning
-from quickstudy.leaves import meta_parameters
+from quickstudy.data.batches import Output, Transition
+from quickstudy.evaluate.config import EvaluationConfig
+from quickstudy.learners.generated.mktn import MKTN, Control, Proximal, Regression, Ridge
+from quickstudy.learners.inner_rl.q_learning import QLearning
 from quickstudy.meta_optimizers.backprop import mean_gradient
 from quickstudy.nn.models import MLP
 from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.trial import Trial
+from quickstudy.parameters import meta_parameters
 from quickstudy.recipes import configure
 from quickstudy.report import task_figures, traces
 from quickstudy.rl import losses
@@ -28,7 +28,7 @@ NOTHING = jax.random.key(0)
 
 
 def walk(num, seed=0):
-    """A random life of episodes that end either way, one transition a stretch."""
+    """A random life of episodes that end either way, one transition a segment."""
     rng, rows, s = np.random.default_rng(seed), [], 0
     for _ in range(num):
         then, how = int(rng.integers(STATES)), rng.random()
@@ -49,7 +49,7 @@ def controller(rule, **choices):
 
 
 def said(learner, experience):
-    """Predictions along a life, each made before the stretch it belongs to is absorbed."""
+    """Predictions along a life, each made before the segment it belongs to is absorbed."""
     keys = jax.random.split(K, len(jax.tree.leaves(experience)[0]))
     return eqx.filter_jit(lambda l, e: l.replay(l.init(key=NOTHING), e, key=keys).prediction)(learner, experience)
 
@@ -95,9 +95,9 @@ def test_with_raw_features_that_is_q_learning_in_a_table():
     table, life = QLearning(STATES, ACTIONS, rate=0.4, discount=DISCOUNT), walk(30)
     state, ours = table.init(key=NOTHING), said(learner, life)
     for i in range(30):
-        stretch = jax.tree.map(lambda x: x[i], life)
-        np.testing.assert_allclose(ours[i, 0], state.q[stretch.observation[0].argmax()], rtol=1e-5, atol=1e-6)
-        state = table.adapt(state, stretch, key=NOTHING)
+        segment = jax.tree.map(lambda x: x[i], life)
+        np.testing.assert_allclose(ours[i, 0], state.q[segment.observation[0].argmax()], rtol=1e-5, atol=1e-6)
+        state = table.adapt(state, segment, key=NOTHING)
 
 
 def test_the_ridge_of_regression_is_the_normal_equations():
@@ -188,10 +188,10 @@ def trial():
     learner = MKTN(MLP((9, 4, 5 * (1 + SIZE)), key=K), Proximal(0.3, 0.1), Control(DISCOUNT), SIZE)
     objective = Trial(
         tasks.environment,
-        horizon=HORIZON,
+        trial_length=HORIZON,
         terms=((1.0, losses.q_value),),
         discount=DISCOUNT,
-        trace=1.0,
+        gae_lambda=1.0,
         across_episodes=False,
         normalise=False,
         burn_in=BURN_IN,
@@ -225,7 +225,7 @@ def test_the_outer_loss_regresses_the_taken_actions_value_on_what_came_later(tri
 
 def test_what_is_drawn_adds_up_to_q(trial):
     learner, objective, task, lived, _ = trial
-    drawn = traces.transfer(learner, Protocol(objective), task, lived)
+    drawn = traces.transfer(learner, EvaluationConfig(objective), task, lived)
     q = said(learner, lived.transition)[jnp.arange(HORIZON), 0, lived.transition.action[:, 0]]
     np.testing.assert_allclose(drawn["knowledge"] + drawn["inner"], q, rtol=1e-5, atol=1e-6)
     assert drawn["inner"][0] == 0 and np.abs(drawn["inner"][1:]).min() > 0
@@ -249,7 +249,7 @@ def test_recipes_say_what_is_wrong_with_them():
     for name, values, match in (
         ("sinusoid-mktn", {"size": 0, "inner_rate": 0.0}, "size must be at least 1, got 0\ninner_rate must be above 0"),
         ("maze-mktn", {"guidance": -1.0, "discount": 1.0}, "guidance must not be negative, got -1.0\ndiscount must"),
-        ("maze-rl2", {"horizon": 15}, "horizon must be a multiple of 10"),
+        ("maze-rl2", {"trial_length": 15}, "trial_length must be a multiple of 10"),
     ):
         with pytest.raises(ConfigError, match=match):
             configure(name, values)

@@ -12,16 +12,17 @@ import pytest
 from scipy import special, stats
 
 from quickstudy.config import ConfigError
-from quickstudy.core import Positive
-from quickstudy.data import Transition
-from quickstudy.display import quiet
-from quickstudy.evaluate import Protocol, evaluate
-from quickstudy.learners.meta_models import Amortised, Prior, as_tables, constant, seen_in
-from quickstudy.learners.mixture import Mixture
-from quickstudy.learners.mml import MML, equivalence, likelihood
-from quickstudy.learners.tabular import outcome
+from quickstudy.data.batches import Transition
+from quickstudy.display.events import quiet
+from quickstudy.evaluate.config import EvaluationConfig
+from quickstudy.evaluate.run import evaluate
+from quickstudy.learners.inference.meta_models import Amortised, Prior, as_tables, constant, seen_in
+from quickstudy.learners.inference.mixture import Mixture
+from quickstudy.learners.inference.mml import MML, equivalence, likelihood
+from quickstudy.learners.inner_rl.tabular import outcome
 from quickstudy.load import load
 from quickstudy.objectives.trial import Trial
+from quickstudy.parameters import Positive
 from quickstudy.recipes import configure
 from quickstudy.rl.planning import backward_induction, greedy, value_iteration
 from quickstudy.tasks.mazes import Mazes, shortest, tables
@@ -40,8 +41,8 @@ after = eqx.filter_jit(lambda agent, t: agent.adapt(agent.init(key=K[0]), t, key
 draw = eqx.filter_jit(lambda tasks, num, key: tasks.sample(num, key=key))
 
 
-def trial(tasks, horizon, terms=TERMS):
-    return Trial(tasks.environment, horizon=horizon, terms=terms, baseline="none", normalise=False)
+def trial(tasks, trial_length, terms=TERMS):
+    return Trial(tasks.environment, trial_length=trial_length, terms=terms, baseline="none", normalise=False)
 
 
 def conjugate(strength=1.0, certainty=1.0):
@@ -50,7 +51,7 @@ def conjugate(strength=1.0, certainty=1.0):
 
 
 def lived(moments, states=STATES):
-    """(state, action, reward, next state, terminated, truncated) as one stretch."""
+    """(state, action, reward, next state, terminated, truncated) as one segment."""
     s, a, r, then, terminated, truncated = (np.array(column) for column in zip(*moments, strict=True))
     one_hot = lambda index: jax.nn.one_hot(index, states)
     ends = jnp.asarray(terminated), jnp.asarray(truncated), jnp.zeros(len(s), bool)
@@ -153,16 +154,18 @@ def test_what_explores_in_training_is_left_out_of_the_test():
         MML(conjugate(), EPISODE, epsilon=-0.1)
 
     objective, held_out = trial(TASKS, 2 * EPISODE, ()), TASKS.split().test
-    protocol = Protocol(
+    evaluation = EvaluationConfig(
         objective,
         num_tasks=30,
-        tested=lambda learner: dataclasses.replace(learner, epsilon=0.0),
-        rulers={"as it is": explores},
+        eval_view=lambda learner: dataclasses.replace(learner, epsilon=0.0),
+        baselines={"as it is": explores},
     )
-    result = evaluate(explores, objective, held_out, protocol=protocol)
-    plain = evaluate(dataclasses.replace(explores, epsilon=0.0), objective, held_out, protocol=Protocol(objective, 30))
+    result = evaluate(explores, objective, held_out, evaluation=evaluation)
+    plain = evaluate(
+        dataclasses.replace(explores, epsilon=0.0), objective, held_out, evaluation=EvaluationConfig(objective, 30)
+    )
     np.testing.assert_array_equal(result.values, plain.values)
-    assert result.rulers["as it is"]["difference"]["mean"] != 0  # a ruler is tested as it is
+    assert result.baselines["as it is"]["difference"]["mean"] != 0  # a baseline is tested as it is
 
 
 def test_nor_does_a_loaded_agent_explore(tmp_path):
@@ -189,7 +192,7 @@ def test_the_loss_terms_by_hand():
     steps = jax.tree.map(lambda x: x[:, None], lived(LIFE))
     said = jax.jit(lambda: agent.replay(agent.init(key=K[0]), steps, key=jax.random.split(K[1], 4)))()
 
-    class Lived:
+    class RolloutBatch:
         transition, log_prob, counts = steps, jnp.zeros((4, 1)), jnp.ones((4, 1), bool)
 
     moves, rewards = np.ones((*PAIRS, STATES)), np.ones(PAIRS)
@@ -205,8 +208,8 @@ def test_the_loss_terms_by_hand():
         rewards[s, a] += r
         visits[s, a] += 1
         time = 0 if truncated else time + 1
-    np.testing.assert_allclose(likelihood(said, Lived), np.mean(surprise), rtol=1e-5)
-    np.testing.assert_allclose(equivalence(said, Lived), np.mean(error), rtol=1e-5)
+    np.testing.assert_allclose(likelihood(said, RolloutBatch), np.mean(surprise), rtol=1e-5)
+    np.testing.assert_allclose(equivalence(said, RolloutBatch), np.mean(error), rtol=1e-5)
 
 
 def test_what_the_values_are_of_is_held_constant():
@@ -302,11 +305,11 @@ def test_what_a_mixture_foretells_of_each_step_adds_up_to_the_marginal_likelihoo
     steps = jax.tree.map(lambda x: x[:, None], lived(LIFE))
     said = jax.jit(lambda: agent.replay(agent.init(key=K[0]), steps, key=jax.random.split(K[1], 4)))()
 
-    class Lived:
+    class RolloutBatch:
         transition, log_prob, counts = steps, jnp.zeros((4, 1)), jnp.ones((4, 1), bool)
 
     joint = [np.log((1 + kind) / 3) + marginal(model, kind, LIFE) for kind in range(2)]
-    np.testing.assert_allclose(4 * likelihood(said, Lived), -special.logsumexp(joint), rtol=1e-5)
+    np.testing.assert_allclose(4 * likelihood(said, RolloutBatch), -special.logsumexp(joint), rtol=1e-5)
 
 
 def test_a_draw_of_a_kind_agrees_with_itself():
@@ -374,9 +377,9 @@ def test_a_plan_that_is_made_anew_keeps_its_draw_until_the_episode_ends():
     state = begin(agent)
     one = eqx.filter_jit(lambda state, t, key: agent.adapt(state, t, key=key))
     for i, moment in enumerate(LIFE):
-        luck, state = state.luck, one(state, lived([moment]), jax.random.fold_in(K[2], i))
-        assert (state.luck == luck).all() == (not moment[-1])
-        reward, transition = agent.model(state.seen).draw(1.0, key=jax.random.wrap_key_data(state.luck))
+        posterior_key, state = state.posterior_key, one(state, lived([moment]), jax.random.fold_in(K[2], i))
+        assert (state.posterior_key == posterior_key).all() == (not moment[-1])
+        reward, transition = agent.model(state.seen).draw(1.0, key=jax.random.wrap_key_data(state.posterior_key))
         assert state.policy.tolist() == greedy(agent.values(reward, transition)).tolist()
 
 
@@ -395,7 +398,7 @@ def test_kernel_mdps_mix_what_they_share():
 def test_a_configuration_that_makes_no_sense_is_refused():
     with pytest.raises(ConfigError, match=r"(?s)spread must lie in \[0, 1\].*episodes must be"):
         configure("kernels-mml", {"spread": 2.0, "episodes": 7})
-    with pytest.raises(ConfigError, match="horizon"):
-        configure("maze-mml", {"horizon": 55})
+    with pytest.raises(ConfigError, match="trial_length"):
+        configure("maze-mml", {"trial_length": 55})
     with pytest.raises(ConfigError, match="refinements must be 0 with kinds=32"):
         configure("maze-mml", {"refinements": 2})

@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.axes import scan_replay
-from quickstudy.core import Incompatible, Positive
-from quickstudy.data import Categorical, Gaussian
-from quickstudy.learners.adjoints import FirstOrder, Implicit
-from quickstudy.learners.gradient import Gradient
-from quickstudy.learners.inner_losses import PolicyGradient
-from quickstudy.learners.mpo import no_generation_yet
-from quickstudy.learners.updates import SGD
-from quickstudy.leaves import combine, meta_parameters, partition
+from quickstudy.core import Incompatible
+from quickstudy.data.distributions import Categorical, Gaussian
+from quickstudy.learners.generated.mpo import no_generation_yet
+from quickstudy.learners.gradient.adjoints import FirstOrder, Implicit
+from quickstudy.learners.gradient.inner_losses import PolicyGradient
+from quickstudy.learners.gradient.maml import Gradient
+from quickstudy.learners.gradient.updates import SGD
+from quickstudy.learners.replay import scan_replay
 from quickstudy.nn.models import MLP, GaussianPolicy, input_bias
 from quickstudy.objectives.trial import Trial
+from quickstudy.parameters import Positive, combine, meta_parameters, partition
 from quickstudy.recipes.mpo import KernelsMPO, MazeMPO, NavigationMPO
 from quickstudy.rl import losses
 from quickstudy.tasks.mdps import KernelMDPs
@@ -63,7 +63,7 @@ def test_with_nothing_generated_and_no_pull_it_is_maml(adjoint):
     choices, constants = {}, {}
     if adjoint is not None:  # which takes inner gradients for constants, and leaves nothing of them to be learned
         choices, constants = {"adjoint": adjoint}, {"inner_loss": PolicyGradient(0.8, 0.9, ridge=0.1)}
-    ours = mpo(generator=None, pull=None, episode=EPISODE, steps=3, **choices, **constants)
+    ours = mpo(generator=None, kl_weight=None, episode=EPISODE, steps=3, **choices, **constants)
     theirs = Gradient(ours.start, ours.inner_loss, ours.update, steps=3, **choices)
 
     def said(learner, experience):
@@ -140,7 +140,7 @@ def test_one_correction_is_a_policy_gradient_step_with_a_pull():
         ratio = ours.std / alone.std
         kl = (0.5 * (ratio**2 + ((ours.mean - alone.mean) / alone.std) ** 2 - 1) - jnp.log(ratio)).sum(-1).mean()
         wide = lambda tree: jax.tree.map(lambda x: x[:, None], tree)
-        return learner.inner_loss.judged(wide(acting), wide(t)) + learner.pull.value * kl
+        return learner.inner_loss.judged(wide(acting), wide(t)) + learner.kl_weight.value * kl
 
     correction, size = jnp.zeros_like(state.correction), 1e-2
     for _ in range(2):
@@ -160,8 +160,8 @@ def test_corrections_are_weighted_by_how_far_the_episode_fell_short_of_what_was_
     constant = lambda learner: eqx.tree_at(
         lambda l: (l.critic.weight, l.critic.bias), learner, (jnp.zeros((1, 8)), jnp.full(1, foreseen))
     )
-    parts = {"episode": EPISODE, "pull": None}
-    weighted = constant(generating(mpo(foresight=0.9, **parts)))
+    parts = {"episode": EPISODE, "kl_weight": None}
+    weighted = constant(generating(mpo(critic_discount=0.9, **parts)))
     same = generating(mpo(update=SGD(0.2 * weight), **parts))
     moved = [
         learner.adapt(learner.init(key=K), jax.tree.map(lambda x: x[:, 0], lived), key=K).correction
@@ -174,12 +174,12 @@ def test_corrections_are_weighted_by_how_far_the_episode_fell_short_of_what_was_
 def test_a_strong_pull_keeps_the_policy_where_it_was_generated():
     learner = whole(update=SGD(1e-3), steps=200)
     _, lived = life(1)
-    far = lambda pull: jnp.linalg.norm(
-        dataclasses.replace(learner, pull=pull)
+    far = lambda kl_weight: jnp.linalg.norm(
+        dataclasses.replace(learner, kl_weight=kl_weight)
         .adapt(learner.init(key=K), jax.tree.map(lambda x: x[:, 0], lived), key=K)
         .correction
     )
-    free, held, tight = (float(jax.jit(far)(pull)) for pull in (0.0, 10.0, 100.0))
+    free, held, tight = (float(jax.jit(far)(kl_weight)) for kl_weight in (0.0, 10.0, 100.0))
     assert free > 2 * held and held > 3 * tight > 0, (free, held, tight)
 
 
@@ -199,7 +199,7 @@ def test_replay_goes_on_from_the_middle_of_an_episode():
 def test_lived_and_replayed_are_one_and_tasks_need_not_end_together():
     """Among many tasks at once, corrections come where they are due and leave the others as they are."""
     learner = whole()
-    trial = Trial(TASKS.environment, horizon=2 * EPISODE, terms=TERMS)
+    trial = Trial(TASKS.environment, trial_length=2 * EPISODE, terms=TERMS)
     batch, _ = eqx.filter_jit(trial.collect)(learner, (), TASKS.sample(5, key=K), key=K)
     replay = jax.jit(
         jax.vmap(lambda lived: learner.replay(learner.init(key=lived.key), lived.transition, key=lived.keys))
@@ -220,7 +220,7 @@ def test_lived_and_replayed_are_one_and_tasks_need_not_end_together():
 
 def test_ppo_reaches_every_leaf_through_generation_and_corrections():
     learner = whole(update=SGD(Positive(0.02)))
-    trial = Trial(TASKS.environment, horizon=2 * EPISODE, terms=TERMS)
+    trial = Trial(TASKS.environment, trial_length=2 * EPISODE, terms=TERMS)
     batch, _ = eqx.filter_jit(trial.collect)(learner, (), TASKS.sample(4, key=K), key=K)
     learned, rest = partition(learner)
     gradient = jax.jit(jax.grad(lambda learned: trial.loss(combine(learned, rest), batch)[0].mean()))(learned)
@@ -247,7 +247,7 @@ def test_what_makes_no_sense_is_refused():
     with pytest.raises(Incompatible, match="no minimiser"):
         mpo(adjoint=Implicit(1.0))
     learner = mpo()
-    with pytest.raises(Incompatible, match="adapt_every=1"):
+    with pytest.raises(Incompatible, match="segment_length=1"):
         learner.replay(learner.init(key=K), walks(2), key=keys(2))
     with pytest.raises(Incompatible, match="width=None"):
         learner.adapt(learner.init(key=K), jax.tree.map(lambda x: x[0], walks(1)), key=K)
@@ -268,34 +268,34 @@ def test_goals_of_the_shifted_test_lie_outside_of_the_training_range():
 
 
 def test_the_recipe_takes_its_parts_away():
-    unrolled = {"adjoint": "unrolled", "learn_corrections": True, "pull": 0.003}
+    unrolled = {"adjoint": "unrolled", "learn_corrections": True, "kl_weight": 0.003}
     learned = lambda **fields: meta_parameters(NavigationMPO(**{**unrolled, **fields}).build().learner)
     everything = learned()
-    assert {"pull.log", "update.rate.log", "generator", "inner_loss.discount.logit"} <= set(everything)
+    assert {"kl_weight.log", "update.rate.log", "generator", "inner_loss.discount.logit"} <= set(everything)
     assert everything["generator"] == (84, 64)
     assert learned(generates="modulation")["generator"] == (34, 64) and learned(generates="input")["generator"] == (
         16,
         64,
     )
     assert set(everything) - set(learned(generates="nothing")) == {"generator"}
-    assert set(everything) - set(learned(pull=0.0)) == {"pull.log"}
+    assert set(everything) - set(learned(kl_weight=0.0)) == {"kl_weight.log"}
     fixed = learned(learn_corrections=False)
     assert fixed == learned(correction_steps=0)  # what was trained without corrections can be tested with them
     without = set(everything) - set(learned(correction_steps=0))
-    assert without == {"pull.log", "update.rate.log", "inner_loss.discount.logit", "inner_loss.trace.logit"}
+    assert without == {"kl_weight.log", "update.rate.log", "inner_loss.discount.logit", "inner_loss.gae_lambda.logit"}
     assert set(learned(adjoint="first-order")) - set(fixed) == {"update.rate.log"}
     shifted = NavigationMPO(test_goals="outside", test_episodes=3).build()
-    assert shifted.protocol.objective.horizon == 60 and shifted.objective.horizon == 100
+    assert shifted.evaluation.objective.trial_length == 60 and shifted.objective.trial_length == 100
     assert jnp.abs(shifted.tasks.split().test.tasks(10)).max() > 0.5
-    assert NavigationMPO(generates="all", correction_steps=1, pull=0.1).errors()
+    assert NavigationMPO(generates="all", correction_steps=1, kl_weight=0.1).errors()
 
 
 def test_the_recipe_of_mdps_says_what_it_shifts_and_what_a_task_is():
     shifted = KernelsMPO(test_residual="outside", test_episodes=3).build()
-    assert shifted.protocol.objective.horizon == 30 and shifted.objective.horizon == 100
+    assert shifted.evaluation.objective.trial_length == 30 and shifted.objective.trial_length == 100
     assert isinstance(shifted.learner.start(jnp.zeros(10)).policy, Categorical)
-    tested = shifted.protocol.tested(shifted.learner)
-    assert (shifted.learner.inner_loss.ridge, tested.inner_loss.ridge, tested.scatter) == (1e-5, 1.0, 0.0)
+    tested = shifted.evaluation.eval_view(shifted.learner)
+    assert (shifted.learner.inner_loss.ridge, tested.inner_loss.ridge, tested.init_noise) == (1e-5, 1.0, 0.0)
     splits = shifted.tasks.split()
     inside, outside = (held_out.tasks(200).reward.std(0).mean() for held_out in (splits.validation, splits.test))
     assert outside > 1.3 * inside
@@ -307,24 +307,24 @@ def test_the_recipe_of_mdps_says_what_it_shifts_and_what_a_task_is():
 
 
 def test_corrections_start_anywhere_in_a_share_of_the_tasks_of_training():
-    learner = mpo(scatter=0.3, scattered=0.25)
+    learner = mpo(init_noise=0.3, init_noise_share=0.25)
     starts = jax.vmap(lambda key: learner.init(key=key).correction)(jax.random.split(K, 2000))
     apart = starts[(starts != 0).any(1)]
     assert abs(len(apart) / len(starts) - 0.25) < 0.04
     np.testing.assert_allclose([apart.mean(), apart.std()], [0, 0.3], atol=0.01)
     with pytest.raises(ValueError, match="lie in"):
-        mpo(scattered=1.5)
+        mpo(init_noise_share=1.5)
 
-    trained = NavigationMPO(scatter=0.3).build()
-    assert trained.learner.scatter == 0.3 and trained.protocol.tested(trained.learner).scatter == 0
+    trained = NavigationMPO(init_noise=0.3).build()
+    assert trained.learner.init_noise == 0.3 and trained.evaluation.eval_view(trained.learner).init_noise == 0
     ablations = {"correction_steps": 0}, {"generates": "nothing"}
-    assert all(NavigationMPO(scatter=0.3, **changes).build().learner.scatter == 0 for changes in ablations)
-    assert trained.protocol.rulers["from scratch"].scatter == 0
+    assert all(NavigationMPO(init_noise=0.3, **changes).build().learner.init_noise == 0 for changes in ablations)
+    assert trained.evaluation.baselines["from scratch"].init_noise == 0
 
 
 def test_the_recipe_of_mazes_shifts_the_walls_and_says_where_the_goal_is():
-    inside, shifted = MazeMPO().build(), MazeMPO(layout=1, horizon=400).build()
-    assert shifted.protocol.objective.horizon == 400
+    inside, shifted = MazeMPO().build(), MazeMPO(layout=1, trial_length=400).build()
+    assert shifted.evaluation.objective.trial_length == 400
     mazes, others = (of.tasks.split().test.tasks(100) for of in (inside, shifted))
     assert (mazes.wall == mazes.wall[0]).all() and (mazes.wall[0] != others.wall[0]).any()
     where = MazeMPO().parameter(mazes)

@@ -11,24 +11,24 @@ import pytest
 
 from quickstudy.config import Training
 from quickstudy.core import Incompatible, Objective
-from quickstudy.data import Transition
-from quickstudy.display import quiet
-from quickstudy.learners.gradient import Gradient
-from quickstudy.learners.inner_losses import PolicyGradient
-from quickstudy.learners.recurrent import ActorCritic, LabelFeedback, OutcomeFeedback, Prediction, Recurrent
-from quickstudy.learners.updates import SGD
-from quickstudy.leaves import combine, partition
+from quickstudy.data.batches import Transition
+from quickstudy.display.events import quiet
+from quickstudy.learners.gradient.inner_losses import PolicyGradient
+from quickstudy.learners.gradient.maml import Gradient
+from quickstudy.learners.gradient.updates import SGD
+from quickstudy.learners.memory.recurrent import ActorCritic, LabelFeedback, OutcomeFeedback, Prediction, Recurrent
 from quickstudy.meta_optimizers.backprop import Backprop
 from quickstudy.nn.cells import GRU
 from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.online import Online
 from quickstudy.objectives.reptile import Reptile
 from quickstudy.objectives.trial import Trial
+from quickstudy.parameters import combine, partition
 from quickstudy.rl import losses, returns
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.mdps import TabularMDPs
 from quickstudy.tasks.sinusoid import Sinusoids, SinusoidStreams
-from quickstudy.train import train
+from quickstudy.train.run import train
 from registry import K, gradient, policy, recurrent
 from test_gradient_family import close, navigation_trial
 
@@ -49,7 +49,7 @@ def test_gae_against_a_table_worked_out_by_hand():
         truncated=jnp.array([0, 0, 0, 1, 0, 0], bool),
         last=jnp.array([0, 0, 0, 0, 0, 1], bool),
     )
-    ours = returns.gae(**table, discount=0.5, trace=0.5)
+    ours = returns.gae(**table, discount=0.5, gae_lambda=0.5)
     np.testing.assert_allclose(ours, [1, 0, 4.5, 2, 1.75, -1])
 
 
@@ -83,9 +83,11 @@ def test_a_baseline_held_back_is_the_mean():
 
 
 def test_the_linear_baseline_looks_past_the_end_of_a_stretch():
-    """Rewards of 1 for ever in one long episode: stretch after stretch is worth the same, but for the last."""
+    """Rewards of 1 for ever in one long episode: segment after segment is worth the same, but for the last."""
     environment = TabularMDPs(2, 2, episode=60).environment
-    trial = Trial(environment, horizon=60, adapt_every=20, width=3, baseline="linear", discount=0.5, normalise=False)
+    trial = Trial(
+        environment, trial_length=60, segment_length=20, num_envs=3, baseline="linear", discount=0.5, normalise=False
+    )
     ones = jnp.ones((3, 20, 3))
     never = jnp.zeros((3, 20, 3), bool)
     observation = jax.random.normal(K, (3, 20, 3, 2))
@@ -105,7 +107,7 @@ def test_dice_weights_differentiate_to_the_score_function():
 
 def bandit_trial(**changes):
     tasks = Bandits(3)
-    return tasks, Trial(tasks.environment, **{"horizon": 6, "terms": PPO, **changes})
+    return tasks, Trial(tasks.environment, **{"trial_length": 6, "terms": PPO, **changes})
 
 
 @pytest.mark.parametrize("family", ["rl2", "maml-rl"])
@@ -132,7 +134,7 @@ def test_ppo_without_movement_is_reinforce():
     learned, rest = partition(learner)
 
     def gradient_of(term):
-        trial_of = Trial(tasks.environment, horizon=6, terms=((1.0, term),))
+        trial_of = Trial(tasks.environment, trial_length=6, terms=((1.0, term),))
         return jax.grad(lambda w: trial_of.loss(combine(w, rest), batch)[0].mean())(learned)
 
     close(gradient_of(losses.ppo(0.2)), gradient_of(losses.reinforce), rtol=1e-3, atol=1e-6)
@@ -149,7 +151,7 @@ def test_the_score_is_the_reward_after_the_burn_in_and_the_curve_is_all_of_it():
     tasks, trial = navigation_trial()
     learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
     batch, _ = trial.collect(learner, (), tasks.sample(3, key=K), key=K)
-    reward = np.asarray(batch.transition.reward)  # [tasks, stretches, steps, width]
+    reward = np.asarray(batch.transition.reward)  # [tasks, segments, steps, width]
     np.testing.assert_allclose(trial.score(batch), reward[:, 1].mean(-1).sum(-1), rtol=1e-5)
     np.testing.assert_allclose(trial.curve(batch), reward.mean(-1).sum(-1), rtol=1e-5)
     assert trial.adaptations_per_point == 1
@@ -157,7 +159,7 @@ def test_the_score_is_the_reward_after_the_burn_in_and_the_curve_is_all_of_it():
 
 def test_the_last_step_of_the_trial_is_marked_and_episodes_end_within_it():
     tasks = TabularMDPs(states=3, actions=2, episode=4)
-    trial = Trial(tasks.environment, horizon=8, terms=PPO)
+    trial = Trial(tasks.environment, trial_length=8, terms=PPO)
     feedback = OutcomeFeedback(2)
     learner = Recurrent(GRU(3 + feedback.size, 4, key=K), ActorCritic(4, 2, key=K), feedback)
     t = trial.collect(learner, (), tasks.sample(2, key=K), key=K)[0].transition
@@ -169,7 +171,7 @@ def test_the_last_step_of_the_trial_is_marked_and_episodes_end_within_it():
 
 def test_one_lifetime_spans_three_meta_steps():
     """horizon 6, window 2: the learner's state and the clock go on, and the life replays as it was lived."""
-    tasks, trial = bandit_trial(window=2)
+    tasks, trial = bandit_trial(bptt_length=2)
     whole = bandit_trial()[1]
     learner, sampled = recurrent(), tasks.sample(4, key=K)
     memory = trial.init(learner, sampled, key=K)
@@ -202,7 +204,7 @@ def test_one_lifetime_spans_three_meta_steps():
 
 
 def test_a_lifetime_over_three_meta_steps_trains_and_its_memory_is_kept():
-    tasks, trial = bandit_trial(window=2)
+    tasks, trial = bandit_trial(bptt_length=2)
     result = train(recurrent(), trial, Backprop(optax.adam(1e-3)), tasks, config=Training(4, 4), listener=quiet)
     assert set(result.digests) == {"learner", "meta_optimizer", "objective", "key"}
 
@@ -210,23 +212,23 @@ def test_a_lifetime_over_three_meta_steps_trains_and_its_memory_is_kept():
 def test_a_window_is_refused_where_the_start_is_learned():
     tasks, _ = navigation_trial()
     trial = lambda **more: Trial(
-        tasks.environment, horizon=20, window=10, adapt_every=5, width=4, baseline="linear", **more
+        tasks.environment, trial_length=20, bptt_length=10, segment_length=5, num_envs=4, baseline="linear", **more
     )
     learner, sampled = Gradient(policy(), PolicyGradient(), SGD(0.1)), tasks.sample(2, key=K)
     with pytest.raises(Incompatible, match="biased"):
         trial().init(learner, sampled, key=K)
-    assert trial(cut_start=True).init(learner, sampled, key=K).time.shape == (2,)
+    assert trial(allow_cut_start=True).init(learner, sampled, key=K).time.shape == (2,)
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        dict(window=4),
-        dict(adapt_every=4),
+        dict(bptt_length=4),
+        dict(segment_length=4),
         dict(burn_in=6),
-        dict(report_every=4),
+        dict(curve_interval=4),
         dict(baseline="linear"),
-        dict(per_episode=True, window=2),
+        dict(per_episode=True, bptt_length=2),
     ],
 )
 def test_horizons_that_do_not_fit_are_named(wrong):
@@ -251,7 +253,7 @@ def test_reptile_points_from_the_start_to_where_adaptation_ends():
 
 
 def test_reptile_in_a_trial_points_to_where_policy_gradients_lead():
-    """Two stretches lived, both of which are adapted on; the second was acted after adapting on the first."""
+    """Two segments lived, both of which are adapted on; the second was acted after adapting on the first."""
     tasks, trial = navigation_trial(terms=(), baseline="none", normalise=False)
     objective = Reptile(trial)
     learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
@@ -260,14 +262,14 @@ def test_reptile_in_a_trial_points_to_where_policy_gradients_lead():
     ours = jax.jit(jax.grad(lambda w: objective.loss(combine(w, rest), batch)[0].mean()))(learned)
 
     @jax.jit
-    def step(weights, stretch):
-        loss = lambda w: PolicyGradient()(combine(w, partition(learner.start)[1]), stretch)
+    def step(weights, segment):
+        loss = lambda w: PolicyGradient()(combine(w, partition(learner.start)[1]), segment)
         return jax.tree.map(lambda w, g: w - 0.1 * g, weights, jax.grad(loss)(weights))
 
     def end(task):
         weights = learned.start
-        for stretch in range(2):
-            weights = step(weights, jax.tree.map(lambda x: x[task, stretch], batch.transition))
+        for segment in range(2):
+            weights = step(weights, jax.tree.map(lambda x: x[task, segment], batch.transition))
         return weights
 
     moved = jax.tree.map(lambda start, *ends: start - sum(ends) / 3, learned.start, *map(end, range(3)))
@@ -277,7 +279,7 @@ def test_reptile_in_a_trial_points_to_where_policy_gradients_lead():
 
 
 def test_reptile_refuses_a_part_of_a_life():
-    tasks, trial = navigation_trial(terms=(), window=5, burn_in=0, cut_start=True)
+    tasks, trial = navigation_trial(terms=(), bptt_length=5, burn_in=0, allow_cut_start=True)
     learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
     with pytest.raises(Incompatible, match="window"):
         Reptile(trial).init(learner, tasks.sample(2, key=K), key=K)
@@ -340,14 +342,14 @@ class HostObjective(Objective):
         for i, probabilities in enumerate(np.asarray(tasks)):
             rng = np.random.default_rng(int(memory["steps"]) * 1000 + i)
             state, items = learner.init(key=K), []
-            for t in range(self.judge.horizon):
+            for t in range(self.judge.trial_length):
                 said = learner.apply(state, jnp.zeros(0))
                 p = np.asarray(jax.nn.softmax(said.policy.logits), np.float64)
                 action = int(rng.choice(3, p=p / p.sum()))
                 reward = float(rng.random() < probabilities[action])
                 item = Transition(
                     jnp.zeros(0), jnp.asarray(action), jnp.asarray(reward), *(jnp.zeros((), bool),) * 2,
-                    jnp.asarray(t == self.judge.horizon - 1), jnp.zeros(0),
+                    jnp.asarray(t == self.judge.trial_length - 1), jnp.zeros(0),
                 )  # fmt: skip
                 items.append((item, said.policy.log_prob(item.action), said.value))
                 state = learner.adapt(state, jax.tree.map(lambda x: x[None], item), key=K)
@@ -373,7 +375,7 @@ class HostObjective(Objective):
 
 
 def test_the_host_seam(tmp_path):
-    tasks, trial = bandit_trial(horizon=3)
+    tasks, trial = bandit_trial(trial_length=3)
     config = Training(4, 2, save_every=2, validate_every=-1)
     run = lambda out, **more: train(
         recurrent(), HostObjective(trial, []), Backprop(optax.adam(1e-2)), tasks,

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from quickstudy.data import Transition
-from quickstudy.learners import mdps
-from quickstudy.learners.mdps import drawn, hopeful, mean_reward, mean_transition
-from quickstudy.learners.tabular import Statistics
+from quickstudy.baselines import mdps
+from quickstudy.baselines.mdps import drawn, mean_reward, mean_transition, optimistic
+from quickstudy.data.batches import Transition
+from quickstudy.learners.inner_rl.tabular import Statistics
 from quickstudy.rl.planning import backward_induction, value_iteration
 from quickstudy.tasks.mdps import TabularMDPs
 
@@ -46,7 +46,7 @@ def test_value_iteration_solves_the_equations_of_its_policy(mdp):
 
 
 def lived(moments):
-    """(state, action, reward, next state, whether the episode ended) as one stretch."""
+    """(state, action, reward, next state, whether the episode ended) as one segment."""
     s, a, r, then, ended = (np.array(column) for column in zip(*moments, strict=True))
     one_hot = lambda index: jax.nn.one_hot(index, STATES)
     never = jnp.zeros(len(s), bool)
@@ -109,7 +109,7 @@ def test_optimism_within_a_radius_is_a_linear_program(mdp):
     _, transition = mdp
     value = np.array([0.3, -1.0, 2.0])
     radius = np.array([[0.0, 0.1], [0.5, 1.0], [2.0, 3.0]])
-    ours = hopeful(jnp.asarray(transition, float), jnp.asarray(radius), jnp.asarray(value))
+    ours = optimistic(jnp.asarray(transition, float), jnp.asarray(radius), jnp.asarray(value))
     for s, a in itertools.product(range(STATES), range(ACTIONS)):
         p = transition[s, a]
         # variables: the distribution, and its distance from p at each state

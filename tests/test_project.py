@@ -19,26 +19,26 @@ import quickstudy
 import registry
 import small_data
 import test_contract
-from quickstudy.cli import main
+from quickstudy.cli.main import main
 from quickstudy.config import ConfigError
-from quickstudy.leaves import meta_parameters
+from quickstudy.parameters import meta_parameters
 from quickstudy.recipes import all_recipes, get
 from quickstudy.recipes.terms import TERMS, explained
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "quickstudy"
 LAYERS = [
-    {"_version", "cache", "config"},
-    {"axes", "core", "leaves", "display", "stats"},
+    {"_version", "cache", "config", "parameters", "display"},
+    {"core", "parallel"},
     {"data"},
     {"rl", "nn"},
+    {"envs"},
     {"tasks"},
-    {"learners", "objectives", "meta_optimizers"},
-    {"runs", "evaluate", "devices"},
-    {"loop"},
+    {"learners"},
+    {"baselines", "objectives", "meta_optimizers"},
+    {"runs", "evaluate"},
     {"train", "report"},
     {"recipes", "load"},
-    {"commands"},
     {"cli"},
     {"__main__"},
 ]
@@ -117,7 +117,10 @@ def moved(names, old, new):
 
 SINUSOID = mlp("start.net", 3)
 NAVIGATION = SINUSOID | {"start.log_std"}
-NAVIGATION |= moved(NAVIGATION, "start.", "update.rates.") | {"inner_loss.discount.logit", "inner_loss.trace.logit"}
+NAVIGATION |= moved(NAVIGATION, "start.", "update.rates.") | {
+    "inner_loss.discount.logit",
+    "inner_loss.gae_lambda.logit",
+}
 RL2 = lstm("cell.cell") | {"cell.cell.bias_n"} | both("heads.actor", "heads.critic")
 XLAND = lstm("cell.cell") | {"cell.cell.bias_n"} | mlp("heads.actor", 2) | mlp("heads.critic", 2)
 XLAND |= {f"encode.{part}[{i}]" for part in ("kernels", "biases") for i in range(3)}
@@ -166,7 +169,7 @@ LEARNED = {
     "cartpole-meta-gradient": {
         "update.rate.log",
         "discount.logit",
-        "trace.logit",
+        "gae_lambda.logit",
         "weights[1].log",
         "weights[2].log",
     },

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from quickstudy.cli import main
+from quickstudy.cli.main import main
 from quickstudy.config import ConfigError
 from quickstudy.recipes import configure
 from quickstudy.report.figures import adaptation_curve, training_curves
@@ -90,7 +90,7 @@ def test_a_configuration_with_a_typo_names_it():
 def test_intervals_are_seeded_and_cover():
     import numpy as np
 
-    from quickstudy import stats
+    from quickstudy.evaluate import statistics as stats
 
     values = np.random.default_rng(0).normal(3.0, 1.0, 400)
     assert stats.interval(values) == stats.interval(values)
@@ -102,7 +102,7 @@ def test_intervals_are_seeded_and_cover():
 def test_an_interval_over_few_seeds_covers_the_mean_as_often_as_it_says():
     import numpy as np
 
-    from quickstudy import stats
+    from quickstudy.evaluate import statistics as stats
 
     rng = np.random.default_rng(0)
     drawn = lambda: rng.normal(size=(3, 1)) + rng.normal(size=(1, 30)) + 0.5 * rng.normal(size=(3, 30))

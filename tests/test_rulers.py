@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.data import Labelled, Transition
-from quickstudy.learners import bandits
-from quickstudy.learners.gittins import indices
-from quickstudy.learners.sinusoid_posterior import SinusoidPosterior
+from quickstudy.baselines import bandits
+from quickstudy.baselines.gittins import indices
+from quickstudy.baselines.sinusoid_posterior import SinusoidPosterior
+from quickstudy.data.batches import Labelled, Transition
 from quickstudy.objectives.trial import Trial
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.sinusoid import Sinusoids
@@ -72,7 +72,7 @@ def test_thompson_draws_from_the_posterior_when_it_adapts_and_never_in_apply():
 def test_rulers_stand_where_the_table_says():
     """Ten pulls of five arms (Duan et al. 2016, table 1): greedy 6.6, Gittins 6.6, Thompson 5.7."""
     tasks = Bandits(5)
-    trial = Trial(tasks.environment, horizon=10, baseline="none")
+    trial = Trial(tasks.environment, trial_length=10, baseline="none")
     sampled = tasks.split().test.tasks(20_000)
 
     def score(learner):

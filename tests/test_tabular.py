@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.core import Bounded, Incompatible
-from quickstudy.data import Transition
-from quickstudy.learners.dyna_q import DynaQ
-from quickstudy.learners.q_learning import SARSA, QLearning
-from quickstudy.learners.r_max import RMax
+from quickstudy.core import Incompatible
+from quickstudy.data.batches import Transition
+from quickstudy.learners.inner_rl.dyna_q import DynaQ
+from quickstudy.learners.inner_rl.q_learning import SARSA, QLearning
+from quickstudy.learners.inner_rl.r_max import RMax
 from quickstudy.objectives.trial import Trial
+from quickstudy.parameters import Bounded
 from quickstudy.tasks.mazes import MOVES, GoalGrids, Mazes, distances, moved, shortest
 
 K = jax.random.split(jax.random.key(11), 4)
@@ -20,7 +21,7 @@ STATES, ACTIONS = 3, 2
 
 
 def stream(rows):
-    """(state, action, reward, next state, terminated, truncated) as one stretch."""
+    """(state, action, reward, next state, terminated, truncated) as one segment."""
     s, a, r, then, terminated, truncated = (jnp.array(column) for column in zip(*rows, strict=True))
     one_hot = lambda index: jax.nn.one_hot(index, STATES)
     return Transition(one_hot(s), a, r, terminated, truncated, jnp.zeros(len(s), bool), one_hot(then))
@@ -112,7 +113,7 @@ def test_choice_is_greedy_but_for_epsilon_and_fair_among_the_best():
 
 def life(learner, tasks, task, steps):
     """Transitions of one task."""
-    trial = Trial(tasks.environment, horizon=steps, baseline="none", normalise=False)
+    trial = Trial(tasks.environment, trial_length=steps, baseline="none", normalise=False)
     return jax.jit(lambda task, key: trial.collect(learner, (), task, key=key)[0])(task, K[2]).transition
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from quickstudy.core import HeldOut, TaskDistribution
-from quickstudy.evaluate import evaluate
+from quickstudy.evaluate.run import evaluate
 from quickstudy.objectives.few_shot import FewShot
 from quickstudy.tasks import navigation
 from quickstudy.tasks.bandits import Bandits, optimal_return
@@ -116,7 +116,7 @@ def test_mdps_follow_their_tables():
 
 def test_any_gymnax_environment_is_a_family():
     gymnax = pytest.importorskip("gymnax", reason="the extra `envs` is not installed")
-    from quickstudy.tasks.gymnax import GymnaxTasks, random_acrobot, random_cartpole, random_pendulum
+    from quickstudy.envs.gymnax import GymnaxTasks, random_acrobot, random_cartpole, random_pendulum
 
     for name, vary, field, low, high in (
         ("CartPole-v1", random_cartpole, "length", 0.25, 1.0),
@@ -141,7 +141,7 @@ def test_any_gymnax_environment_is_a_family():
 
 def test_a_space_that_no_policy_supports_is_refused():
     pytest.importorskip("gymnax", reason="the extra `envs` is not installed")
-    from quickstudy.tasks.gymnax import GymnaxTasks
+    from quickstudy.envs.gymnax import GymnaxTasks
 
     with pytest.raises(TypeError, match="supported"):
         _ = GymnaxTasks.make("Breakout-MinAtar", lambda key, params: params).spec

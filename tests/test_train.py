@@ -11,11 +11,11 @@ import numpy as np
 import optax
 import pytest
 
+from quickstudy.baselines import bandits
 from quickstudy.config import ConfigError, Training
-from quickstudy.core import Incompatible, TaskDistribution
-from quickstudy.display import quiet
-from quickstudy.learners import bandits
-from quickstudy.learners.updates import SGD
+from quickstudy.core import Incompatible, TaskDistribution, split_by_stream
+from quickstudy.display.events import quiet
+from quickstudy.learners.gradient.updates import SGD
 from quickstudy.load import load
 from quickstudy.meta_optimizers.backprop import Backprop
 from quickstudy.meta_optimizers.evolution import Evolution
@@ -26,8 +26,7 @@ from quickstudy.rl import losses
 from quickstudy.runs import METRICS, CheckpointRefused, FolderInUse, RunFolder
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.sinusoid import Sinusoids
-from quickstudy.tasks.splits import split_by_stream
-from quickstudy.train import Interrupted, TrainingFailed, _check_kinds, train
+from quickstudy.train.run import Interrupted, TrainingFailed, _check_kinds, train
 from registry import K, gradient, recurrent
 
 CONFIG = Training(meta_steps=12, meta_batch=4, log_every=2, save_every=4, validate_every=-1)
@@ -48,7 +47,7 @@ def test_interrupted_is_never_interrupted(tmp_path, kind):
     def start(out, **more):
         if kind == "lifetimes":  # window 2 of horizon 6: the objective's memory crosses the checkpoint at step 4
             tasks = Bandits(3)
-            trial = Trial(tasks.environment, horizon=6, terms=TERMS, window=2)
+            trial = Trial(tasks.environment, trial_length=6, terms=TERMS, bptt_length=2)
             optimizer = Backprop(optax.adam(1e-2), epochs=2, minibatches=2)
             return train(recurrent(), trial, optimizer, tasks, config=CONFIG, out=out, listener=quiet, **more)
         return run(out, optimizer=Evolution(optax.adam(1e-2), population=4) if kind == "evolution" else None, **more)
@@ -105,7 +104,7 @@ def test_one_task_is_no_distribution_and_that_is_said():
 
 def test_a_curriculum_changes_the_objective_and_survives_a_resume(tmp_path):
     tasks = Bandits(3)
-    trial = lambda horizon: Trial(tasks.environment, horizon=horizon, terms=TERMS)
+    trial = lambda trial_length: Trial(tasks.environment, trial_length=trial_length, terms=TERMS)
     start = lambda out, **more: train(
         recurrent(), trial(4), Backprop(optax.adam(1e-2)), tasks,
         config=CONFIG, curriculum=[(3, trial(2)), (2, trial(3))], out=out, listener=quiet, **more,
@@ -207,7 +206,7 @@ def test_parts_in_the_wrong_places_are_named():
 
 def test_tasks_that_an_objective_cannot_take_are_named():
     optimizer, config = Backprop(optax.adam(1e-3)), Training(meta_steps=1)
-    with pytest.raises(Incompatible, match=r"FewShot takes .* \(Episode\), got .*Trial environments"):
+    with pytest.raises(Incompatible, match=r"FewShot takes .* \(FewShotTask\), got .*Trial environments"):
         train(gradient(), FewShot(), optimizer, Bandits(2), config=config, listener=quiet)
     with pytest.raises(Incompatible, match="Online takes labelled streams"):
         train(gradient(), Online(), optimizer, Sinusoids(), config=config, listener=quiet)

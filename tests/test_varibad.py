@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.data import Gaussian, Output
-from quickstudy.evaluate import Protocol
-from quickstudy.learners.recurrent import ActorCritic, Heads, OutcomeFeedback, Recurrent
-from quickstudy.learners.varibad import Belief, Decoder, Latent, VariBAD, divergence, reconstruction
-from quickstudy.leaves import combine, partition
+from quickstudy.data.batches import Output
+from quickstudy.data.distributions import Gaussian
+from quickstudy.evaluate.config import EvaluationConfig
+from quickstudy.learners.inference.varibad import Belief, Decoder, Latent, VariBAD, divergence, reconstruction
+from quickstudy.learners.memory.recurrent import ActorCritic, Heads, OutcomeFeedback, Recurrent
 from quickstudy.nn.cells import GRU
 from quickstudy.nn.models import MLP, Chain
-from quickstudy.objectives.trial import Lived, Trial
+from quickstudy.objectives.trial import RolloutBatch, Trial
+from quickstudy.parameters import combine, partition
 from quickstudy.recipes import get
 from quickstudy.report import task_figures
 from quickstudy.report.traces import goals, grid_beliefs
@@ -52,8 +53,8 @@ def collected(learner, objective, tasks, num):
     return objective.collect(learner, (), tasks.sample(num, key=K[5]), key=K[6])[0]
 
 
-def lived_by(learner) -> Lived:
-    return collected(learner, Trial(TASKS.environment, horizon=TRIAL, terms=PPO), TASKS, 1)
+def lived_by(learner) -> RolloutBatch:
+    return collected(learner, Trial(TASKS.environment, trial_length=TRIAL, terms=PPO), TASKS, 1)
 
 
 def alike(a, b, **tolerance):
@@ -174,7 +175,7 @@ def test_without_a_decoder_it_is_the_plain_recurrent_actor_critic():
         ours.encoder.cell, ThroughLatent(ours.encoder.heads, ours.body, ours.heads), ours.encoder.feedback
     )
     tasks = Bandits(3)
-    trial = Trial(tasks.environment, horizon=5, terms=PPO)
+    trial = Trial(tasks.environment, trial_length=5, terms=PPO)
     batch = collected(plain, trial, tasks, 4)
     batch = dataclasses.replace(batch, log_prob=batch.log_prob - 0.1)  # where ratios are not 1
     weightless = dataclasses.replace(trial, terms=(*PPO, *((0.0, term) for _, term in ELBO)))
@@ -190,8 +191,8 @@ def test_the_policy_and_the_belief_learn_apart():
     learner = agent(transitions=True)
     batch = lived_by(learner)
     moved = lambda gradient: [bool((leaf != 0).any()) for leaf in jax.tree.leaves(gradient)]
-    _, of_policy = gradients(learner, Trial(TASKS.environment, horizon=TRIAL, terms=PPO), batch)
-    _, of_belief = gradients(learner, Trial(TASKS.environment, horizon=TRIAL, terms=ELBO), batch)
+    _, of_policy = gradients(learner, Trial(TASKS.environment, trial_length=TRIAL, terms=PPO), batch)
+    _, of_belief = gradients(learner, Trial(TASKS.environment, trial_length=TRIAL, terms=ELBO), batch)
     assert not any(moved((of_policy.encoder, of_policy.decoder))) and all(moved((of_policy.body, of_policy.heads)))
     assert all(moved((of_belief.encoder, of_belief.decoder))) and not any(moved((of_belief.body, of_belief.heads)))
 
@@ -202,9 +203,9 @@ def test_what_is_drawn_is_where_the_goal_is_believed_to_be():
     logits = np.stack([said(learner.decoder.reward, np.array([0.7]), cell) for cell in np.eye(9)])
     drawn = jax.jit(lambda: goals(sure, 9, key=K[7], draws=3))()
     np.testing.assert_allclose(drawn, 1 / (1 + np.exp(logits[:, 0] - logits[:, 1])), rtol=1e-5)
-    trial = Trial(TASKS.environment, horizon=TRIAL, terms=PPO)
+    trial = Trial(TASKS.environment, trial_length=TRIAL, terms=PPO)
     task, lived = (jax.tree.map(lambda x: x[0], tree) for tree in (TASKS.sample(1, key=K[5]), lived_by(learner)))
-    arrays = grid_beliefs(learner, Protocol(trial), task, lived)
+    arrays = grid_beliefs(learner, EvaluationConfig(trial), task, lived)
     assert arrays["moments"].tolist() == [0, 4] and arrays["believed"].shape == (2, 9)
     stacked = {name: np.stack([array] * 5) for name, array in arrays.items()}
     figure = task_figures.tasks({**stacked, "task": np.arange(5), "value": np.zeros(5)}, "return")

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.axes import scan_replay
-from quickstudy.data import Transition
-from quickstudy.learners.recurrent import ActorCritic, OutcomeFeedback, Recurrent
+from quickstudy.data.batches import Transition
+from quickstudy.learners.memory.recurrent import ActorCritic, OutcomeFeedback, Recurrent
+from quickstudy.learners.replay import scan_replay
 from quickstudy.nn.cells import GRU
 from quickstudy.nn.symbols import SymbolGrid
 
@@ -55,7 +55,7 @@ def test_an_agent_that_reads_symbols_replays_its_life():
 @pytest.mark.parametrize("benchmark", ["trivial", "small"])
 def test_every_ruleset_can_be_solved_and_is_in_one_split_only(benchmark):
     package()
-    from quickstudy.tasks.xland import CONDITIONS, OF_ONE, XLandTasks, encodings
+    from quickstudy.envs.xland import CONDITIONS, OF_ONE, XLandTasks, encodings
 
     tasks = XLandTasks.make(benchmark, 600)
     of_goals, of_rules, things = (numbers.tolist() for numbers in encodings())
@@ -97,7 +97,7 @@ def test_every_ruleset_can_be_solved_and_is_in_one_split_only(benchmark):
 
 def test_a_room_begins_anew_under_the_same_rules():
     package()
-    from quickstudy.tasks.xland import XLandTasks, packaged
+    from quickstudy.envs.xland import XLandTasks, packaged
 
     tasks = XLandTasks.make("trivial", 40)
     environment, spec = tasks.environment, tasks.spec
@@ -140,7 +140,7 @@ def test_a_room_begins_anew_under_the_same_rules():
 
 def test_another_number_of_rulesets_is_another_split():
     package()
-    from quickstudy.tasks.xland import XLandTasks
+    from quickstudy.envs.xland import XLandTasks
 
     make = lambda num: XLandTasks.make("trivial", num).parts
     assert make(60) == make(60) != make(50)  # which `quickstudy evaluate --other rulesets=50` refuses
@@ -148,7 +148,7 @@ def test_another_number_of_rulesets_is_another_split():
 
 def test_what_is_not_known_is_refused():
     package()
-    from quickstudy.tasks.xland import XLandTasks
+    from quickstudy.envs.xland import XLandTasks
 
     with pytest.raises(ValueError, match="there are trivial, small"):
         XLandTasks.make("high")
@@ -159,7 +159,7 @@ def test_what_is_not_known_is_refused():
 def test_without_the_package_the_error_names_the_extra(monkeypatch):
     import sys
 
-    from quickstudy.tasks.xland import XLandTasks
+    from quickstudy.envs.xland import XLandTasks
 
     monkeypatch.setitem(sys.modules, "xminigrid", None)
     with pytest.raises(ImportError, match=r"quickstudy\[xland\]"):

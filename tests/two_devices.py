@@ -7,22 +7,23 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from quickstudy.axes import DEVICES
 from quickstudy.config import ConfigError, Training
 from quickstudy.core import Incompatible
-from quickstudy.devices import Shared, choose, tasks_along
-from quickstudy.display import quiet
-from quickstudy.leaves import combine, partition
-from quickstudy.loop import Loop
+from quickstudy.display.events import quiet
 from quickstudy.meta_optimizers.backprop import Backprop, mean_gradient
 from quickstudy.meta_optimizers.evolution import Evolution
 from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.trial import Trial
+from quickstudy.parallel.mesh import choose
+from quickstudy.parallel.program import ShardedProgram, tasks_along
+from quickstudy.parallel.reduce import DEVICES
+from quickstudy.parameters import combine, partition
 from quickstudy.rl import losses
 from quickstudy.runs import RunFolder
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.sinusoid import Sinusoids
-from quickstudy.train import train
+from quickstudy.train.loop import Loop
+from quickstudy.train.run import train
 from registry import gradient, recurrent
 
 CONFIG = Training(meta_steps=6, meta_batch=4, log_every=2, save_every=2, validate_every=-1)
@@ -38,7 +39,7 @@ def start(kind, out=None, **more):
     config = more.pop("config", CONFIG)
     if kind == "lifetimes":  # unfinished lives wait on the device that lives them, over the checkpoint at step 2
         tasks = Bandits(3)
-        trial = Trial(tasks.environment, horizon=6, terms=TERMS, window=2)
+        trial = Trial(tasks.environment, trial_length=6, terms=TERMS, bptt_length=2)
         optimizer = Backprop(optax.adam(1e-2), epochs=2, minibatches=2)
         return train(recurrent(), trial, optimizer, tasks, config=config, out=out, listener=quiet, **more)
     optimizer = Evolution(optax.adam(1e-2), population=4) if kind == "evolution" else Backprop(optax.adam(1e-2))
@@ -71,7 +72,7 @@ def test_a_task_that_diverges_on_one_device_is_left_out_on_both(key):
 
 def test_advantages_are_normalised_over_the_tasks_of_both(key):
     tasks, learner = Bandits(3), recurrent()
-    trial = Trial(tasks.environment, horizon=6, terms=TERMS)
+    trial = Trial(tasks.environment, trial_length=6, terms=TERMS)
     live = lambda arms: trial.collect(learner, (), arms, key=key)[0].advantage
     arms = tasks.sample(4, key=key)
     both = np.asarray(shared(live, (P(DEVICES),), P(DEVICES))(arms))
@@ -127,7 +128,7 @@ def test_as_many_devices_as_divide_the_minibatches():
 
 def test_a_shared_program_gives_back_whole_arrays_on_the_first_device():
     double = lambda mine, at: (mine * 2, mine.sum()[None] + at)
-    program = Shared(double, 2, (tasks_along(1), P()), (tasks_along(1), tasks_along(0)), (np.ones((3, 4)), 0.0))
+    program = ShardedProgram(double, 2, (tasks_along(1), P()), (tasks_along(1), tasks_along(0)), (np.ones((3, 4)), 0.0))
     doubled, sums = program(jnp.arange(12.0).reshape(3, 4), 1.0)
     assert doubled.devices() == sums.devices() == {jax.local_devices()[0]}
     np.testing.assert_array_equal(doubled, 2 * np.arange(12.0).reshape(3, 4))

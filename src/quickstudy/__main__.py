@@ -1,6 +1,6 @@
 """`python -m quickstudy`: the command line."""
 
-from quickstudy.cli import main
+from quickstudy.cli.main import main
 
 if __name__ == "__main__":
     main()

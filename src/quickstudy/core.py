@@ -10,11 +10,10 @@ Every `key` is a typed JAX key, keyword-only, split before use and never used tw
 """
 
 import abc
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 State = PyTree  # what a learner knows of one task; fixed shapes from `init` on
@@ -30,65 +29,8 @@ class Incompatible(TypeError):
     """These parts make no sense together; the message says which, why, and what to use instead."""
 
 
-class Wrapper(eqx.Module):
-    """A leaf in another form. `unwrap` turns a tree of them into plain values."""
-
-    @property
-    @abc.abstractmethod
-    def value(self) -> PyTree: ...
-
-
-class Fixed(Wrapper):
-    """Arrays that no meta-optimizer may touch (stop-gradient alone does not stop evolution)."""
-
-    held: PyTree
-
-    @property
-    def value(self) -> PyTree:
-        return jax.lax.stop_gradient(self.held)
-
-
-class Positive(Wrapper):
-    """A number above zero, learned as its logarithm: a learning rate, a temperature."""
-
-    log: Float[Array, "..."]
-
-    def __init__(self, value: Any):
-        if not (jnp.asarray(value) > 0).all():
-            raise ValueError(f"Positive needs values above 0, got {value}; use a plain array for other values")
-        self.log = jnp.log(jnp.asarray(value, float))
-
-    @property
-    def value(self) -> Float[Array, "..."]:
-        return jnp.exp(self.log)
-
-
-class Bounded(Wrapper):
-    """A number strictly between `low` and `high`, learned as its logit: a discount, a probability."""
-
-    logit: Float[Array, "..."]
-    low: float = eqx.field(static=True)
-    high: float = eqx.field(static=True)
-
-    def __init__(self, value: Any, low: float = 0.0, high: float = 1.0):
-        fraction = (jnp.asarray(value, float) - low) / (high - low)
-        if not ((fraction > 0) & (fraction < 1)).all():
-            raise ValueError(f"Bounded needs values strictly between {low} and {high}, got {value}")
-        self.logit, self.low, self.high = jnp.log(fraction) - jnp.log1p(-fraction), low, high
-
-    @property
-    def value(self) -> Float[Array, "..."]:
-        return self.low + (self.high - self.low) * jax.nn.sigmoid(self.logit)
-
-
-def unwrap(tree: PyTree) -> PyTree:
-    """The tree with every wrapper replaced by its value; plain leaves stay as they are."""
-    is_wrapper = lambda node: isinstance(node, Wrapper)
-    return jax.tree.map(lambda node: node.value if is_wrapper(node) else node, tree, is_leaf=is_wrapper)
-
-
 class Learner(eqx.Module):
-    """How one task is adapted to. Its inexact arrays are the meta-parameters, `Fixed` ones excepted.
+    """How one task is adapted to. Its inexact arrays are the meta-parameters, `Frozen` ones excepted.
 
     A plain Python number in a field is a constant, and a new constant is a new compilation.
     """
@@ -101,15 +43,15 @@ class Learner(eqx.Module):
 
     @abc.abstractmethod
     def adapt(self, state: State, experience: Experience, *, key: Key[Array, ""]) -> State:
-        """The state after absorbing `experience`: one stretch with a leading axis (examples, or time)."""
+        """The state after absorbing `experience`: one segment with a leading axis (examples, or time)."""
 
     @abc.abstractmethod
     def apply(self, state: State, x: PyTree) -> PyTree:
         """An `Output` (prediction, or policy and value) for one input; changes nothing, draws nothing."""
 
     @abc.abstractmethod
-    def replay(self, state: State, experience: Experience, *, key: Key[Array, "stretches"]) -> Outputs:
-        """What `apply` says along a life: arrays of `experience` and outputs are [stretches, steps, ...].
+    def replay(self, state: State, experience: Experience, *, key: Key[Array, "segments"]) -> Outputs:
+        """What `apply` says along a life: arrays of `experience` and outputs are [segments, steps, ...].
 
         Must equal `scan_replay`, which most learners use as it is.
         """
@@ -137,7 +79,7 @@ class Objective(eqx.Module):
         """How many adaptations lie between two points of `curve`."""
 
     @property
-    def whole(self) -> "Objective":
+    def for_evaluation(self) -> "Objective":
         """What is tested: the same, of tasks that are lived to their end in one go."""
         return self
 
@@ -208,6 +150,7 @@ class TaskDistribution(eqx.Module):
         """Training tasks, and held-out ones for validation and test."""
 
 
+TRAIN_STREAM, VALIDATION_STREAM, TEST_STREAM = 0, 1, 2
 HELD_OUT_SEED = 2**32 - 1  # no run's own: those are below
 
 
@@ -233,3 +176,10 @@ class Splits(NamedTuple):
     train: TaskDistribution
     validation: HeldOut
     test: HeldOut
+
+
+def split_by_stream(distribution: TaskDistribution, note: str = "") -> Splits:
+    """Splits for continuous families, where drawing by another key is drawing another task."""
+    return Splits(
+        distribution, HeldOut(distribution, VALIDATION_STREAM, note), HeldOut(distribution, TEST_STREAM, note)
+    )

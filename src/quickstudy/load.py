@@ -7,7 +7,9 @@ from typing import Any
 from quickstudy.cache import use_compilation_cache
 from quickstudy.config import ConfigError
 from quickstudy.core import HeldOut, Learner
-from quickstudy.evaluate import Evaluation, Protocol, evaluate
+from quickstudy.evaluate.config import EvaluationConfig
+from quickstudy.evaluate.result import Evaluation
+from quickstudy.evaluate.run import evaluate
 from quickstudy.recipes import configure
 from quickstudy.recipes.experiment import Experiment
 from quickstudy.runs import CheckpointRefused, RunFolder
@@ -22,16 +24,16 @@ class Loaded:
     experiment: Experiment | None
 
     @property
-    def protocol(self) -> Protocol | None:
-        return self.experiment.protocol if self.experiment else None
+    def evaluation(self) -> EvaluationConfig | None:
+        return self.experiment.evaluation if self.experiment else None
 
     def evaluate(self, held_out: HeldOut | None = None, **changes: Any) -> Evaluation:
         """Meta-tests as the recipe says; `changes` are fields of its protocol."""
         if self.experiment is None:
             raise ValueError("no recipe made this learner: use quickstudy.evaluate with your own objective and tasks")
-        protocol = dataclasses.replace(self.experiment.protocol, **changes)
+        evaluation = dataclasses.replace(self.experiment.evaluation, **changes)
         held_out = held_out or self.experiment.tasks.split().test
-        return evaluate(self.learner, protocol.objective, held_out, protocol=protocol)
+        return evaluate(self.learner, evaluation.objective, held_out, evaluation=evaluation)
 
 
 def recipe(name: str, **values: Any) -> Experiment:
@@ -75,6 +77,6 @@ def load(path: str | os.PathLike, *, like: Learner | None = None, step: int | No
     chosen = steps[-1] if step is None else step
     template = like if like is not None else experiment.learner  # type: ignore[union-attr]
     learner = folder.load(chosen, {"learner": template})["learner"]
-    if experiment is not None and experiment.protocol.tested is not None:
-        learner = experiment.protocol.tested(learner)
+    if experiment is not None and experiment.evaluation.eval_view is not None:
+        learner = experiment.evaluation.eval_view(learner)
     return Loaded(learner, chosen, experiment)

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key, PyTree
 
-from quickstudy.axes import mean_over_devices
 from quickstudy.core import Batch, Incompatible, Learner, Memory, MetaOptimizer, Metrics, Objective
-from quickstudy.leaves import combine, partition
+from quickstudy.parallel.reduce import mean_over_devices
+from quickstudy.parameters import combine, partition
 
 PATIENCE = 32  # halvings in a meta-step, in search of the tasks whose gradient is not finite
 

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
-from quickstudy.axes import mean_over_devices
 from quickstudy.core import Batch, Incompatible, Learner, MetaOptimizer, Metrics, Objective
-from quickstudy.leaves import combine, partition
+from quickstudy.parallel.reduce import mean_over_devices
+from quickstudy.parameters import combine, partition
 
 
 class EvolutionMemory(eqx.Module):

@@ -17,8 +17,8 @@ import optax
 from jaxtyping import Array, Key, PyTree
 
 from quickstudy.core import Batch, Incompatible, Learner, MetaOptimizer, Metrics, Objective
-from quickstudy.leaves import combine, partition
 from quickstudy.meta_optimizers.evolution import outcome, scales
+from quickstudy.parameters import combine, partition
 
 
 class SearchMemory(eqx.Module):

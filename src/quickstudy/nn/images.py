@@ -23,12 +23,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
-from quickstudy.axes import EXAMPLES, over_axes
 from quickstudy.core import Incompatible
-from quickstudy.data import Output
+from quickstudy.data.batches import Output
 from quickstudy.nn.convolution import convolve, convolve_quads
 from quickstudy.nn.layers import Linear
-from quickstudy.nn.statistics import Settling
+from quickstudy.nn.statistics import SupportNorm
+from quickstudy.parallel.axes import EXAMPLES, over_axes
 
 Normalise = Literal["support", "layer", "group", "transductive", "none"]
 Moments = tuple[Array, Array]  # the mean and the mean square
@@ -42,7 +42,7 @@ def _over_examples(x: Array) -> Array:
     except NameError:
         raise Incompatible(
             "normalise='transductive' takes statistics over the images that are seen together, and here is one alone: "
-            "go over examples with quickstudy.axes.over_axes, or use normalise='layer'"
+            "go over examples with quickstudy.parallel.axes.over_axes, or use normalise='layer'"
         ) from None
 
 
@@ -138,7 +138,7 @@ def check_size(image: Array, size: tuple[int, int, int]) -> None:
         raise ValueError(f"this network was made for images of {size} (height, width, channels), got {image.shape}")
 
 
-class Conv4(Settling):
+class Conv4(SupportNorm):
     """Four blocks, from an image to a vector of `features` numbers.
 
     pool: max-pooling after each block (64 features of 28×28 images, with 64 filters) or strides of 2 (256 features).
@@ -183,7 +183,9 @@ class Conv4(Settling):
             x = block(x, of_support, change)
         return x.reshape(-1)
 
-    def settle(self, xs: Num[Array, "examples height width channels"], film: Film | None = None) -> tuple[Moments, ...]:
+    def compute_support_stats(
+        self, xs: Num[Array, "examples height width channels"], film: Film | None = None
+    ) -> tuple[Moments, ...]:
         if self.blocks[0].norm.normalise != "support":
             return ()
 
@@ -197,13 +199,13 @@ class Conv4(Settling):
         # The same for every example, so the first one's.
         return jax.tree.map(lambda m: m[0], over_axes(along)(xs))
 
-    def unsettled(self) -> tuple[Moments, ...]:
+    def initial_stats(self) -> tuple[Moments, ...]:
         if self.blocks[0].norm.normalise != "support":
             return ()
         return tuple((jnp.zeros_like(b.norm.scale), jnp.ones_like(b.norm.scale)) for b in self.blocks)
 
 
-class Modulated(Settling):
+class Modulated(SupportNorm):
     """Classes from images by a conv-4 whose third block a context scales and shifts (FiLM, Perez et al. 2018). With
     only the context fast, MAML is CAVIA, in the form its authors gave it for images (Zintgraf et al. 2019). Theirs
     starts at zero; here the start is learned too, which adds nothing but a bias."""
@@ -228,11 +230,11 @@ class Modulated(Settling):
     def __call__(self, image: Num[Array, "height width channels"], given: tuple[Moments, ...] | None = None) -> Output:
         return Output(prediction=self.head(self.embed(image, given, self._film())))
 
-    def settle(self, xs: Num[Array, "examples height width channels"]) -> tuple[Moments, ...]:
-        return self.embed.settle(xs, self._film())
+    def compute_support_stats(self, xs: Num[Array, "examples height width channels"]) -> tuple[Moments, ...]:
+        return self.embed.compute_support_stats(xs, self._film())
 
-    def unsettled(self) -> tuple[Moments, ...]:
-        return self.embed.unsettled()
+    def initial_stats(self) -> tuple[Moments, ...]:
+        return self.embed.initial_stats()
 
 
 class Residual(eqx.Module):

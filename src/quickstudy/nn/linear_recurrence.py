@@ -4,7 +4,7 @@
     layer      z_t = λ ⊙ z_{t−1} + √(1 − |λ|²) ⊙ B n(u_t),      u_t ← u_t + W gelu(Re(C z_t) + d ⊙ n(u_t))
                λ = exp(−exp ν + i exp θ), complex; n: layer norm; u_t = V x_t before the first layer
 
-What follows two stretches of such steps is associative: (λ₁, b₁) and then (λ₂, b₂) is (λ₂ λ₁, λ₂ b₁ + b₂). So all z of
+What follows two segments of such steps is associative: (λ₁, b₁) and then (λ₂, b₂) is (λ₂ λ₁, λ₂ b₁ + b₂). So all z of
 T steps are found in log T rounds, layer by layer, where a GRU needs T steps one after the other. |λ| starts uniform
 between `least` and `most`, and no λ can leave the unit circle: nothing explodes, and a λ close to 1 remembers for long.
 """

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from quickstudy.data import Categorical, Gaussian, Output
+from quickstudy.data.batches import Output
+from quickstudy.data.distributions import Categorical, Gaussian
 from quickstudy.nn.layers import Linear
-from quickstudy.nn.statistics import Settling, settle, unsettled, with_statistics
+from quickstudy.nn.statistics import SupportNorm, compute_support_stats, initial_stats, with_statistics
 
 
 class MLP(eqx.Module):
@@ -72,7 +73,7 @@ class Modulated(eqx.Module):
         return self.layers[-1](x)
 
 
-class Chain(Settling):
+class Chain(SupportNorm):
     """Layers one after another; the last one is the head, and the first one may take statistics."""
 
     layers: list[Callable]
@@ -83,14 +84,14 @@ class Chain(Settling):
             x = layer(x)
         return x
 
-    def settle(self, xs: Array) -> PyTree:
-        return settle(self.layers[0], xs)
+    def compute_support_stats(self, xs: Array) -> PyTree:
+        return compute_support_stats(self.layers[0], xs)
 
-    def unsettled(self) -> PyTree:
-        return unsettled(self.layers[0])
+    def initial_stats(self) -> PyTree:
+        return initial_stats(self.layers[0])
 
 
-class Predictor(Settling):
+class Predictor(SupportNorm):
     """A network whose output is the prediction: a regression target, or the logits of classes."""
 
     net: Callable
@@ -98,11 +99,11 @@ class Predictor(Settling):
     def __call__(self, x: Array, given: PyTree = None) -> Output:
         return Output(prediction=with_statistics(self.net, given)(x))
 
-    def settle(self, xs: Array) -> PyTree:
-        return settle(self.net, xs)
+    def compute_support_stats(self, xs: Array) -> PyTree:
+        return compute_support_stats(self.net, xs)
 
-    def unsettled(self) -> PyTree:
-        return unsettled(self.net)
+    def initial_stats(self) -> PyTree:
+        return initial_stats(self.net)
 
 
 class Contextual(eqx.Module):

@@ -4,7 +4,7 @@ With batch normalisation over the support set a prediction knows the task's exam
 batch normalisation, or MetaBN, in Bronskill et al. 2020, TaskNorm, ICML). The moments are part of what was learned of a
 task, so they are kept in the learner's state:
 
-    given = settle(net, support.x)      after adapting;      prediction = with_statistics(net, given)(x)
+    given = compute_support_stats(net, support.x)      after adapting;      prediction = with_statistics(net, given)(x)
 """
 
 import abc
@@ -19,32 +19,32 @@ from jaxtyping import PyTree
 from quickstudy.core import Incompatible
 
 
-class Settling(eqx.Module):
+class SupportNorm(eqx.Module):
     """A network that may need statistics; it is called as net(x, given=None)."""
 
     @abc.abstractmethod
-    def settle(self, xs: PyTree) -> PyTree:
+    def compute_support_stats(self, xs: PyTree) -> PyTree:
         """The statistics of these examples [examples, ...], () where none are needed."""
 
     @abc.abstractmethod
-    def unsettled(self) -> PyTree:
+    def initial_stats(self) -> PyTree:
         """Of the same shapes, before any example."""
 
 
-def settle(net: Any, xs: PyTree) -> PyTree:
+def compute_support_stats(net: Any, xs: PyTree) -> PyTree:
     """Statistics of `net` on these examples; () for networks without."""
-    return net.settle(xs) if isinstance(net, Settling) else refuse(net)
+    return net.compute_support_stats(xs) if isinstance(net, SupportNorm) else refuse(net)
 
 
-def unsettled(net: Any) -> PyTree:
-    return net.unsettled() if isinstance(net, Settling) else refuse(net)
+def initial_stats(net: Any) -> PyTree:
+    return net.initial_stats() if isinstance(net, SupportNorm) else refuse(net)
 
 
 def refuse(net: Any) -> tuple[()]:
     """Raises Incompatible where statistics are needed and nobody would keep them: queries would then be normalised by
     each other, and an honest figure would not be one."""
-    is_settling = lambda node: isinstance(node, Settling)
-    if any(is_settling(node) and node.unsettled() for node in jax.tree.leaves(net, is_leaf=is_settling)):
+    is_settling = lambda node: isinstance(node, SupportNorm)
+    if any(is_settling(node) and node.initial_stats() for node in jax.tree.leaves(net, is_leaf=is_settling)):
         raise Incompatible(
             "normalise='support' needs a learner that keeps statistics of the support set and a network that takes "
             "them (quickstudy.nn.statistics); here queries would be normalised by each other: use 'layer' or 'group'"

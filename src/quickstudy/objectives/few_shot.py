@@ -10,21 +10,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from quickstudy.axes import over_axes
 from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, Tasks
-from quickstudy.data import Episode, Labelled, Output, Stretches
+from quickstudy.data.batches import FewShotTask, Labelled, Output, Segments
 from quickstudy.nn.measures import squared_error
+from quickstudy.parallel.axes import over_axes
 
 
 class Judged(eqx.Module):
     """A batch: the episodes, the keys they are adapted with, and how well that went."""
 
-    episode: Episode
+    episode: FewShotTask
     key: Key[Array, "tasks"]
     quality: Float[Array, "tasks"]
 
 
-def adapted(learner: Learner, episode: Episode, key: Key[Array, ""]):
+def adapted(learner: Learner, episode: FewShotTask, key: Key[Array, ""]):
     """The state after adapting on the support set."""
     begin, learn = jax.random.split(key)
     return learner.adapt(learner.init(key=begin), episode.support, key=learn)
@@ -37,7 +37,7 @@ def prediction_in(said: Output, learner: Learner) -> PyTree:
     return said.prediction
 
 
-def query_mean(measure: Callable, learner: Learner, episode: Episode, key: Key[Array, ""]) -> Float[Array, ""]:
+def query_mean(measure: Callable, learner: Learner, episode: FewShotTask, key: Key[Array, ""]) -> Float[Array, ""]:
     """Mean of `measure(prediction, y)` over the query set, after adapting."""
     state = adapted(learner, episode, key)
 
@@ -60,15 +60,15 @@ class FewShot(Objective):
 
     def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
         del learner, key
-        if not isinstance(tasks, Episode):
+        if not isinstance(tasks, FewShotTask):
             raise Incompatible(
-                f"FewShot takes tasks of a support and a query set (Episode), got {type(tasks).__name__}; Online takes "
-                "labelled streams, and Trial environments"
+                f"FewShot takes tasks of a support and a query set (FewShotTask), got {type(tasks).__name__}; "
+                "Online takes labelled streams, and Trial environments"
             )
         return ()
 
     def collect(
-        self, learner: Learner, memory: Memory, tasks: Episode, *, key: Key[Array, ""]
+        self, learner: Learner, memory: Memory, tasks: FewShotTask, *, key: Key[Array, ""]
     ) -> tuple[Judged, Memory]:
         keys = jax.random.split(key, jax.tree.leaves(tasks)[0].shape[0])
         quality = jax.vmap(lambda e, k: query_mean(self.of_score, learner, e, k))(tasks, keys)
@@ -78,11 +78,11 @@ class FewShot(Objective):
         losses = jax.vmap(lambda e, k: query_mean(self.of_loss, learner, e, k))(batch.episode, batch.key)
         return losses, {}
 
-    def stretches(self, batch: Judged) -> Stretches:
+    def segments(self, batch: Judged) -> Segments:
         """One of support and query together: what is there to adapt on where nothing is held back."""
         begin, learn = jnp.moveaxis(jax.vmap(jax.random.split)(batch.key), 1, 0)
         join = lambda s, q: jnp.concatenate([s, q], 1)[:, None]
-        return Stretches(begin, jax.tree.map(join, batch.episode.support, batch.episode.query), learn[:, None])
+        return Segments(begin, jax.tree.map(join, batch.episode.support, batch.episode.query), learn[:, None])
 
     def score(self, batch: Judged) -> Float[Array, "tasks"]:
         return -batch.quality if self.lower_is_better else batch.quality

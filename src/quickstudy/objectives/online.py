@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, Tasks
-from quickstudy.data import Labelled
+from quickstudy.data.batches import Labelled
 from quickstudy.nn.measures import squared_error
 from quickstudy.objectives.few_shot import prediction_in
 
@@ -96,7 +96,7 @@ class Online(Objective):
     def _along(
         self, measure: Callable, learner: Learner, stream: Labelled, key: Key[Array, ""], keys: Key[Array, "time"]
     ) -> Float[Array, "time"]:
-        single = jax.tree.map(lambda x: x[:, None], stream)  # stretches of one step each
+        single = jax.tree.map(lambda x: x[:, None], stream)  # segments of one step each
         outputs = learner.replay(learner.init(key=key), single, key=keys)
         said = jax.tree.map(lambda p: p[:, 0], prediction_in(outputs, learner))
         return jax.vmap(measure)(said, stream.y)

@@ -4,7 +4,7 @@
 
 ⊥ stops the gradient. Nichol et al. 2018, "On First-Order Meta-Learning Algorithms". Only the start is learned:
 whatever else the learner holds gets no gradient from this. Adaptation sees all there is, since nothing is held back to
-judge it by: support and query of a few-shot task, every stretch of a trial.
+judge it by: support and query of a few-shot task, every segment of a trial.
 """
 
 import equinox as eqx
@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, Tasks
-from quickstudy.data import Stretches
-from quickstudy.leaves import combine, partition, starts_from_leaves
+from quickstudy.data.batches import Segments
 from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.trial import Trial
+from quickstudy.parameters import combine, partition, starts_from_leaves
 
 
 class Reptile(Objective):
@@ -60,14 +60,14 @@ class Reptile(Objective):
         learned, rest = partition(learner)
         still = combine(jax.lax.stop_gradient(learned), rest)  # what adapts
 
-        def distance(given: Stretches):
+        def distance(given: Segments):
             absorb = lambda state, lived: (still.adapt(state, lived[0], key=lived[1]), None)
             after, _ = jax.lax.scan(absorb, still.init(key=given.begin), (given.experience, given.keys))
             start, end = eqx.filter((learner.init(key=given.begin), after), eqx.is_inexact_array)
             apart = [((s - e) ** 2).sum() for s, e in zip(*map(jax.tree.leaves, (start, end)), strict=True)]
             return 0.5 * jnp.stack(apart).sum()
 
-        return jax.vmap(distance)(self.judge.stretches(batch)), {}
+        return jax.vmap(distance)(self.judge.segments(batch)), {}
 
     def score(self, batch: PyTree) -> Float[Array, "tasks"]:
         return self.judge.score(batch)

@@ -10,12 +10,12 @@ import jaxlib
 
 from quickstudy._version import __version__
 from quickstudy.core import Learner, MetaOptimizer, Objective, TaskDistribution
-from quickstudy.display import Listener
-from quickstudy.evaluate import Protocol
+from quickstudy.display.events import Listener
+from quickstudy.evaluate.config import EvaluationConfig
 from quickstudy.meta_optimizers.backprop import tasks_at_once
 from quickstudy.nn import convolution
 from quickstudy.recipes.compose import Recipe
-from quickstudy.train import Curriculum, Result, train
+from quickstudy.train.run import Curriculum, Result, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Experiment:
     objective: Objective
     meta_optimizer: MetaOptimizer
     tasks: TaskDistribution
-    protocol: Protocol
+    evaluation: EvaluationConfig
     curriculum: Curriculum = ()
     citations: tuple[str, ...] = ()
 
@@ -43,7 +43,7 @@ class Experiment:
             self.meta_optimizer,
             self.tasks,
             config=self.recipe.training,
-            protocol=self.protocol,
+            evaluation=self.evaluation,
             curriculum=self.curriculum,
             out=out,
             about={**self.recipe.about(), "citations": list(self.citations), "fingerprint": fingerprint()},

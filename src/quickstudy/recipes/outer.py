@@ -89,7 +89,7 @@ class PPO:
         entropy, value = self.warmup_entropy if warm_up else self.entropy, self.value / self.value_scale**2
         terms = ((1.0, losses.ppo(self.clip)), (value, losses.value), (entropy, losses.entropy), *further)
         return qs.Trial(
-            environment, horizon=length, terms=terms, discount=self.discount, trace=self.gae_lambda, **fields
+            environment, trial_length=length, terms=terms, discount=self.discount, gae_lambda=self.gae_lambda, **fields
         )
 
     def meta_optimizer(self, training: Training, task_bytes: int = 0) -> Any:
@@ -122,7 +122,7 @@ class Evolution:
         return []
 
     def trial(self, environment: Any, length: int, further: tuple = (), *, warm_up: bool = False, **fields: Any) -> Any:
-        return qs.Trial(environment, horizon=length, **{**fields, "baseline": "none", "normalise": False})
+        return qs.Trial(environment, trial_length=length, **{**fields, "baseline": "none", "normalise": False})
 
     def meta_optimizer(self, training: Training, task_bytes: int = 0) -> Any:
         import optax

@@ -1,4 +1,4 @@
-"""What is measured of how an agent behaves, over all held-out tasks, the learner's and the rulers' alike.
+"""What is measured of how an agent behaves, over all held-out tasks, the learner's and the baselines' alike.
 
 Each is (tasks, what was lived) -> arrays with a leading task axis, by name; NaN where a task has nothing to say.
 """
@@ -6,12 +6,12 @@ Each is (tasks, what was lived) -> arrays with a leading task axis, by name; NaN
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from quickstudy.objectives.trial import Lived
+from quickstudy.objectives.trial import RolloutBatch
 
 POINTS = 10
 
 
-def regret(tasks: Float[Array, "num arms"], lived: Lived) -> dict[str, Array]:
+def regret(tasks: Float[Array, "num arms"], lived: RolloutBatch) -> dict[str, Array]:
     """What was missed, in expectation, after each tenth of the pulls."""
     action = lived.transition.action[..., 0]
     missed = tasks.max(1)[:, None] - jnp.take_along_axis(tasks, action, 1)
@@ -19,7 +19,7 @@ def regret(tasks: Float[Array, "num arms"], lived: Lived) -> dict[str, Array]:
     return {"regret": missed.cumsum(1)[:, every - 1 :: every]}
 
 
-def pulled(tasks: Float[Array, "num arms"], lived: Lived) -> dict[str, Array]:
+def pulled(tasks: Float[Array, "num arms"], lived: RolloutBatch) -> dict[str, Array]:
     """Whether each pull was of the informative arm, the last, of the target, or of another."""
     action = lived.transition.action[..., 0]
     informative, target = action == tasks.shape[1] - 1, action == tasks.argmax(1)[:, None]
@@ -27,7 +27,7 @@ def pulled(tasks: Float[Array, "num arms"], lived: Lived) -> dict[str, Array]:
     return {name: kind.astype(float) for name, kind in kinds.items()}
 
 
-def stays(tasks: Int[Array, "num"], lived: Lived) -> dict[str, Array]:
+def stays(tasks: Int[Array, "num"], lived: RolloutBatch) -> dict[str, Array]:
     """How often a choice of the two-step task is made again, by what came of it: the transition common and rewarded,
     common and not, rare and rewarded, rare and not (Daw et al. 2011, fig. 2); and how much more a model of the
     transitions explains than the reward alone, the interaction of both."""

@@ -8,13 +8,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from quickstudy.report.style import INK, OURS, RULERS, STYLE, of_ruler, subplots
+from quickstudy.report.style import INK, OURS, RULERS, STYLE, of_baseline, subplots
 
 
 def adaptation_curve(runs: Sequence[Mapping[str, Any]]) -> Figure:
-    """Performance after each adaptation: ours with 95 % bands, rulers dashed, the optimum dotted.
+    """Performance after each adaptation: ours with 95 % bands, baselines dashed, the optimum dotted.
 
-    A run is {label, metric, curve, rulers}; each metric has a panel; rulers of the same name and score are drawn once.
+    A run is {label, metric, curve, baselines}; each metric has a panel; equal baselines are drawn once.
     """
     panels: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
     for run, colour in zip(runs, OURS * (1 + len(runs) // len(OURS)), strict=False):
@@ -31,21 +31,24 @@ def _adaptation(ax: Axes, metric: str, runs: Sequence[tuple[str, Mapping[str, An
         x = [p["adaptations"] for p in run["curve"]]
         ax.fill_between(x, *np.transpose([p["ci"] for p in run["curve"]]), color=colour, alpha=0.18, lw=0)
         ax.plot(x, [p["mean"] for p in run["curve"]], "o-", color=colour, lw=2.4, ms=5, label=run["label"], zorder=5)
-    drawn: dict[str, list[float]] = {}  # names and scores: another score is that of another ruler, or on other tasks
+    drawn: dict[str, list[float]] = {}  # names and scores: another score is that of another baseline, or on other tasks
     lines = 0
     for _, run in runs:
-        for name, ruler in run["rulers"].items():
-            if ruler["score"] in drawn.get(name, []):
+        for name, baseline in run["baselines"].items():
+            if baseline["score"] in drawn.get(name, []):
                 continue
             label = f"{name}: {run['label']}" if name in drawn else name
-            drawn.setdefault(name, []).append(ruler["score"])
-            look, lines = of_ruler(lines), lines + 1
-            if ruler["curve"]:
+            drawn.setdefault(name, []).append(baseline["score"])
+            look, lines = of_baseline(lines), lines + 1
+            if baseline["curve"]:
                 ax.plot(
-                    [p["adaptations"] for p in ruler["curve"]], [p["mean"] for p in ruler["curve"]], label=label, **look
+                    [p["adaptations"] for p in baseline["curve"]],
+                    [p["mean"] for p in baseline["curve"]],
+                    label=label,
+                    **look,
                 )
             elif len(run["curve"]) < 7 and name == "optimum" and run["per_episode"]:
-                ax.axhline(ruler["score"], color=INK, ls=":", lw=1.4, label=label)
+                ax.axhline(baseline["score"], color=INK, ls=":", lw=1.4, label=label)
     units = dict.fromkeys(run["unit"] for _, run in runs)
     ax.set_xlabel(f"adaptations to the new task ({' or '.join(units)})")
     ax.set_ylabel(f"{metric} on held-out tasks")
@@ -100,7 +103,7 @@ def _shown(validation: Sequence[Mapping[str, Any]]) -> list[int]:
     return sorted({reached[round(i * (len(reached) - 1) / 3)] for i in range(4)}) if reached else []
 
 
-# --- what the learner and its rulers do, over all held-out tasks ----------------------------------------------
+# --- what the learner and its baselines do, over all held-out tasks ----------------------------------------------
 
 
 def _stays(axes: Sequence[Axes], agents: Mapping[str, Mapping[str, Any]]) -> None:
@@ -123,7 +126,7 @@ def _regret(axes: Sequence[Axes], agents: Mapping[str, Mapping[str, Any]]) -> No
     for i, (name, measured) in enumerate(agents.items()):
         ours = i == 0
         x = np.arange(1, 1 + len(measured["regret"])) / len(measured["regret"])
-        look = {"color": OURS[0], "marker": "o", "lw": 2.4} if ours else of_ruler(i - 1)
+        look = {"color": OURS[0], "marker": "o", "lw": 2.4} if ours else of_baseline(i - 1)
         mean = [point["mean"] for point in measured["regret"]]
         ax.plot(x, mean, ms=4, label=name, zorder=5 - ours, **look)
         if ours:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from quickstudy import stats
+from quickstudy.evaluate import statistics as stats
 from quickstudy.report import figures, style, task_figures
 from quickstudy.runs import METRICS, CheckpointRefused, RunFolder, storage, write_atomic
 
@@ -139,7 +139,7 @@ def _curve(group: list[Run], runs: Sequence[Run]) -> dict[str, Any]:
         label = f"{_label(group[0], runs, 'seed')} ({len(group)} seeds{without})"
     unit = "gradient steps" if "inner_steps" in group[0].about.get("config", {}) else "updates of the agent"
     return {
-        "label": label, "metric": first["metric"], "curve": curve, "rulers": first["rulers"],
+        "label": label, "metric": first["metric"], "curve": curve, "baselines": first["baselines"],
         "per_episode": per_episode, "unit": unit,
     }  # fmt: skip
 
@@ -160,9 +160,9 @@ def _traces(run: Run) -> dict[str, np.ndarray]:
 
 
 def _behaviour(run: Run) -> dict[str, Any]:
-    """Of the learner and then of its rulers, by name."""
+    """Of the learner and then of its baselines, by name."""
     evaluation = run.evaluation or {}
-    agents = {run.recipe: evaluation, **evaluation["rulers"]}
+    agents = {run.recipe: evaluation, **evaluation["baselines"]}
     return {name: agent["behaviour"] for name, agent in agents.items() if "behaviour" in agent}
 
 
@@ -317,7 +317,7 @@ def _cards(run: Run, runs: Sequence[Run]) -> list[str]:
 
 
 def _rulers(tested: Sequence[Run], runs: Sequence[Run]) -> str:
-    """A table a metric: every run, and its rulers on the tasks of its test."""
+    """A table a metric: every run, and its baselines on the tasks of its test."""
     tables: dict[tuple[str, bool], list[str]] = {}
     for run in tested:
         evaluation = run.evaluation or {}
@@ -326,10 +326,10 @@ def _rulers(tested: Sequence[Run], runs: Sequence[Run]) -> str:
             f"<tr><td><b>{html.escape(_label(run, runs))}</b></td>"
             f"<td>{_interval(evaluation['score'], evaluation['ci'])}</td><td></td></tr>"
         )
-        for name, ruler in evaluation["rulers"].items():
-            difference = ruler["difference"]
+        for name, baseline in evaluation["baselines"].items():
+            difference = baseline["difference"]
             rows.append(
-                f"<tr><td>{html.escape(name)}</td><td>{_interval(ruler['score'], ruler['ci'])}</td>"
+                f"<tr><td>{html.escape(name)}</td><td>{_interval(baseline['score'], baseline['ci'])}</td>"
                 f"<td>{_interval(difference['mean'], difference['ci'])}</td></tr>"
             )
     for group in _groups(tested):

@@ -57,7 +57,7 @@ def subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure
     return figure, axes
 
 
-def of_ruler(number: int) -> dict[str, Any]:
-    """How the line of a ruler looks: other dashes where the colours have been used up."""
+def of_baseline(number: int) -> dict[str, Any]:
+    """How the line of a baseline looks: other dashes where the colours have been used up."""
     again, colour = divmod(number, len(RULERS))
     return {"color": RULERS[colour], "ls": ("--", "-.", ":")[again % 3], "lw": 1.6}

@@ -1,6 +1,6 @@
 """What is kept of a few held-out tasks so that the report can draw them: small arrays, one function a family.
 
-Each is (learner, protocol, task, what was lived) -> arrays by name.
+Each is (learner, evaluation, task, what was lived) -> arrays by name.
 """
 
 from collections.abc import Callable
@@ -13,26 +13,28 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 from numpy.typing import NDArray
 
-from quickstudy.axes import over_axes
 from quickstudy.core import Learner
-from quickstudy.data import Categorical, Episode, Transition
-from quickstudy.evaluate import Protocol, Trace, with_steps
-from quickstudy.learners.meta_models import seen_in
-from quickstudy.learners.mktn import MKTN
-from quickstudy.learners.mml import MML
-from quickstudy.learners.varibad import Belief, VariBAD
+from quickstudy.data.batches import FewShotTask, Transition
+from quickstudy.data.distributions import Categorical
+from quickstudy.evaluate.config import EvaluationConfig, Trace
+from quickstudy.evaluate.run import with_steps
+from quickstudy.learners.generated.mktn import MKTN
+from quickstudy.learners.inference.meta_models import seen_in
+from quickstudy.learners.inference.mml import MML
+from quickstudy.learners.inference.varibad import Belief, VariBAD
 from quickstudy.objectives.few_shot import Judged, adapted
-from quickstudy.objectives.trial import Lived
+from quickstudy.objectives.trial import RolloutBatch
+from quickstudy.parallel.axes import over_axes
 from quickstudy.tasks.mazes import MOVES
 from quickstudy.tasks.sinusoid import RANGE
 
 
-def navigation(learner: Learner, protocol: Protocol, task: PyTree, lived: Lived) -> dict[str, NDArray]:
+def navigation(learner: Learner, evaluation: EvaluationConfig, task: PyTree, lived: RolloutBatch) -> dict[str, NDArray]:
     """goal [2] and paths [adaptations, time, copies, 2], of at most five copies."""
     return {"goal": np.asarray(task), "paths": np.asarray(lived.transition.next_observation[:, :, :5])}
 
 
-def walks(learner: Learner, protocol: Protocol, task: PyTree, lived: Lived) -> dict[str, NDArray]:
+def walks(learner: Learner, evaluation: EvaluationConfig, task: PyTree, lived: RolloutBatch) -> dict[str, NDArray]:
     """goal [2] and paths [episodes, time, 1, 2] of one stream."""
     paths = lived.transition.next_observation.reshape(-1, _episode(lived.transition.truncated), 1, 2)
     return {"goal": np.asarray(task), "paths": np.asarray(paths)}
@@ -43,7 +45,7 @@ def generated_policies(parameter: Callable) -> Callable:
     first two principal components; correction [tasks, episodes], |δ|; and parameter [tasks, 2], the true one, as
     `parameter` reads it off the tasks."""
 
-    def survey(learner: Any, protocol: Protocol, tasks: PyTree, lived: Lived) -> dict[str, NDArray]:
+    def survey(learner: Any, evaluation: EvaluationConfig, tasks: PyTree, lived: RolloutBatch) -> dict[str, NDArray]:
         steps = _episode(lived.transition.truncated[0])
 
         def ends(key, transition):
@@ -70,7 +72,7 @@ def _episode(truncated: Array) -> int:
     return 1 + int(truncated.reshape(-1).argmax())
 
 
-def bandit(learner: Learner, protocol: Protocol, task: PyTree, lived: Lived) -> dict[str, NDArray]:
+def bandit(learner: Learner, evaluation: EvaluationConfig, task: PyTree, lived: RolloutBatch) -> dict[str, NDArray]:
     """probabilities [arms], actions [pulls], rewards [pulls]."""
     t = lived.transition
     return {
@@ -80,7 +82,7 @@ def bandit(learner: Learner, protocol: Protocol, task: PyTree, lived: Lived) -> 
     }
 
 
-def grid(learner: Learner, protocol: Protocol, task: PyTree, lived: Lived) -> dict[str, NDArray]:
+def grid(learner: Learner, evaluation: EvaluationConfig, task: PyTree, lived: RolloutBatch) -> dict[str, NDArray]:
     """visited [episodes, 1 + steps], the cells of each episode from its start; size and goal."""
     steps = _episode(lived.transition.truncated)
     cells = np.asarray(lived.transition.next_observation.argmax(-1)).reshape(-1, steps)
@@ -95,7 +97,9 @@ def grid(learner: Learner, protocol: Protocol, task: PyTree, lived: Lived) -> di
 MOMENTS = (0, 4, 8, 12, 15, 45)  # steps of a trial before which its belief is drawn
 
 
-def grid_beliefs(learner: Learner, protocol: Protocol, task: PyTree, lived: Lived) -> dict[str, NDArray]:
+def grid_beliefs(
+    learner: Learner, evaluation: EvaluationConfig, task: PyTree, lived: RolloutBatch
+) -> dict[str, NDArray]:
     """Of a VariBAD agent: what `grid` keeps; believed [moments, cells], how probable it holds a goal in each cell; and
     moments [moments], the steps lived before."""
     assert isinstance(learner, VariBAD)
@@ -108,7 +112,7 @@ def grid_beliefs(learner: Learner, protocol: Protocol, task: PyTree, lived: Live
         return jax.vmap(lambda belief, key: goals(belief, task.wall.size, key=key))(beliefs, each)
 
     believed = jax.jit(at_moments)(lived.key, lived.transition, lived.keys)
-    return {**grid(learner, protocol, task, lived), "believed": np.asarray(believed), "moments": moments}
+    return {**grid(learner, evaluation, task, lived), "believed": np.asarray(believed), "moments": moments}
 
 
 def goals(belief: Belief, cells: int, *, key: Key[Array, ""], draws: int = 100) -> Float[Array, "cells"]:
@@ -134,7 +138,7 @@ def models(tables: Callable[[PyTree], tuple], episodes: tuple[int, ...] = (0, 1,
     predicted and deviation [episodes, shown], and episodes [episodes]. Shown are the transitions that are the most
     probable, in the task or to begin with."""
 
-    def trace(learner: MML, protocol: Protocol, task: PyTree, lived: Lived) -> dict[str, NDArray]:
+    def trace(learner: MML, evaluation: EvaluationConfig, task: PyTree, lived: RolloutBatch) -> dict[str, NDArray]:
         t = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), lived.transition)
         ended = (t.terminated | t.truncated).astype(int)
         before = ended.cumsum() - ended
@@ -154,7 +158,7 @@ def models(tables: Callable[[PyTree], tuple], episodes: tuple[int, ...] = (0, 1,
     return trace  # type: ignore[return-value]  # it reads what only an MML agent has
 
 
-def transfer(learner: Learner, protocol: Protocol, task: PyTree, lived: Lived) -> dict[str, NDArray]:
+def transfer(learner: Learner, evaluation: EvaluationConfig, task: PyTree, lived: RolloutBatch) -> dict[str, NDArray]:
     """Of an MKTN agent: knowledge and inner [time], the parts K and φᵀf of the values of the actions it took, and
     ended [time], whether the episode ended by itself."""
     assert isinstance(learner, MKTN)
@@ -173,11 +177,11 @@ def transfer(learner: Learner, protocol: Protocol, task: PyTree, lived: Lived) -
 _adapted = eqx.filter_jit(adapted)  # step by step each operation would be compiled apart
 
 
-def sinusoid(learner: Learner, protocol: Protocol, task: PyTree, lived: Judged) -> dict[str, NDArray]:
+def sinusoid(learner: Learner, evaluation: EvaluationConfig, task: PyTree, lived: Judged) -> dict[str, NDArray]:
     """The support points, the query points as the truth, and the fit on a grid after each number of steps."""
     grid = jnp.linspace(*RANGE, 200)[:, None]
     fits = []
-    for steps in protocol.steps or ():
+    for steps in evaluation.steps or ():
         rebuilt = with_steps(learner, steps)
         state = _adapted(rebuilt, lived.episode, lived.key)
         fits.append(jax.vmap(lambda x: rebuilt.apply(state, x).prediction[0])(grid))  # noqa: B023
@@ -188,17 +192,17 @@ def sinusoid(learner: Learner, protocol: Protocol, task: PyTree, lived: Judged) 
         "query_y": np.asarray(task.query.y[:, 0]),
         "grid": np.asarray(grid[:, 0]),
         "fits": np.asarray(jnp.stack(fits)),
-        "steps": np.asarray(protocol.steps),
+        "steps": np.asarray(evaluation.steps),
     }
 
 
 SHOWN = 4  # queries of each class
 
 
-def images(learner: Learner, protocol: Protocol, task: Episode, lived: Judged) -> dict[str, NDArray]:
+def images(learner: Learner, evaluation: EvaluationConfig, task: FewShotTask, lived: Judged) -> dict[str, NDArray]:
     """support [ways, height, width], the first example of each class; query [ways, SHOWN, height, width]; and said
     [ways, SHOWN], the class each of them was taken for."""
-    state = _adapted(with_steps(learner, max(protocol.steps)) if protocol.steps else learner, task, lived.key)
+    state = _adapted(with_steps(learner, max(evaluation.steps)) if evaluation.steps else learner, task, lived.key)
     said = over_axes(lambda x: learner.apply(state, x).prediction.argmax())(task.query.x)
     ways = int(task.support.y.max()) + 1
     by_class = lambda x: np.asarray(x).reshape(ways, -1, *x.shape[1:])

@@ -1,6 +1,6 @@
 """Loss terms of policies and values: (outputs, lived) -> one number for one task.
 
-`outputs` is what the learner says now along the life, `lived` what was collected: both [stretches, steps,
+`outputs` is what the learner says now along the life, `lived` what was collected: both [segments, steps,
 ...]. Terms add up with weights, and every one is a mean over the steps that count. With ρ = π(a)/π_old(a):
 
     reinforce   −A log π(a)             Williams 1992
@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from quickstudy.axes import over_axes
-from quickstudy.data import Output
+from quickstudy.data.batches import Output
+from quickstudy.parallel.axes import over_axes
 
 LossTerm = Callable[[Output, Any], Float[Array, ""]]
 
@@ -78,7 +78,7 @@ def dice_weights(log_prob: Float[Array, "time *rest"], ended: Bool[Array, "time 
 def dice(outputs: Output, lived: Any) -> Float[Array, ""]:
     """The infinitely differentiable surrogate, for inner steps that are differentiated through."""
     log_prob, t = log_probs(outputs, lived), lived.transition
-    as_time = lambda x: x.reshape(-1, *x.shape[2:])  # stretches and steps are one time axis
+    as_time = lambda x: x.reshape(-1, *x.shape[2:])  # segments and steps are one time axis
     weights = dice_weights(as_time(log_prob), as_time(t.terminated | t.truncated | t.last))
     return -mean(lived.advantage * weights.reshape(log_prob.shape), lived)
 

@@ -14,7 +14,7 @@ from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 
-def induct(backup: Callable, states: int, horizon: int) -> Float[Array, "horizon states actions"]:
+def backward_recursion(backup: Callable, states: int, horizon: int) -> Float[Array, "horizon states actions"]:
     """Q with h steps to go, the most first, where backup(V [states]) is what an action is worth: [states, actions]."""
 
     def back(value: Array, _: None) -> tuple[Array, Array]:
@@ -29,7 +29,7 @@ def backward_induction(
     reward: Float[Array, "states actions"], transition: Float[Array, "states actions states"], horizon: int
 ) -> Float[Array, "horizon states actions"]:
     """The optimal Q at each moment of an episode of `horizon` steps."""
-    return induct(lambda value: reward + transition @ value, len(reward), horizon)
+    return backward_recursion(lambda value: reward + transition @ value, len(reward), horizon)
 
 
 def best_returns(tasks: PyTree, steps: int) -> Float[Array, "num"]:
@@ -65,7 +65,7 @@ def greedy(q: Float[Array, "*batch actions"]) -> Int[Array, "*batch"]:
     return q.argmax(-1)
 
 
-def only_when(
+def lazy_cond(
     needed: Bool[Array, ""], plan: Callable, given: PyTree, otherwise: PyTree, *, at_once: bool = False
 ) -> PyTree:
     """plan(*given) where it is needed, else `otherwise`, and no work when nobody needs it.

@@ -23,14 +23,14 @@ def gae(
     last: Bool[Array, "time *rest"],
     *,
     discount: Float[Array, ""] | float,
-    trace: Float[Array, ""] | float,
+    gae_lambda: Float[Array, ""] | float,
 ) -> Float[Array, "time *rest"]:
-    """Generalised advantage estimates Â (λ is `trace`); Â + V are the λ-returns.
+    """Generalised advantage estimates Â (λ is `gae_lambda`); Â + V are the λ-returns.
 
     The arrays' end is bootstrapped from `next_value` unless one of the booleans says otherwise.
     """
     delta = reward + discount * jnp.where(terminated | last, 0.0, next_value) - value
-    decay = discount * trace * ~(terminated | truncated | last)
+    decay = discount * gae_lambda * ~(terminated | truncated | last)
 
     def backwards(following, step):
         delta, decay = step
@@ -50,7 +50,7 @@ def rewards_to_go(
 ) -> Float[Array, "time *rest"]:
     """Discounted sum of the rewards up to the end of the episode: `gae` without values and with λ = 1."""
     nothing = jnp.zeros_like(reward)
-    return gae(reward, nothing, nothing, terminated, truncated, last, discount=discount, trace=1.0)
+    return gae(reward, nothing, nothing, terminated, truncated, last, discount=discount, gae_lambda=1.0)
 
 
 def standardised(advantage: Float[Array, "*steps"]) -> Float[Array, "*steps"]:

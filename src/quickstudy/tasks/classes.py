@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from quickstudy.core import HeldOut, Splits, TaskDistribution
-from quickstudy.data import Episode, Labelled
-from quickstudy.tasks.splits import TEST_STREAM, VALIDATION_STREAM
+from quickstudy.core import TEST_STREAM, VALIDATION_STREAM, HeldOut, Splits, TaskDistribution
+from quickstudy.data.batches import FewShotTask, Labelled
 
 
 class Pool(eqx.Module):
@@ -97,13 +96,13 @@ class Classes(TaskDistribution):
     decode: Callable = eqx.field(static=True, default=lambda item: item)
     note: str = eqx.field(static=True, default="")
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> Episode | Labelled:
+    def sample(self, num: int, *, key: Key[Array, ""]) -> FewShotTask | Labelled:
         return jax.vmap(self._stream if self.stream else self._episode)(jax.random.split(key, num))
 
-    def _episode(self, key: Key[Array, ""]) -> Episode:
+    def _episode(self, key: Key[Array, ""]) -> FewShotTask:
         x = self.draw(self.shots + self.queries, key=key)
         part = lambda cut: _labelled(x[:, cut])
-        return Episode(part(slice(None, self.shots)), part(slice(self.shots, None)))
+        return FewShotTask(part(slice(None, self.shots)), part(slice(self.shots, None)))
 
     def _stream(self, key: Key[Array, ""]) -> Labelled:
         draw, shuffle = jax.random.split(key)

@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from quickstudy.core import Splits
-from quickstudy.tasks.environment import EnvironmentTasks, Spec
+from quickstudy.core import Splits, split_by_stream
+from quickstudy.envs.spec import EnvironmentTasks, Spec
 from quickstudy.tasks.navigation import REACH, NavigationEnvironment, distance
-from quickstudy.tasks.splits import split_by_stream
 
 CORNERS = ((0.5, 0.5), (0.5, -0.5), (-0.5, 0.5), (-0.5, -0.5))
 RADIUS = 0.25

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from quickstudy.core import Splits
+from quickstudy.core import Splits, split_by_stream
+from quickstudy.envs.device import auto_reset
+from quickstudy.envs.spec import EnvironmentTasks, Spec, Stepped
 from quickstudy.rl.planning import value_iteration
-from quickstudy.tasks.environment import EnvironmentTasks, Spec, Stepped, auto_reset
-from quickstudy.tasks.splits import split_by_stream
 
 MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1), (0, 0))
 

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from quickstudy.core import HeldOut, Splits
-from quickstudy.tasks.environment import EnvironmentTasks, Spec, Stepped, auto_reset
-from quickstudy.tasks.splits import TEST_STREAM, split_by_stream
+from quickstudy.core import TEST_STREAM, HeldOut, Splits, split_by_stream
+from quickstudy.envs.device import auto_reset
+from quickstudy.envs.spec import EnvironmentTasks, Spec, Stepped
 
 
 class MDP(eqx.Module):

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from quickstudy.core import Splits, TaskDistribution
-from quickstudy.data import Episode, Labelled
-from quickstudy.tasks.splits import split_by_stream
+from quickstudy.core import Splits, TaskDistribution, split_by_stream
+from quickstudy.data.batches import FewShotTask, Labelled
 
 AMPLITUDE, PHASE, RANGE = (0.1, 5.0), (0.0, float(jnp.pi)), (-5.0, 5.0)
 
@@ -21,14 +20,14 @@ class Sinusoids(TaskDistribution):
     shots: int = eqx.field(static=True, default=5)
     queries: int = eqx.field(static=True, default=5)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> Episode:
-        def one(key: Key[Array, ""]) -> Episode:
+    def sample(self, num: int, *, key: Key[Array, ""]) -> FewShotTask:
+        def one(key: Key[Array, ""]) -> FewShotTask:
             a, p, x = jax.random.split(key, 3)
             amplitude = jax.random.uniform(a, minval=AMPLITUDE[0], maxval=AMPLITUDE[1])
             phase = jax.random.uniform(p, minval=PHASE[0], maxval=PHASE[1])
             x = jax.random.uniform(x, (self.shots + self.queries, 1), minval=RANGE[0], maxval=RANGE[1])
             y = amplitude * jnp.sin(x - phase)
-            return Episode(Labelled(x[: self.shots], y[: self.shots]), Labelled(x[self.shots :], y[self.shots :]))
+            return FewShotTask(Labelled(x[: self.shots], y[: self.shots]), Labelled(x[self.shots :], y[self.shots :]))
 
         return jax.vmap(one)(jax.random.split(key, num))
 

@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from quickstudy.core import Splits
+from quickstudy.core import Splits, split_by_stream
+from quickstudy.envs.spec import EnvironmentTasks, Spec
 from quickstudy.tasks.bandits import BanditEnvironment
-from quickstudy.tasks.environment import EnvironmentTasks, Spec
-from quickstudy.tasks.splits import split_by_stream
 
 TARGET, OTHER, UNIT = 5.0, 1.1, 0.1
 

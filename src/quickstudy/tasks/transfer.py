@@ -3,7 +3,7 @@
 from jaxtyping import Array, Key, PyTree
 
 from quickstudy.core import Incompatible, Splits
-from quickstudy.tasks.environment import Environment, EnvironmentTasks, Spec
+from quickstudy.envs.spec import Environment, EnvironmentTasks, Spec
 
 
 class Transfer(EnvironmentTasks):

@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from quickstudy.core import Splits
-from quickstudy.tasks.environment import EnvironmentTasks, Spec, Stepped
-from quickstudy.tasks.splits import split_by_stream
+from quickstudy.core import Splits, split_by_stream
+from quickstudy.envs.spec import EnvironmentTasks, Spec, Stepped
 
 COMMON, PAYS, SWITCHES = 0.8, 0.9, 0.025
 

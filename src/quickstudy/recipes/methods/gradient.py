@@ -45,7 +45,7 @@ class Inner:
         """Plain steps of `rate`, one for all weights or a tree of them."""
         import optax
 
-        from quickstudy.learners.updates import Scaled
+        from quickstudy.learners.gradient.updates import Scaled
 
         return Scaled(rate, optax.clip(self.inner_clip)) if self.inner_clip else qs.SGD(rate)
 
@@ -228,7 +228,7 @@ class MetaLSTM(MethodConfig):
     suggests = {**BY_SUPPORT, "inner_rate": 0.05, "inner_steps": 5}
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
-        from quickstudy.learners.learned_updates import MetaLSTM
+        from quickstudy.learners.gradient.learned_updates import MetaLSTM
 
         inner = Inner(self.inner_rate, self.inner_steps, self.test_steps)
         update = MetaLSTM(self.lstm_size, key=family.key(3), rate=self.inner_rate, keep=self.retain)
@@ -267,8 +267,8 @@ class LearnedOptimizer(MethodConfig):
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         import optax
 
-        from quickstudy.learners.from_scratch import FromScratch
-        from quickstudy.learners.learned_updates import LSTMOptimizer
+        from quickstudy.baselines.from_scratch import FromScratch
+        from quickstudy.learners.gradient.learned_updates import LSTMOptimizer
         from quickstudy.nn.models import Predictor
 
         draw = lambda key: Predictor(family.net(family.outputs, key))
@@ -301,7 +301,7 @@ class TaskMemory(MethodConfig):
         return None if problem.classes is not None else "tells tasks apart by examples of classes"
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
-        from quickstudy.learners.task_memory import OfInputs, empty_memory
+        from quickstudy.learners.gradient.task_memory import OfInputs, empty_memory
         from quickstudy.nn.layers import Linear
         from quickstudy.nn.models import MLP, Chain, Predictor, head
 

@@ -16,7 +16,7 @@ from quickstudy.recipes.problem import Composition, EnvironmentFamily, MethodCon
 
 ALONE = {"meta_steps": 0, "test_tasks": 10, "vary": False}
 Lambda = Annotated[float, Between(0, 1), "λ of the advantages (generalised advantage estimation)"]
-Updates = Annotated[int, AtLeast(1, 10_000), "gradient steps after each step of the environment"]
+GradientSteps = Annotated[int, AtLeast(1, 10_000), "gradient steps after each step of the environment"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Agent:
         """Adam for so many updates, at `rate` or one that may be learned; gradients are clipped to a norm of `clip`."""
         import optax
 
-        from quickstudy.learners.updates import Scaled, clipped
+        from quickstudy.learners.gradient.updates import Scaled, clipped
 
         falling = optax.scale_by_schedule(optax.linear_schedule(1.0, self.final_inner_rate, updates))
         return Scaled(
@@ -59,8 +59,8 @@ class Agent:
         """All that an agent learns in, judged by its last tenth."""
         length = self.adaptations * self.segment_length
         return qs.Trial(
-            family.tasks.environment, horizon=length, adapt_every=self.segment_length, width=self.num_envs,
-            burn_in=length - length // 10, baseline="none", normalise=False, report_every=length // 10,
+            family.tasks.environment, trial_length=length, segment_length=self.segment_length, num_envs=self.num_envs,
+            burn_in=length - length // 10, baseline="none", normalise=False, curve_interval=length // 10,
             per_episode=True,
         )  # fmt: skip
 
@@ -108,7 +108,7 @@ def _composed(
         learner=learner,
         objective=trial,
         meta_optimizer=Untrained() if outer is None else outer.meta_optimizer(training),
-        evaluation=qs.Protocol(trial, rulers=others, chunk=10**9),
+        evaluation=qs.EvaluationConfig(trial, baselines=others, chunk=10**9),
     )
 
 
@@ -124,10 +124,10 @@ class Reinforce(MethodConfig):
         return _refused(problem)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
-        from quickstudy.learners.reinforce import reinforce
-        from quickstudy.learners.starts import Drawn
+        from quickstudy.learners.inner_rl.reinforce import reinforce
+        from quickstudy.learners.initialisation import RandomInit
 
-        agent, start = self.agent, Drawn(tanh_policy(family.tasks.spec, self.agent.hidden_size))
+        agent, start = self.agent, RandomInit(tanh_policy(family.tasks.spec, self.agent.hidden_size))
         make = lambda rate=None, discount=agent.discount: reinforce(
             start, agent.adam(agent.adaptations, rate=rate), discount=discount
         )
@@ -147,14 +147,14 @@ class A2C(MethodConfig):
         return _refused(problem)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
-        from quickstudy.learners.actor_critic import actor_critic
-        from quickstudy.learners.starts import Drawn
+        from quickstudy.learners.inner_rl.actor_critic import actor_critic
+        from quickstudy.learners.initialisation import RandomInit
 
-        agent, start = self.agent, Drawn(tanh_policy(family.tasks.spec, self.agent.hidden_size))
-        make = lambda rate=None, discount=agent.discount, trace=self.gae_lambda: actor_critic(
-            start, agent.adam(agent.adaptations, rate=rate), discount=discount, trace=trace
+        agent, start = self.agent, RandomInit(tanh_policy(family.tasks.spec, self.agent.hidden_size))
+        make = lambda rate=None, discount=agent.discount, gae_lambda=self.gae_lambda: actor_critic(
+            start, agent.adam(agent.adaptations, rate=rate), discount=discount, gae_lambda=gae_lambda
         )
-        return _composed(family, training, agent, self.outer, make, trace=self.gae_lambda)
+        return _composed(family, training, agent, self.outer, make, gae_lambda=self.gae_lambda)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,22 +174,22 @@ class PPO(MethodConfig):
         return _refused(problem)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
-        from quickstudy.learners.ppo import ppo
-        from quickstudy.learners.starts import Drawn
+        from quickstudy.learners.inner_rl.ppo import ppo
+        from quickstudy.learners.initialisation import RandomInit
 
-        agent, start = self.agent, Drawn(tanh_policy(family.tasks.spec, self.agent.hidden_size))
+        agent, start = self.agent, RandomInit(tanh_policy(family.tasks.spec, self.agent.hidden_size))
         parts = {"epochs": self.epochs, "minibatches": self.minibatches}
         updates = agent.adaptations * self.epochs * self.minibatches
-        make = lambda rate=None, discount=agent.discount, trace=self.gae_lambda: ppo(
-            start, agent.adam(updates, rate=rate), discount=discount, trace=trace, **parts
+        make = lambda rate=None, discount=agent.discount, gae_lambda=self.gae_lambda: ppo(
+            start, agent.adam(updates, rate=rate), discount=discount, gae_lambda=gae_lambda, **parts
         )
-        return _composed(family, training, agent, self.outer, make, trace=self.gae_lambda)
+        return _composed(family, training, agent, self.outer, make, gae_lambda=self.gae_lambda)
 
 
 @dataclasses.dataclass(frozen=True)
 class DQN(MethodConfig):
     agent: Agent = Agent(500_000, 10, 1, 5e-4)
-    updates: Updates = 1
+    gradient_steps: GradientSteps = 1
     epsilon: Annotated[float, Between(0, 1), "probability of a random action at the end, or where it starts to evolve"] = (
         0.01
     )
@@ -206,16 +206,16 @@ class DQN(MethodConfig):
         return _refused(problem)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
-        from quickstudy.learners.dqn import DQN
-        from quickstudy.learners.starts import Drawn
+        from quickstudy.learners.inner_rl.dqn import DQN
+        from quickstudy.learners.initialisation import RandomInit
         from quickstudy.nn.models import MLP
 
         agent, spec, wide = self.agent, family.tasks.spec, self.agent.hidden_size
-        start = Drawn(lambda key: MLP((spec.observation, wide, wide, spec.actions), key=key))
+        start = RandomInit(lambda key: MLP((spec.observation, wide, wide, spec.actions), key=key))
         make = lambda rate=None, discount=agent.discount, epsilon=self.epsilon: DQN(
-            start, agent.adam(agent.adaptations * self.updates, clip=10.0, rate=rate), spec.observation,
-            updates=self.updates, capacity=self.capacity, decay=agent.steps // 4,
-            copy_every=self.target_update_interval, discount=discount, epsilon=epsilon,
+            start, agent.adam(agent.adaptations * self.gradient_steps, clip=10.0, rate=rate), spec.observation,
+            gradient_steps=self.gradient_steps, capacity=self.capacity, decay=agent.steps // 4,
+            target_update_interval=self.target_update_interval, discount=discount, epsilon=epsilon,
         )  # fmt: skip
         grid = lambda: {
             f"rate {rate}, γ {discount}": make(rate=rate, discount=discount)
@@ -228,8 +228,8 @@ class DQN(MethodConfig):
 def _deterministic(config: "DDPG | TD3", family: EnvironmentFamily, training: Training, **fields: Any) -> Composition:
     import jax
 
-    from quickstudy.learners.ddpg import DDPG, ActorAndCritics
-    from quickstudy.learners.starts import Drawn
+    from quickstudy.learners.inner_rl.ddpg import DDPG, ActorAndCritics
+    from quickstudy.learners.initialisation import RandomInit
     from quickstudy.nn.models import MLP
 
     agent, spec, wide = config.agent, family.tasks.spec, config.agent.hidden_size
@@ -241,8 +241,8 @@ def _deterministic(config: "DDPG | TD3", family: EnvironmentFamily, training: Tr
         return ActorAndCritics(net(spec.observation, spec.dims, first), critics)
 
     make = lambda rate=None, discount=agent.discount: DDPG(
-        Drawn(draw), agent.adam(agent.adaptations * config.updates, clip=10.0, rate=rate), spec.observation,
-        updates=config.updates, dims=spec.dims, reach=family.max_action, discount=discount, **fields,
+        RandomInit(draw), agent.adam(agent.adaptations * config.gradient_steps, clip=10.0, rate=rate), spec.observation,
+        gradient_steps=config.gradient_steps, dims=spec.dims, max_action=family.max_action, discount=discount, **fields,
     )  # fmt: skip
     return _composed(family, training, agent, config.outer, make)
 
@@ -254,7 +254,7 @@ def _vectors(problem: Problem) -> str | None:
 @dataclasses.dataclass(frozen=True)
 class DDPG(MethodConfig):
     agent: Agent = Agent(40_000, 4, 1, 1e-3, 1.0)
-    updates: Updates = 1
+    gradient_steps: GradientSteps = 1
     critics: Annotated[int, AtLeast(1, 100), "critics of whose values the least counts"] = 1
     outer: Evolution | None = None
 
@@ -271,9 +271,9 @@ class DDPG(MethodConfig):
 @dataclasses.dataclass(frozen=True)
 class TD3(MethodConfig):
     agent: Agent = Agent(40_000, 4, 1, 1e-3, 1.0)
-    updates: Updates = 2
+    gradient_steps: GradientSteps = 2
     critics: Annotated[int, AtLeast(1, 100), "critics of whose values the least counts"] = 2
-    smoothing: Annotated[float, AtLeast(0), "deviation of the noise on the actions in targets"] = 0.2
+    target_noise: Annotated[float, AtLeast(0), "deviation of the noise on the actions in targets"] = 0.2
     policy_delay: Annotated[int, AtLeast(1, 1000), "updates of the critics for one of the actor"] = 2
     outer: Evolution | None = None
 
@@ -284,4 +284,4 @@ class TD3(MethodConfig):
         return _vectors(problem)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
-        return _deterministic(self, family, training, smoothing=self.smoothing, delay=self.policy_delay)
+        return _deterministic(self, family, training, target_noise=self.target_noise, policy_delay=self.policy_delay)

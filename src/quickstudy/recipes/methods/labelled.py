@@ -25,11 +25,11 @@ def composed(
     objective: what to train for, where it is not what is judged
     baselines: others than the family's
     """
-    evaluation = qs.Protocol(
+    evaluation = qs.EvaluationConfig(
         family.objective,
         steps=steps,
-        rulers=family.baselines() if baselines is None else baselines,
-        trace=family.draw,
+        baselines=family.baselines() if baselines is None else baselines,
+        draw=family.draw,
         note=family.note,
     )
     return Composition(

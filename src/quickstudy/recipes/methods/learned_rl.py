@@ -34,7 +34,7 @@ class MetaGradient(MethodConfig):
     value: Annotated[float, Above(0), "weight of the critic's loss, where it starts to be learned"] = 0.5
     entropy: Annotated[float, Above(0), "weight of the policy's entropy, where it starts to be learned"] = 0.01
     outer_discount: Annotated[float, Between(0, 1), "discount γ of the returns by which the meta-gradient judges"] = 0.99
-    outer_lambda: Annotated[float, Between(0, 1), "λ of these"] = 0.95
+    outer_gae_lambda: Annotated[float, Between(0, 1), "λ of these"] = 0.95
     outer: Gradient | Evolution = Gradient(0.02, 1.0, "linear", 1.0)
 
     title, meets = "meta-gradients", "segments"
@@ -52,15 +52,15 @@ class MetaGradient(MethodConfig):
         return None if problem.episode_length else "is judged by the return of episodes, and here a trial has but one"
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
-        from quickstudy.learners.actor_critic import actor_critic
-        from quickstudy.learners.starts import Drawn
-        from quickstudy.learners.updates import Scaled
+        from quickstudy.learners.inner_rl.actor_critic import actor_critic
+        from quickstudy.learners.initialisation import RandomInit
+        from quickstudy.learners.gradient.updates import Scaled
         from quickstudy.rl import losses
 
         agent, tested = self.agent, self.agent.trial(family)
-        start = Drawn(tanh_policy(family.tasks.spec, agent.hidden_size))
+        start = RandomInit(tanh_policy(family.tasks.spec, agent.hidden_size))
         began = {
-            "rate": agent.rate, "discount": agent.discount, "trace": self.gae_lambda, "value": self.value,
+            "rate": agent.rate, "discount": agent.discount, "gae_lambda": self.gae_lambda, "value": self.value,
             "entropy": self.entropy,
         }  # fmt: skip
 
@@ -68,23 +68,23 @@ class MetaGradient(MethodConfig):
             rate, *_ = (choices := {**began, **choices}).pop("rate"), None
             return actor_critic(start, Scaled(rate), **choices)
 
-        bounded = "discount", "trace"
+        bounded = "discount", "gae_lambda"
         learned = {name: (qs.Bounded if name in bounded else qs.Positive)(value) for name, value in began.items()}
         objective = dataclasses.replace(
-            tested, window=2 * agent.segment_length, report_every=agent.segment_length, burn_in=0, per_episode=False,
-            terms=((1.0, losses.a2c),), discount=self.outer_discount, trace=self.outer_lambda, baseline="value",
+            tested, bptt_length=2 * agent.segment_length, curve_interval=agent.segment_length, burn_in=0, per_episode=False,
+            terms=((1.0, losses.a2c),), discount=self.outer_discount, gae_lambda=self.outer_gae_lambda, baseline="value",
             across_episodes=False, normalise=True,
         )  # fmt: skip
         grid = {
-            f"γ={discount}, λ={trace}": learner(discount=discount, trace=trace)
+            f"γ={discount}, λ={gae_lambda}": learner(discount=discount, gae_lambda=gae_lambda)
             for discount in DISCOUNTS
-            for trace in LAMBDAS
+            for gae_lambda in LAMBDAS
         }
         return Composition(
             learner=learner(**learned),
             objective=objective,
             meta_optimizer=self.outer.meta_optimizer(training),
-            evaluation=qs.Protocol(tested, rulers={"where it began": learner(), **grid}, chunk=10**9),
+            evaluation=qs.EvaluationConfig(tested, baselines={"where it began": learner(), **grid}, chunk=10**9),
         )
 
 
@@ -119,10 +119,10 @@ class LPG(MethodConfig):
         return "has agents of tables, and here states are not numbered or actions not choices"
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
-        from quickstudy.learners.actor_critic import actor_critic
-        from quickstudy.learners.lpg import LPG
-        from quickstudy.learners.reinforce import reinforce
-        from quickstudy.learners.starts import Drawn
+        from quickstudy.learners.inner_rl.actor_critic import actor_critic
+        from quickstudy.learners.inner_rl.lpg import LPG
+        from quickstudy.learners.inner_rl.reinforce import reinforce
+        from quickstudy.learners.initialisation import RandomInit
         from quickstudy.nn.models import TablePolicy
         from quickstudy.rl import losses
         from quickstudy.tasks.transfer import Transfer
@@ -131,15 +131,15 @@ class LPG(MethodConfig):
         states, actions = tasks.spec.observation, tasks.spec.actions or 0
         draw = lambda key: TablePolicy(states, actions, self.predictions, key=key)
         learner = LPG(
-            Drawn(draw), qs.SGD(qs.Positive(self.rate)), key=family.key(1), predictions=self.predictions,
+            RandomInit(draw), qs.SGD(qs.Positive(self.rate)), key=family.key(1), predictions=self.predictions,
             size=self.lstm_size, predicting=qs.Positive(0.5), exploring=qs.Positive(0.01),
         )  # fmt: skip
         objective = qs.Trial(
             tasks.environment,
-            horizon=self.segment_length * self.updates,
-            window=self.segment_length * self.bptt_updates,
-            adapt_every=self.segment_length,
-            width=self.num_envs,
+            trial_length=self.segment_length * self.updates,
+            bptt_length=self.segment_length * self.bptt_updates,
+            segment_length=self.segment_length,
+            num_envs=self.num_envs,
             terms=((1.0, losses.a2c), (0.01, losses.entropy)),
             discount=self.discount,
             baseline="linear",
@@ -147,10 +147,10 @@ class LPG(MethodConfig):
         )
         apart = next(n for n in range(max(1, self.updates // 10), 0, -1) if self.updates % n == 0)
         test = dataclasses.replace(
-            objective, environment=tasks.unseen.environment, window=None, baseline="none", normalise=False,
-            report_every=self.segment_length * apart,
+            objective, environment=tasks.unseen.environment, bptt_length=None, baseline="none", normalise=False,
+            curve_interval=self.segment_length * apart,
         )  # fmt: skip
-        table, with_value = Drawn(lambda key: TablePolicy(states, actions, key=key)), Drawn(draw)
+        table, with_value = RandomInit(lambda key: TablePolicy(states, actions, key=key)), RandomInit(draw)
         baselines = {}
         for rate in RATES:
             one = {"discount": self.discount}
@@ -160,7 +160,7 @@ class LPG(MethodConfig):
             learner=learner,
             objective=objective,
             meta_optimizer=self.outer.meta_optimizer(training),
-            evaluation=qs.Protocol(test, rulers=baselines, chunk=250),
+            evaluation=qs.EvaluationConfig(test, baselines=baselines, chunk=250),
             tasks=tasks,
         )
 

@@ -46,7 +46,7 @@ class Matching(MethodConfig):
         return None if problem.classes is not None else "classify by similar examples, and there are no classes"
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
-        from quickstudy.learners.matching import FullContext
+        from quickstudy.learners.metric.matching import FullContext
 
         assert family.embedding is not None
         embed, ways = family.embedding(family.key(1)), family.outputs
@@ -82,8 +82,8 @@ class SNAIL(MethodConfig):
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         import equinox as eqx
 
-        from quickstudy.learners.attention import Attention
-        from quickstudy.learners.recurrent import LabelFeedback, Prediction
+        from quickstudy.learners.memory.attention import Attention
+        from quickstudy.learners.memory.recurrent import LabelFeedback, Prediction
         from quickstudy.nn.models import Chain
 
         assert family.embedding is not None
@@ -116,7 +116,7 @@ class MetaNetworks(MethodConfig):
         return None if problem.classes is not None else "write fast weights for classes, and there are no classes"
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
-        from quickstudy.learners.meta_networks import Compressed, MetaNetworks
+        from quickstudy.learners.metric.meta_networks import Compressed, MetaNetworks
         from quickstudy.nn.layers import Linear
 
         assert family.embedding is not None

@@ -44,7 +44,7 @@ class Transfer:
     ] = "both"
 
     def learner(self, net: Any, reading: Any, steps: int = 1) -> Any:
-        from quickstudy.learners.mktn import MKTN, Proximal, Ridge
+        from quickstudy.learners.generated.mktn import MKTN, Proximal, Ridge
 
         guidance = qs.Positive(self.guidance) if self.guidance else None
         if self.rule == "ridge":
@@ -55,7 +55,7 @@ class Transfer:
         if self.part == "knowledge":
             return MKTN(net, rule, reading, size, steps=0)
         if self.part == "inner":
-            return MKTN(qs.Fixed(net), rule, reading, size, steps=steps, knowledge=False)
+            return MKTN(qs.Frozen(net), rule, reading, size, steps=steps, knowledge=False)
         return MKTN(net, rule, reading, size, steps=steps)
 
 
@@ -72,7 +72,7 @@ class Regression(MethodConfig):
         return "regresses numbers, and here labels are classes" if problem.classes is not None else None
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
-        from quickstudy.learners.mktn import Regression
+        from quickstudy.learners.generated.mktn import Regression
 
         net = family.net(family.outputs + self.transfer.added_size, family.key(1))
         tested = tuple(sorted({*self.test_steps} or {0, self.inner_steps}))
@@ -111,7 +111,7 @@ class Control(MethodConfig):
         import jax
         import jax.numpy as jnp
 
-        from quickstudy.learners.mktn import Control
+        from quickstudy.learners.generated.mktn import Control
         from quickstudy.nn.models import MLP
         from quickstudy.report.traces import transfer
         from quickstudy.rl import losses
@@ -125,20 +125,20 @@ class Control(MethodConfig):
         net = eqx.tree_at(lambda n: n.layers[0].weight, net, states**0.5 * net.layers[0].weight)
         net = eqx.tree_at(lambda n: n.layers[-1], net, jax.tree.map(lambda w: (w.T * small).T, net.layers[-1]))
         trial = qs.Trial(
-            family.tasks.environment, horizon=family.unit * family.trial_length, terms=((1.0, losses.q_value),),
-            discount=self.discount, trace=self.gae_lambda, across_episodes=False, normalise=False,
+            family.tasks.environment, trial_length=family.unit * family.trial_length, terms=((1.0, losses.q_value),),
+            discount=self.discount, gae_lambda=self.gae_lambda, across_episodes=False, normalise=False,
         )  # fmt: skip
         tested = family.unit * family.test_length
-        test = dataclasses.replace(trial, horizon=tested, report_every=family.curve_interval, baseline="none")
+        test = dataclasses.replace(trial, trial_length=tested, curve_interval=family.curve_interval, baseline="none")
         return Composition(
             learner=self.transfer.learner(net, Control(self.discount, self.temperature, self.epsilon)),
             objective=trial,
             meta_optimizer=self.outer.meta_optimizer(training),
-            evaluation=qs.Protocol(
+            evaluation=qs.EvaluationConfig(
                 test,
-                rulers=family.baselines(),
-                optimum=None if oracle is None else lambda tasks: oracle(tasks, family.test_length),
-                trace=transfer,
+                baselines=family.baselines(),
+                oracle_value=None if oracle is None else lambda tasks: oracle(tasks, family.test_length),
+                draw=transfer,
                 chunk=500,
             ),
             citations=(WATKINS,),

@@ -60,11 +60,11 @@ class MML(MethodConfig):
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         import jax.numpy as jnp
 
-        from quickstudy.learners.dyna_q import DynaQ
-        from quickstudy.learners.meta_models import Amortised, constant
-        from quickstudy.learners.mixture import Mixture
-        from quickstudy.learners.mml import MML, equivalence, likelihood
-        from quickstudy.learners.r_max import RMax
+        from quickstudy.learners.inner_rl.dyna_q import DynaQ
+        from quickstudy.learners.inference.meta_models import Amortised, constant
+        from quickstudy.learners.inference.mixture import Mixture
+        from quickstudy.learners.inference.mml import MML, equivalence, likelihood
+        from quickstudy.learners.inner_rl.r_max import RMax
         from quickstudy.report.traces import models
 
         assert family.average is not None and family.tables is not None
@@ -88,7 +88,7 @@ class MML(MethodConfig):
         prior = constant(flat * transition, reward, once)
         one = constant(SURE * transition, reward, SURE * once)
         trial = qs.Trial(
-            family.tasks.environment, horizon=family.unit * family.trial_length,
+            family.tasks.environment, trial_length=family.unit * family.trial_length,
             terms=((1.0, likelihood), (self.equivalence, equivalence)), baseline="none", normalise=False,
         )  # fmt: skip
         tested = family.unit * family.test_length
@@ -101,18 +101,18 @@ class MML(MethodConfig):
             learner=agent(model, bonus=self.bonus, epsilon=self.epsilon),
             objective=trial,
             meta_optimizer=self.outer.meta_optimizer(training),
-            evaluation=qs.Protocol(
-                dataclasses.replace(trial, horizon=tested, report_every=family.curve_interval),
-                rulers={
+            evaluation=qs.EvaluationConfig(
+                dataclasses.replace(trial, trial_length=tested, curve_interval=family.curve_interval),
+                baselines={
                     "the family's mean as a prior": agent(prior),
                     "from scratch": agent(scratch),
                     "from scratch, mean model": agent(scratch, 0.0),
                     "one model for all tasks": agent(one),
                     **others,
                 },
-                tested=lambda learner: dataclasses.replace(learner, epsilon=0.0),
-                optimum=None if oracle is None else lambda tasks: oracle(tasks, family.test_length),
-                trace=models(family.tables),
+                eval_view=lambda learner: dataclasses.replace(learner, epsilon=0.0),
+                oracle_value=None if oracle is None else lambda tasks: oracle(tasks, family.test_length),
+                draw=models(family.tables),
                 chunk=250,
             ),
             citations=(GRIMM,),

@@ -8,7 +8,7 @@ test_episodes=20`).
 Written before the first run: the measure is the total return of the trial on 1,000 held-out goals, paired goal by goal.
 
 1. In distribution, MPO must not be worse than without corrections (`--correction-steps 0`), without generation either
-   (`--correction-steps 0 --generates input`), and MAML-RL (`--generates nothing --pull 0`).
+   (`--correction-steps 0 --generates input`), and MAML-RL (`--generates nothing --kl-weight 0`).
 2. On the shifted family it must be better than each of them, and than RL² (`navigation-rl2`).
 
 MDPs that mix shared kernels: 10 states, episodes of 10 steps, trials of 10 episodes. The shifted family: what tasks do
@@ -53,7 +53,7 @@ class MPO(MethodConfig):
     correction_steps: Annotated[int, AtLeast(0, 1000), "gradient steps that correct it at the end of an episode"] = 2
     # Within the training range a learned rate shrinks, and then there is nothing left for tasks outside of it.
     learn_corrections: Annotated[
-        bool, "learn the rate of corrections and, where they are unrolled, their pull, discount and λ"
+        bool, "learn the rate of corrections and, where they are unrolled, the weight of their pull, discount and λ"
     ] = False
     # Unrolled, it passes on to the encoder, and crowds out the encoder's own: corrections then stand in for what could
     # be remembered.
@@ -65,7 +65,7 @@ class MPO(MethodConfig):
     ] = True
     correction_rate: Annotated[float, Above(0), "step size of a correction, or where a learned one starts"] = 1.0
     correction_discount: Annotated[float, Inside(0, 1), "discount γ of a correction's returns, or where it starts"] = 0.05
-    correction_lambda: Annotated[float, Inside(0, 1), "λ of a correction's returns, or where it starts"] = 0.9
+    correction_gae_lambda: Annotated[float, Inside(0, 1), "λ of a correction's returns, or where it starts"] = 0.9
     correction_clip: Annotated[float, Above(0), "largest norm of a correction's gradient, which is cut to it"] = 0.8
     # One-hot states are as many features as an episode has steps: unheld, the baseline explains all that happened, and
     # leaves nothing to correct by.
@@ -74,9 +74,9 @@ class MPO(MethodConfig):
     normalise_within: Annotated[
         bool, "bring an episode's advantages to deviation 1, so that corrections never shrink"
     ] = False
-    pull: Annotated[float, AtLeast(0), "weight that pulls corrected weights to the generated ones (0: none)"] = 0.0
-    scatter: Annotated[float, AtLeast(0), "deviation of the corrections that a task of training may begin with"] = 0.3
-    scattered: Annotated[
+    kl_weight: Annotated[float, AtLeast(0), "weight that pulls corrected weights to the generated ones (0: none)"] = 0.0
+    init_noise: Annotated[float, AtLeast(0), "deviation of the corrections that a task of training may begin with"] = 0.3
+    init_noise_share: Annotated[
         float, Between(0, 1), "share of the tasks that begin so: what is generated is then wrong, and to be mended"
     ] = 0.5
     outer: PPO | Evolution = PPO()
@@ -85,8 +85,8 @@ class MPO(MethodConfig):
 
     def errors(self) -> list[str]:
         found = []
-        if self.correction_steps == 1 and self.pull:
-            found.append("correction_steps must be 0 or at least 2: the pull has no gradient in the first one")
+        if self.correction_steps == 1 and self.kl_weight:
+            found.append("correction_steps must be 0 or at least 2: the weight of the pull has no gradient in the first one")
         if self.memory.cell == "attention":
             found.append("cell must be gru, lstm or s5 here: attention has no state to generate from")
         return found
@@ -105,22 +105,22 @@ class MPO(MethodConfig):
         shaped = learned and self.adjoint == "unrolled"
         bounded, positive = (qs.Bounded, qs.Positive) if shaped else (float, float)
         inner_loss = qs.PolicyGradient(
-            bounded(self.correction_discount), bounded(self.correction_lambda), normalise=self.normalise_within,
+            bounded(self.correction_discount), bounded(self.correction_gae_lambda), normalise=self.normalise_within,
             ridge=self.correction_ridge,
         )  # fmt: skip
         rate = qs.Positive(self.correction_rate) if learned else self.correction_rate
-        learner = self.learner(family, inner_loss, rate, positive(self.pull) if self.pull else None)
+        learner = self.learner(family, inner_loss, rate, positive(self.kl_weight) if self.kl_weight else None)
         pictured = family.task_features if self.generates != "nothing" else None
 
-        def tested(learner: Any) -> Any:
+        def eval_view(learner: Any) -> Any:
             inner = dataclasses.replace(learner.inner_loss, ridge=self.test_ridge or self.correction_ridge)
-            return dataclasses.replace(learner, scatter=0.0, inner_loss=inner)
+            return dataclasses.replace(learner, init_noise=0.0, inner_loss=inner)
 
         return trials(
             family, training, self.memory, self.outer, learner,
             baselines={**family.baselines(), **self.scratch(family)},
-            tested=tested,
-            survey=generated_policies(pictured) if pictured else None,
+            eval_view=eval_view,
+            draw_many=generated_policies(pictured) if pictured else None,
         )  # fmt: skip
 
     def scratch(self, family: EnvironmentFamily) -> dict[str, Any]:
@@ -135,16 +135,16 @@ class MPO(MethodConfig):
             memory=dataclasses.replace(self.memory, memory_size=1),
         )  # fmt: skip
         family = dataclasses.replace(family, key=lambda n: jax.random.fold_in(jax.random.key(2**31), n))
-        return {"from scratch": alone.learner(family, qs.PolicyGradient(discount, self.correction_lambda), rate, None)}
+        return {"from scratch": alone.learner(family, qs.PolicyGradient(discount, self.correction_gae_lambda), rate, None)}
 
-    def learner(self, family: EnvironmentFamily, inner: Any, rate: Any, pull: Any) -> Any:
-        """With this inner loss, and this rate and pull, numbers or leaves."""
+    def learner(self, family: EnvironmentFamily, inner: Any, rate: Any, kl_weight: Any) -> Any:
+        """With this inner loss, and this rate and weight of the pull, numbers or leaves."""
         import jax
         import jax.numpy as jnp
 
-        from quickstudy.learners.mpo import MPO, no_generation_yet
-        from quickstudy.learners.recurrent import OutcomeFeedback
-        from quickstudy.learners.updates import Scaled, clipped
+        from quickstudy.learners.generated.mpo import MPO, no_generation_yet
+        from quickstudy.learners.memory.recurrent import OutcomeFeedback
+        from quickstudy.learners.gradient.updates import Scaled, clipped
         from quickstudy.nn import models
         from quickstudy.nn.layers import Linear
 
@@ -164,15 +164,15 @@ class MPO(MethodConfig):
             OutcomeFeedback(spec.actions, spec.dims),
             inner,
             Scaled(rate, clipped(self.correction_clip)),
-            pull,
+            kl_weight,
             inputs=spec.observation,
             episode=family.segment_length,
             steps=self.correction_steps,
-            foresight=self.outer.discount if self.weigh_shortfall and generates else None,
+            critic_discount=self.outer.discount if self.weigh_shortfall and generates else None,
             adjoint=qs.FirstOrder() if self.adjoint == "first-order" else qs.Unrolled(),
             fast=fast,
             scale=self.outer.value_scale,
             # Without guidance and corrections there is nothing to be made wrong, and nothing to mend it.
-            scatter=self.scatter if self.correction_steps and generates else 0.0,
-            scattered=self.scattered,
+            init_noise=self.init_noise if self.correction_steps and generates else 0.0,
+            init_noise_share=self.init_noise_share,
         )

@@ -20,7 +20,7 @@ class Rollouts:
     adaptations: Annotated[int, AtLeast(1, 1000), "inner steps while training; the test takes three"] = 3
     inner_rate: Annotated[float, Above(0), "step size of adaptation, or where a learned one starts"] = 0.1
     inner_discount: Annotated[float, Inside(0, 1), "discount γ of the inner loss, or where a learned one starts"] = 0.95
-    inner_lambda: Annotated[float, Inside(0, 1), "λ of the inner loss's advantages, or where a learned one starts"] = 0.97
+    inner_gae_lambda: Annotated[float, Inside(0, 1), "λ of the inner loss's advantages, or where a learned one starts"] = 0.97
     initial_std: Annotated[float, Above(0), "standard deviation of actions that are vectors, where it starts"] = 0.06
     hidden_size: Annotated[int, AtLeast(1, SIZES), "width of the policy's two hidden layers"] = 64
     scratch_rate: Annotated[float, Above(0), "step size of the baseline that learns each task from scratch"] = 0.1
@@ -41,8 +41,8 @@ class Rollouts:
     def trial(self, family: EnvironmentFamily, **fields: Any) -> Any:
         episode = family.segment_length
         return qs.Trial(
-            family.tasks.environment, horizon=episode * (1 + self.adaptations), adapt_every=episode,
-            width=self.trajectories, burn_in=episode, discount=self.discount, trace=1.0, baseline="linear",
+            family.tasks.environment, trial_length=episode * (1 + self.adaptations), segment_length=episode,
+            num_envs=self.trajectories, burn_in=episode, discount=self.discount, gae_lambda=1.0, baseline="linear",
             across_episodes=False, **fields,
         )  # fmt: skip
 
@@ -60,11 +60,11 @@ class Rollouts:
             learner=learner,
             objective=objective,
             meta_optimizer=meta_optimizer,
-            evaluation=qs.Protocol(
-                dataclasses.replace(trial, horizon=4 * episode, burn_in=3 * episode),
-                rulers={"from scratch": scratch},
-                optimum=None if oracle is None else lambda tasks: oracle(tasks, episode if family.unit == 1 else 1),
-                trace=family.draw_segments,
+            evaluation=qs.EvaluationConfig(
+                dataclasses.replace(trial, trial_length=4 * episode, burn_in=3 * episode),
+                baselines={"from scratch": scratch},
+                oracle_value=None if oracle is None else lambda tasks: oracle(tasks, episode if family.unit == 1 else 1),
+                draw=family.draw_segments,
                 chunk=50,
             ),
             citations=(FINN,),
@@ -100,7 +100,7 @@ class MAML(MethodConfig):
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         import jax
 
-        from quickstudy.learners.updates import per_step, per_weight
+        from quickstudy.learners.gradient.updates import per_step, per_weight
         from quickstudy.rl import losses
 
         rollouts = self.rollouts
@@ -112,14 +112,14 @@ class MAML(MethodConfig):
             "constant": lambda: qs.SGD(rollouts.inner_rate),
         }[self.rates]()
         inner_loss: Any = qs.PolicyGradient(
-            qs.Bounded(rollouts.inner_discount), qs.Bounded(rollouts.inner_lambda), credit=self.credit
+            qs.Bounded(rollouts.inner_discount), qs.Bounded(rollouts.inner_gae_lambda), credit=self.credit
         )
         if self.critic:
             inner_loss = qs.PolicyAndValue(inner_loss, self.critic)
         explore = ((self.e_maml, losses.e_maml),) if self.e_maml else ()
         trial = rollouts.trial(family, terms=((1.0, losses.reinforce), *explore))
         # A step leaves some two dozen numbers for each hidden unit behind.
-        size = 100 * rollouts.hidden_size * rollouts.trajectories * trial.horizon
+        size = 100 * rollouts.hidden_size * rollouts.trajectories * trial.trial_length
         learner = qs.Gradient(start, inner_loss, update)
         return rollouts.composed(family, learner, trial, trial, self.outer.meta_optimizer(training, size))
 
@@ -148,12 +148,12 @@ class Reptile(MethodConfig):
         first, _ = jax.random.split(family.key(1))
         trial = rollouts.trial(family, terms=((1.0, losses.reinforce),))
         # The last segment is adapted on too, so one less is rolled out.
-        length = trial.adapt_every * rollouts.adaptations
+        length = trial.segment_length * rollouts.adaptations
         shorter = dataclasses.replace(
-            trial, horizon=length, burn_in=length - trial.adapt_every, terms=(), baseline="none", normalise=False
+            trial, trial_length=length, burn_in=length - trial.segment_length, terms=(), baseline="none", normalise=False
         )
         learner = qs.Gradient(
-            rollouts.policy(family, first), qs.PolicyGradient(rollouts.inner_discount, rollouts.inner_lambda),
+            rollouts.policy(family, first), qs.PolicyGradient(rollouts.inner_discount, rollouts.inner_gae_lambda),
             qs.SGD(rollouts.inner_rate),
         )  # fmt: skip
         return rollouts.composed(family, learner, trial, qs.Reptile(shorter), self.outer.meta_optimizer(training))

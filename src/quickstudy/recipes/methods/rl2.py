@@ -35,7 +35,7 @@ class Memory:
 
     def encoder(self, spec: Any, key: Any, inputs: int | None = None) -> Any:
         """The recurrent cell that reads `inputs` numbers (default: observations) beside what came of the step before."""
-        from quickstudy.learners.recurrent import OutcomeFeedback
+        from quickstudy.learners.memory.recurrent import OutcomeFeedback
         from quickstudy.nn.cells import GRU, LSTM
         from quickstudy.nn.linear_recurrence import LinearRecurrence
 
@@ -48,8 +48,8 @@ class Memory:
         import equinox as eqx
         import jax
 
-        from quickstudy.learners.attention import Attention
-        from quickstudy.learners.recurrent import OutcomeFeedback
+        from quickstudy.learners.memory.attention import Attention
+        from quickstudy.learners.memory.recurrent import OutcomeFeedback
 
         spec, told = family.tasks.spec, OutcomeFeedback
         if self.cell == "attention":  # to which steps have no order, so each is told with what followed
@@ -68,7 +68,7 @@ class Memory:
 
 
 def actor_critic(family: EnvironmentFamily, features: int, key: Any, scale: float, hidden: int = 0) -> Any:
-    from quickstudy.learners.recurrent import ActorCritic
+    from quickstudy.learners.memory.recurrent import ActorCritic
 
     spec = family.tasks.spec
     choices = spec.actions or spec.dims
@@ -102,20 +102,20 @@ def trials(
     )  # fmt: skip
     # Tests need no advantages, and baselines have no values.
     test = dataclasses.replace(
-        of(family.test_length), act=memory.act, report_every=family.curve_interval, baseline="none", normalise=False
+        of(family.test_length), act=memory.act, curve_interval=family.curve_interval, baseline="none", normalise=False
     )
     oracle = family.oracle_value
     length = family.test_length
-    fields = {"trace": family.draw, **evaluated}
+    fields = {"draw": family.draw, **evaluated}
     return Composition(
         learner=learner,
-        objective=dataclasses.replace(of(family.trial_length), window=bptt_length or None),
+        objective=dataclasses.replace(of(family.trial_length), bptt_length=bptt_length or None),
         meta_optimizer=outer.meta_optimizer(training),
-        evaluation=qs.Protocol(
+        evaluation=qs.EvaluationConfig(
             test,
             validation_tasks=1000,
-            rulers=family.baselines() if baselines is None else baselines,
-            optimum=None if oracle is None else lambda tasks: oracle(tasks, length),
+            baselines=family.baselines() if baselines is None else baselines,
+            oracle_value=None if oracle is None else lambda tasks: oracle(tasks, length),
             behaviour=family.behaviour,
             chunk=family.chunk,
             **fields,
@@ -178,7 +178,7 @@ class VariBAD(MethodConfig):
         import jax
         import jax.numpy as jnp
 
-        from quickstudy.learners.varibad import Decoder, Latent, VariBAD, divergence, reconstruction
+        from quickstudy.learners.inference.varibad import Decoder, Latent, VariBAD, divergence, reconstruction
         from quickstudy.nn.models import MLP, Chain
 
         spec, memory = family.tasks.spec, self.memory
@@ -196,4 +196,4 @@ class VariBAD(MethodConfig):
         )  # fmt: skip
         further = (self.reconstruction, reconstruction), (self.reconstruction * self.kl, divergence)
         draw = family.draw_beliefs or family.draw
-        return trials(family, training, memory, self.outer, learner, further=further, trace=draw)
+        return trials(family, training, memory, self.outer, learner, further=further, draw=draw)

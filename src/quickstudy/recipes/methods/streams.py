@@ -24,7 +24,7 @@ def _recurrent(family: LabelledFamily, late: bool, cell: Any) -> Any:
     """`cell`: (inputs, classes) -> the cell and how many features it shows."""
     import equinox as eqx
 
-    from quickstudy.learners.recurrent import LabelFeedback, Prediction
+    from quickstudy.learners.memory.recurrent import LabelFeedback, Prediction
     from quickstudy.nn.models import Chain
 
     if family.embedding is None:
@@ -55,7 +55,7 @@ class MANN(MethodConfig):
         return [f"heads must be at most slots={self.slots}, got {self.heads}"] if self.heads > self.slots else []
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
-        from quickstudy.learners.mann import LRUAMemory
+        from quickstudy.learners.memory.mann import LRUAMemory
 
         def cell(inputs: int, told: int) -> tuple[Any, int]:
             made = LRUAMemory(

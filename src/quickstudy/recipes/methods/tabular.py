@@ -26,7 +26,7 @@ def _tables(problem: Problem) -> str | None:
 
 def _trial(family: EnvironmentFamily, **fields: Any) -> Any:
     length = family.unit * family.trial_length
-    return qs.Trial(family.tasks.environment, horizon=length, baseline="none", normalise=False, **fields)
+    return qs.Trial(family.tasks.environment, trial_length=length, baseline="none", normalise=False, **fields)
 
 
 def _oracle(family: EnvironmentFamily) -> Any:
@@ -45,14 +45,14 @@ def _evolved(
     rates = {name: qs.Bounded(min(TUNED[name], near_one)) for name in ("rate", "discount", "epsilon")}
     shape = (spec.observation, spec.actions) if initial == "each" else ()
     test = dataclasses.replace(
-        trial, horizon=family.unit * family.test_length, report_every=family.curve_interval
+        trial, trial_length=family.unit * family.test_length, curve_interval=family.curve_interval
     )
     return Composition(
         learner=make(**rates, initial=jnp.full(shape, TUNED["initial"])),
         objective=trial,
         meta_optimizer=outer.meta_optimizer(training),
-        evaluation=qs.Protocol(
-            test, rulers={"tuned by hand": make(**TUNED), **more}, optimum=_oracle(family), chunk=250
+        evaluation=qs.EvaluationConfig(
+            test, baselines={"tuned by hand": make(**TUNED), **more}, oracle_value=_oracle(family), chunk=250
         ),
     )
 
@@ -71,7 +71,7 @@ class QLearning(MethodConfig):
         return _tables(problem)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
-        from quickstudy.learners.q_learning import QLearning
+        from quickstudy.learners.inner_rl.q_learning import QLearning
 
         spec = family.tasks.spec
         make = lambda **rates: QLearning(spec.observation, spec.actions, **rates)
@@ -95,8 +95,8 @@ class DynaQ(MethodConfig):
         return _tables(problem)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
-        from quickstudy.learners.dyna_q import DynaQ
-        from quickstudy.learners.q_learning import QLearning
+        from quickstudy.learners.inner_rl.dyna_q import DynaQ
+        from quickstudy.learners.inner_rl.q_learning import QLearning
 
         size = family.tasks.spec.observation, family.tasks.spec.actions
         make = lambda **rates: DynaQ(*size, planning=self.planning, **rates)
@@ -107,12 +107,12 @@ class DynaQ(MethodConfig):
 def _alone(family: EnvironmentFamily, learner: Any) -> Composition:
     from quickstudy.meta_optimizers.untrained import Untrained
 
-    trial = _trial(family, report_every=family.curve_interval)
+    trial = _trial(family, curve_interval=family.curve_interval)
     return Composition(
         learner=learner,
         objective=trial,
         meta_optimizer=Untrained(),
-        evaluation=qs.Protocol(trial, optimum=_oracle(family), chunk=500),
+        evaluation=qs.EvaluationConfig(trial, oracle_value=_oracle(family), chunk=500),
         citations=(DUAN,),
     )
 
@@ -131,7 +131,7 @@ class PSRL(MethodConfig):
         return _tables(problem)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
-        from quickstudy.learners import mdps
+        from quickstudy.baselines import mdps
 
         spec = family.tasks.spec
         return _alone(family, mdps.psrl(spec.observation, spec.actions, family.segment_length))
@@ -150,7 +150,7 @@ class RMax(MethodConfig):
         return _tables(problem)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
-        from quickstudy.learners.r_max import RMax
+        from quickstudy.learners.inner_rl.r_max import RMax
 
         spec = family.tasks.spec
         return _alone(family, RMax(spec.observation, spec.actions, visits=self.visits, most=self.max_reward))

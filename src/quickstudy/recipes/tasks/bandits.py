@@ -55,7 +55,7 @@ class Bandit(TasksConfig):
         return Problem(meets=meets, actions=self.arms)
 
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:
-        from quickstudy.learners import bandits
+        from quickstudy.baselines import bandits
         from quickstudy.report.traces import bandit
         from quickstudy.tasks.bandits import Bandits, optimal_return
 
@@ -96,7 +96,7 @@ class CorrelatedBandit(TasksConfig):
         return Problem(meets=meets, actions=2)
 
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:
-        from quickstudy.learners import bandits
+        from quickstudy.baselines import bandits
         from quickstudy.report.behaviour import regret
         from quickstudy.report.traces import bandit
         from quickstudy.tasks.structured_bandits import OpposedBandits
@@ -135,7 +135,7 @@ class InformativeBandit(TasksConfig):
         return Problem(meets=meets, actions=11)
 
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:
-        from quickstudy.learners.structured_bandits import TargetSearch
+        from quickstudy.baselines.structured_bandits import TargetSearch
         from quickstudy.report.behaviour import pulled
         from quickstudy.tasks.structured_bandits import InformativeBandits, best_return
 
@@ -168,7 +168,7 @@ class TwoStep(TasksConfig):
         return Problem(meets=meets, actions=2)
 
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:
-        from quickstudy.learners.two_step import TwoStepFilter, TwoStepValues
+        from quickstudy.baselines.two_step import TwoStepFilter, TwoStepValues
         from quickstudy.report.behaviour import stays
         from quickstudy.tasks.two_step import TwoStep
 

@@ -44,7 +44,7 @@ class Clinc150(TasksConfig):
     def build(self, meets: Meets, seed: int) -> LabelledFamily:
         import jax.numpy as jnp
 
-        from quickstudy.learners.logistic_regression import LogisticRegression
+        from quickstudy.baselines.logistic_regression import LogisticRegression
         from quickstudy.nn.layers import Linear
         from quickstudy.nn.models import Chain, Contextual, Refined
         from quickstudy.tasks.clinc150 import clinc150

@@ -26,7 +26,7 @@ def _family(
 ) -> EnvironmentFamily:
     import jax
 
-    from quickstudy.tasks import gymnax
+    from quickstudy.envs import gymnax
 
     length = (trial or Steps()).trial_length
     return EnvironmentFamily(

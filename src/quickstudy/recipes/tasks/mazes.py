@@ -49,7 +49,7 @@ class Grid(TasksConfig):
         import jax
         import numpy as np
 
-        from quickstudy.learners.goal_grids import BestExplorer, GoalSampling, best_path
+        from quickstudy.baselines.goal_grids import BestExplorer, GoalSampling, best_path
         from quickstudy.report import traces
         from quickstudy.tasks.mazes import GoalGrids
 
@@ -106,8 +106,8 @@ class Maze(TasksConfig):
         import jax
         import jax.numpy as jnp
 
-        from quickstudy.learners.dyna_q import DynaQ
-        from quickstudy.learners.q_learning import QLearning
+        from quickstudy.learners.inner_rl.dyna_q import DynaQ
+        from quickstudy.learners.inner_rl.q_learning import QLearning
         from quickstudy.tasks.mazes import Mazes, expected_steps, tables
 
         layout = None if self.layout < 0 else self.layout

@@ -64,7 +64,7 @@ class MDP(TasksConfig):
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:
         import jax.numpy as jnp
 
-        from quickstudy.learners import mdps
+        from quickstudy.baselines import mdps
         from quickstudy.tasks.mdps import TabularMDPs
 
         pairs = self.states, self.actions
@@ -110,7 +110,7 @@ class Kernels(TasksConfig):
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:
         import numpy as np
 
-        from quickstudy.learners import mdps
+        from quickstudy.baselines import mdps
         from quickstudy.tasks.mdps import KernelMDPs
 
         tasks = KernelMDPs(shifted=self.test_residual == "outside")

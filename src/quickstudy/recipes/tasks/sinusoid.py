@@ -56,7 +56,7 @@ class Sinusoid(TasksConfig):
     def build(self, meets: Meets, seed: int) -> LabelledFamily:
         import jax
 
-        from quickstudy.learners.sinusoid_posterior import SinusoidPosterior
+        from quickstudy.baselines.sinusoid_posterior import SinusoidPosterior
         from quickstudy.nn.models import MLP, Contextual, Predictor
         from quickstudy.report.traces import sinusoid
         from quickstudy.tasks.sinusoid import Sinusoids, SinusoidStreams

@@ -38,7 +38,7 @@ class XLand(TasksConfig):
         import jax
 
         from quickstudy.nn.symbols import SymbolGrid
-        from quickstudy.tasks.xland import SYMBOLS, XLandTasks
+        from quickstudy.envs.xland import SYMBOLS, XLandTasks
 
         tasks = XLandTasks.make(self.benchmark, self.rulesets)
         side = math.isqrt(tasks.spec.observation // len(SYMBOLS))

@@ -1,0 +1,1 @@
+"""Strategies and oracles with nothing to learn, to compare learners with."""

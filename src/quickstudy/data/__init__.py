@@ -1,0 +1,1 @@
+"""What flows between the parts, and how it is stored."""

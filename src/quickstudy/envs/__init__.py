@@ -1,0 +1,1 @@
+"""Environments and task distributions over their parameters."""

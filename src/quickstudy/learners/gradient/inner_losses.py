@@ -1,0 +1,146 @@
+"""What the inner loop descends: one number of the model's behaviour on a segment of experience.
+
+Supervised       mean of a loss over labelled examples
+PolicyGradient   −mean Â_t log π(a_t | o_t), or its DiCE or LVC form; Â by GAE over a linear baseline
+PolicyAndValue   the same + c/2 mean (V(o_t) − (1 − γ) R_t)², V another output of the policy's network, as in the
+                 actor-critics of Mnih et al. 2016; here it is for the features that both stand on, and advises nobody
+"""
+
+import abc
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from quickstudy.core import Incompatible
+from quickstudy.data.batches import Labelled, Output, Transition
+from quickstudy.learners.gradient.adjoints import Adjoint
+from quickstudy.nn.measures import squared_error
+from quickstudy.parallel.axes import over_axes
+from quickstudy.parameters import partition, unwrap
+from quickstudy.rl import losses, returns
+
+Apply = Callable[[PyTree], Output]
+
+
+class InnerLoss(eqx.Module):
+    has_minimiser: ClassVar[bool]  # what the implicit adjoint needs: experience does not change with the weights
+
+    @property
+    def shapes_gradient(self) -> bool:
+        """Whether something in it is learned, or credited, through its gradient: that an adjoint has to pass on."""
+        return bool(jax.tree.leaves(partition(self)[0]))
+
+    @abc.abstractmethod
+    def __call__(self, apply: Apply, experience: PyTree) -> Float[Array, ""]: ...
+
+
+def must_reach(inner_loss: InnerLoss, adjoint: Adjoint) -> None:
+    """Raises `Incompatible` where the adjoint would leave what is in the loss without its gradient."""
+    if inner_loss.shapes_gradient and not adjoint.exact_gradient:
+        raise Incompatible(
+            f"{type(adjoint).__name__} takes inner gradients for constants, and {type(inner_loss).__name__} has "
+            "meta-parameters or a credit that only they can reach; use numbers and credit='none', or Unrolled"
+        )
+
+
+class Supervised(InnerLoss):
+    loss: Callable = eqx.field(static=True, default=squared_error)
+
+    has_minimiser = True
+
+    def __call__(self, apply: Apply, experience: Labelled) -> Float[Array, ""]:
+        each = over_axes(lambda x, y: self.loss(apply(x).prediction, y))
+        return each(experience.x, experience.y).mean()
+
+
+class OfPolicy(InnerLoss):
+    """Of what was lived, [time, width], and not of labels."""
+
+    has_minimiser = False
+
+    def __call__(self, apply: Apply, experience: Transition) -> Float[Array, ""]:
+        return self.judged(over_axes(apply, 2)(experience.observation), experience)
+
+    @abc.abstractmethod
+    def judged(self, said: Output, t: Transition) -> Float[Array, ""]:
+        """The loss, given what is said [time, width] where `t` was lived."""
+
+
+class PolicyGradient(OfPolicy):
+    """`discount` and `gae_lambda` may be numbers, arrays or wrappers; experience is [time, width].
+
+    credit: what is left of the sampling distribution when the step is differentiated again
+        "none"   nothing: MAML (Finn et al. 2017)
+        "lvc"    each action's own ratio to itself, low in variance: ProMP (Rothfuss et al. 2019)
+        "dice"   all of it, so that the meta-gradient credits how data are collected (Foerster et al. 2018)
+
+    `normalise` brings the advantages of a segment to deviation 1; without it steps shrink as the policy gets better.
+    `ridge` holds the baseline back: with one short trajectory a free fit would explain all that happened in it.
+    """
+
+    discount: PyTree = 0.99
+    gae_lambda: PyTree = 1.0
+    credit: Literal["none", "lvc", "dice"] = eqx.field(static=True, default="none")
+    normalise: bool = eqx.field(static=True, default=True)
+    ridge: float = eqx.field(static=True, default=1e-5)
+
+    @property
+    def shapes_gradient(self) -> bool:
+        return self.credit != "none" or super().shapes_gradient
+
+    def judged(self, said: Output, t: Transition) -> Float[Array, ""]:
+        log_prob = over_axes(lambda policy, action: policy.log_prob(action), 2)(said.policy, t.action)
+        discount = unwrap(self.discount)
+        ends = (t.terminated, t.truncated, t.last)
+        target = returns.rewards_to_go(t.reward, *ends, discount=discount)
+        value = returns.linear_baseline(t.observation, jax.lax.stop_gradient(target), ridge=self.ridge)
+        following = jnp.concatenate([value[1:], jnp.zeros_like(value[:1])])
+        # Episodes that were cut are taken to have ended: a fit to finite sums knows no value beyond the cut.
+        ended = t.terminated | t.truncated | t.last
+        advantage = returns.gae(
+            t.reward,
+            value,
+            following,
+            ended,
+            t.truncated,
+            t.last,
+            discount=discount,
+            gae_lambda=unwrap(self.gae_lambda),
+        )
+        advantage = returns.standardised(advantage) if self.normalise else advantage - advantage.mean()
+        weights = {
+            "none": lambda: log_prob,
+            "lvc": lambda: losses.magic_box(log_prob),
+            "dice": lambda: losses.dice_weights(log_prob, ended),
+        }[self.credit]()
+        return -(advantage * weights).mean()
+
+
+class PolicyAndValue(OfPolicy):
+    """A policy gradient beside the regression of a value, for a model that gives both.
+
+    Advantages have no level and, normalised, no size: they say which way is better and not how good things are. What
+    was predicted wrongly of the rewards to go does, and it moves the features that the policy reads. `weight` is c, a
+    number, an array or a wrapper; values are in units of the reward, whatever the discount.
+
+    Raises Incompatible for a model without a value.
+    """
+
+    policy: PolicyGradient
+    weight: PyTree = 1.0
+
+    @property
+    def shapes_gradient(self) -> bool:
+        return self.policy.shapes_gradient or super().shapes_gradient
+
+    def judged(self, said: Output, t: Transition) -> Float[Array, ""]:
+        if said.value is None:
+            raise Incompatible("PolicyAndValue regresses a value, and the model gives none; use PolicyGradient")
+        discount = unwrap(self.policy.discount)
+        to_go = returns.rewards_to_go(t.reward, t.terminated, t.truncated, t.last, discount=discount)
+        off = said.value - jax.lax.stop_gradient((1 - discount) * to_go)
+        return self.policy.judged(said, t) + unwrap(self.weight) * 0.5 * (off**2).mean()

@@ -1,0 +1,1 @@
+"""Learners that infer what task they are in."""

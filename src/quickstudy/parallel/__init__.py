@@ -1,0 +1,1 @@
+"""Devices and the axes along which work is spread over them."""
