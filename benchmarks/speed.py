@@ -225,7 +225,7 @@ def startup() -> None:
                     "--out",
                     f"{cache}/run{len(times)}",
                 ]
-                code = f"from quickstudy.cli import main; main({words!r})"
+                code = f"from quickstudy.cli.main import main; main({words!r})"
                 began = time.perf_counter()
                 process = subprocess.Popen(
                     [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment

@@ -19,11 +19,11 @@ from quickstudy.data.batches import Labelled, Transition
 from quickstudy.learners.generated.mktn import MKTN, Control, Proximal, Regression, Ridge
 from quickstudy.learners.generated.mpo import MPO, no_generation_yet
 from quickstudy.learners.gradient.adjoints import FirstOrder, Implicit, Unrolled
-from quickstudy.learners.gradient.updates import SGD, Scaled, per_step, per_weight
 from quickstudy.learners.gradient.inner_losses import PolicyAndValue, PolicyGradient, Supervised
 from quickstudy.learners.gradient.learned_updates import LSTMOptimizer, MetaLSTM
 from quickstudy.learners.gradient.maml import Gradient
 from quickstudy.learners.gradient.task_memory import OfPairs, TaskMemory, empty_memory
+from quickstudy.learners.gradient.updates import SGD, Scaled, per_step, per_weight
 from quickstudy.learners.inference.meta_models import Amortised
 from quickstudy.learners.inference.mixture import Mixture
 from quickstudy.learners.inference.mml import MML

@@ -12,6 +12,7 @@ import pytest
 
 from quickstudy.cli.main import main
 from quickstudy.runs import StorageFailed
+from quickstudy.runs.reader import signed
 
 SMALL = ["--meta-steps", "20", "--meta-batch", "4", "--test-tasks", "20", "--hidden", "8"]
 
@@ -221,11 +222,21 @@ def test_a_run_can_be_made_longer_but_not_into_another(trained, capsys, tmp_path
     assert json.loads((copy / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 24
     about = json.loads((copy / "run.json").read_text())
     assert about["config"]["meta_steps"] == 24
-    about["config"]["inner_rate"] = 0.5
-    (copy / "run.json").write_text(json.dumps(about))
-    code, _, err = call(capsys, "resume", copy)
-    assert code == 2 and "inner_rate was 0.01, is 0.5" in err
+    assert [(h["step"], h["config"]["meta_steps"]) for h in about["history"]] == [(0, 20), (20, 24)]
     assert call(capsys, "resume", copy, "--meta-steps", 3)[0] == 2
+    tested = (copy / "evaluation.json").read_bytes()
+    del about["sha256"]
+    for sign in (lambda about: about, signed):  # by mistake, or on purpose
+        about["config"]["inner_rate"] = 0.5
+        (copy / "run.json").write_text(json.dumps(sign(about)))
+        for command in ("resume", "evaluate"):
+            code, _, err = call(capsys, command, copy)
+            assert code == 4 and "inner_rate was 0.01, is 0.5" in err and "run.json" in err
+    (copy / "run.json").write_text(json.dumps(signed({**about, "recipe": "sinusoid-reptile"})))
+    for command in ("resume", "evaluate"):
+        code, _, err = call(capsys, command, copy)
+        assert code == 4 and "sinusoid-maml" in err and "sinusoid-reptile" in err
+    assert (copy / "evaluation.json").read_bytes() == tested
 
 
 def test_a_refused_resume_leaves_the_run_as_it_is(trained, capsys):

@@ -113,14 +113,14 @@ def test_training_images_are_moved_and_warped_about_their_middle_and_others_are_
 def test_a_test_never_moves_what_is_held_out(tmp_path):
     small_data.omniglot(tmp_path, characters=1623)
     from quickstudy.config import ConfigError
-    from quickstudy.load import experiment_of
     from quickstudy.recipes import configure
     from quickstudy.runs import RunFolder
+    from quickstudy.runs.load import experiment_of
 
     recipe = configure("omniglot-proto", {"data": str(tmp_path), "split": "maml"})
     run = RunFolder(tmp_path / "run")
     with run.locked():
-        run.write_json("run.json", recipe.about())
+        run.note(recipe.about())
     assert experiment_of(run, ways=20).tasks.ways == 20
     with pytest.raises(ConfigError, match="what was trained on"):
         experiment_of(run, split="vinyals")

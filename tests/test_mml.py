@@ -20,11 +20,11 @@ from quickstudy.learners.inference.meta_models import Amortised, Prior, as_table
 from quickstudy.learners.inference.mixture import Mixture
 from quickstudy.learners.inference.mml import MML, equivalence, likelihood
 from quickstudy.learners.inner_rl.tabular import outcome
-from quickstudy.load import load
 from quickstudy.objectives.trial import Trial
 from quickstudy.parameters import Positive
 from quickstudy.recipes import configure
 from quickstudy.rl.planning import backward_induction, greedy, value_iteration
+from quickstudy.runs.load import load
 from quickstudy.tasks.mazes import Mazes, shortest, tables
 from quickstudy.tasks.mdps import KernelMDPs, TabularMDPs
 

@@ -16,7 +16,6 @@ from quickstudy.config import ConfigError, Training
 from quickstudy.core import Incompatible, TaskDistribution, split_by_stream
 from quickstudy.display.events import quiet
 from quickstudy.learners.gradient.updates import SGD
-from quickstudy.load import load
 from quickstudy.meta_optimizers.backprop import Backprop
 from quickstudy.meta_optimizers.evolution import Evolution
 from quickstudy.objectives.few_shot import FewShot
@@ -24,6 +23,7 @@ from quickstudy.objectives.online import Online
 from quickstudy.objectives.trial import Trial
 from quickstudy.rl import losses
 from quickstudy.runs import METRICS, CheckpointRefused, FolderInUse, RunFolder
+from quickstudy.runs.load import load
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.sinusoid import Sinusoids
 from quickstudy.train.run import Interrupted, TrainingFailed, _check_kinds, train

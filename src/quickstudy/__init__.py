@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.matching import Matching as Matching
     from quickstudy.learners.metric.prototypical import Prototypical as Prototypical
     from quickstudy.learners.replay import scan_replay as scan_replay
-    from quickstudy.load import load as load
-    from quickstudy.load import recipe as recipe
     from quickstudy.meta_optimizers.backprop import Backprop as Backprop
     from quickstudy.meta_optimizers.evolution import Evolution as Evolution
     from quickstudy.objectives.few_shot import FewShot as FewShot
@@ -62,6 +60,8 @@ if TYPE_CHECKING:
     from quickstudy.parameters import meta_parameters as meta_parameters
     from quickstudy.parameters import unwrap as unwrap
     from quickstudy.report.page import report as report
+    from quickstudy.runs.load import load as load
+    from quickstudy.runs.load import recipe as recipe
     from quickstudy.tasks.classes import from_arrays as from_arrays
     from quickstudy.train.run import Result as Result
     from quickstudy.train.run import train as train
@@ -85,7 +85,6 @@ _PUBLIC = {
     "learners.metric.matching": ["Matching"],
     "learners.metric.prototypical": ["Prototypical"],
     "learners.replay": ["scan_replay"],
-    "load": ["load", "recipe"],
     "meta_optimizers.backprop": ["Backprop"],
     "meta_optimizers.evolution": ["Evolution"],
     "objectives.few_shot": ["FewShot"],
@@ -95,6 +94,7 @@ _PUBLIC = {
     "parallel.reduce": ["num_devices", "sum_over_devices"],
     "parameters": ["Bounded", "Frozen", "Positive", "meta_parameters", "unwrap"],
     "report.page": ["report"],
+    "runs.load": ["load", "recipe"],
     "tasks.classes": ["from_arrays"],
     "train.run": ["Result", "train"],
 }  # fmt: skip

@@ -113,7 +113,7 @@ def wrong(field: Declared, value: Any) -> list[str]:
     if get_origin(field.kind) is Literal:
         choices = get_args(field.kind)
         return [] if value in choices else [f"{field.name} must be one of {', '.join(map(str, choices))}, got {value!r}"]
-    for leaf in _leaves(value):
+    for leaf in leaves(value):
         if isinstance(leaf, float) and not math.isfinite(leaf):
             return [f"{field.name} must be a finite number, got {leaf}"]
     if not _fits(value, field.kind):
@@ -122,14 +122,15 @@ def wrong(field: Declared, value: Any) -> list[str]:
     return [
         f"{field.name} must {check}, got {value}"
         for check in field.checks
-        if not all(check(leaf) for leaf in _leaves(value))
+        if not all(check(leaf) for leaf in leaves(value))
     ]
 
 
-def _leaves(value: Any) -> Iterable[Any]:
+def leaves(value: Any) -> Iterable[Any]:
+    """The numbers and words of a value that may be a tuple of tuples."""
     if isinstance(value, tuple):
         for part in value:
-            yield from _leaves(part)
+            yield from leaves(part)
     else:
         yield value
 

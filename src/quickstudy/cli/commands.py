@@ -1,4 +1,4 @@
-"""What the command line does: list, train, test, resume. `cli.py` reads the words, and says what went wrong.
+"""What the command line does: train, test, resume. `main.py` reads the words, and says what went wrong.
 
 Nothing here imports JAX until there is something to compute.
 """
@@ -14,8 +14,13 @@ from typing import Any
 from quickstudy._version import __version__
 from quickstudy.config import ConfigError
 from quickstudy.display import events, terminal, writers
-from quickstudy.recipes import all_recipes
-from quickstudy.recipes.base import Recipe
+from quickstudy.recipes import Recipe, configure
+from quickstudy.runs.errors import CheckpointRefused
+from quickstudy.runs.files import canonical
+from quickstudy.runs.lock import FolderLock
+from quickstudy.runs.own import recipe_of
+from quickstudy.runs.reader import changed, read_run
+from quickstudy.runs.schema import MAY_CHANGE, METRICS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,40 +62,35 @@ class Writers:
         return events.Together(listener, *extra) if extra else listener
 
 
-def list_recipes(output: Output) -> None:
-    rows = [
-        {
-            "name": name,
-            "description": cls.description,
-            "expected": cls.expected,
-            "source": cls.source,
-        }
-        for name, cls in sorted(all_recipes().items())
-    ]
-    if output.json:
-        print(json.dumps({"status": "ok", "recipes": rows}))
-        return
-    for row in rows:
-        print(f"{row['name']:<22} {row['description']}\n{'':<22} to expect: {row['expected']}")
+def train(recipe: Recipe, folder: Path, output: Output, writers: Writers) -> None:
+    recipe.check()
+    lock = FolderLock(folder)
+    with lock.held():  # before JAX is imported, so that a second writer is told at once
+        if Path(folder, "run.json").exists():
+            raise ConfigError([f"{folder} already holds a run; resume it, or choose another folder"])
+        _train(recipe, lock, output, writers)
 
 
-def train(recipe: Recipe, folder: Path, output: Output, writers: Writers, resume: int | None = None) -> None:
-    from quickstudy.cache import use_compilation_cache
+def _train(recipe: Recipe, folder: FolderLock, output: Output, writers: Writers, resume: int | None = None) -> None:
     from quickstudy.parallel.mesh import use_cores
+    from quickstudy.runs.cache import use_compilation_cache
 
-    again = f"quickstudy resume {shlex.quote(str(folder))}"
-    listener = output.listener(again)
-    _hello(output, f"quickstudy {__version__}: {recipe.name}, seed {recipe.seed}, into {folder}")
+    listener = output.listener(again("resume", folder.path, recipe.reference))
+    _hello(output, f"quickstudy {__version__}: {recipe.title}, seed {recipe.training.seed}, into {folder.path}")
     try:
-        recipe.check()
-        use_cores(recipe.devices, recipe.cores)
+        use_cores(recipe.training.devices, recipe.training.cores)
         use_compilation_cache()  # a learner is made by dozens of small programs
         experiment = recipe.build()
-        listener = writers.add(listener, folder, dataclasses.asdict(recipe))
+        listener = writers.add(listener, folder.path, recipe.values())
         experiment.train(folder, resume=resume, listener=listener)
     finally:
         events.close(listener)
-    test(folder, output)
+    test(folder.path, output, own=recipe.reference)
+
+
+def again(command: str, folder: Path, own: str | None = None, *words: str) -> str:
+    """The command that goes on with a run. One of a recipe of a person's own has to name it again."""
+    return shlex.join(["quickstudy", command, str(folder), *(["--recipe", own] if own else []), *words])
 
 
 def test(
@@ -100,19 +100,20 @@ def test(
     step: int | None = None,
     tasks: int | None = None,
     other: dict[str, Any] | None = None,
+    own: str | None = None,
 ) -> None:
     """Meta-tests what a folder holds, writes the outcome and the report beside it, and says so. A test under `other`
     values of the recipe's fields than in training, or of an earlier checkpoint, leaves the run's own outcome and report
     as they are."""
-    from quickstudy.load import load
     from quickstudy.report.page import report
-    from quickstudy.runs import RunFolder
+    from quickstudy.runs.folder import RunFolder
+    from quickstudy.runs.load import load
 
     other = other or {}
-    run, loaded = RunFolder(folder), load(folder, step=step, **other)
+    run, loaded = RunFolder(folder), load(folder, recipe=own, step=step, **other)
     aside = dict(other) if loaded.step == run.steps()[-1] else {**other, "step": loaded.step}
     assert loaded.experiment is not None and loaded.evaluation is not None
-    name = loaded.experiment.recipe.name
+    name = loaded.experiment.recipe.title
     changes: dict[str, Any] = (
         {} if tasks is None else {"num_tasks": tasks, "chunk": min(tasks, loaded.evaluation.chunk)}
     )
@@ -144,10 +145,10 @@ def test(
         print(f"  {result.note}")
     if result.diverged:
         print(f"  not finite, left out: tasks {result.diverged[:10]}{' …' if len(result.diverged) > 10 else ''}")
-    words = ["quickstudy", "evaluate", str(folder), *(["--step", str(step)] if step is not None else [])]
+    words = ["--step", str(step)] if step is not None else []
     words += ["--tasks", str(tasks)] if tasks is not None else []
     words += ["--other", *(f"{key}={value}" for key, value in other.items())] if other else []
-    print(f"{'outcome' if aside else 'report'}: {page}\ntest again: {shlex.join(words)}")
+    print(f"{'outcome' if aside else 'report'}: {page}\ntest again: {again('evaluate', folder, own, *words)}")
 
 
 def _hello(output: Output, line: str) -> None:
@@ -182,44 +183,49 @@ class Changes:
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
-SAFE = {field.name for field in dataclasses.fields(Changes)}
+def resume(
+    folder: Path, output: Output, *, step: int | None, changes: Changes, writers: Writers, own: str | None = None
+) -> None:
+    run = read_run(folder)  # before the lock, which makes a folder
+    lock = FolderLock(folder)
+    with lock.held():
+        recipe, at = _to_go_on_with(lock, output, recipe_of(run, folder, own), step, changes)
+        _train(recipe, lock, output, writers, resume=at)
 
 
-def resume(folder: Path, output: Output, *, step: int | None, changes: Changes, writers: Writers) -> None:
-    from quickstudy.load import experiment_of
+def _to_go_on_with(
+    folder: FolderLock, output: Output, name: str, step: int | None, changes: Changes
+) -> tuple[Recipe, int]:
+    """The recipe with its changes, and the step to go on from."""
     from quickstudy.parallel.mesh import choose, use_cores
     from quickstudy.recipes.experiment import fingerprint
-    from quickstudy.runs import METRICS, CheckpointRefused, RunFolder
+    from quickstudy.runs.folder import RunFolder
 
     run = RunFolder(folder)
     about = run.about()
-    where = {**about["config"], **changes.given()}
-    use_cores(where["devices"], where["cores"])
-    experiment = experiment_of(run)
-    recipe = experiment.recipe
     at = step if step is not None else (run.newest() or 0)
     if at and at not in run.steps():
         raise CheckpointRefused(f"{run.checkpoints} has no checkpoint of step {at}; it has {run.steps()}")
-    recipe = dataclasses.replace(recipe, **changes.given())
+    saved = (run.manifest(at)["config"] if at else None) or about["config"]
+    where = {**about["config"], **changes.given()}
+    use_cores(where["devices"], where["cores"])
+    recipe = configure(name, dict(about["config"])).changed(**changes.given())
     recipe.check()
     if changes.devices is not None:
-        devices = choose(changes.devices, recipe.meta_batch, experiment.meta_optimizer.minibatches)
-        recipe = dataclasses.replace(recipe, devices=devices)
-    saved = run.manifest(at).get("config") if at else None
-    now = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    changed = {key: (old, now.get(key)) for key, old in (saved or {}).items() if now.get(key) != old}
-    said = ", ".join(f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
-    if changed.keys() - SAFE:
-        raise ConfigError([f"the configuration is not the one that step {at} was saved with: {said}"])
-    if recipe.meta_steps < at:
-        raise ConfigError([f"meta_steps={recipe.meta_steps} lies before step {at}, where the run goes on"])
-    if changed:
+        experiment = recipe.build()
+        devices = choose(changes.devices, recipe.training.meta_batch, experiment.meta_optimizer.minibatches)
+        recipe = recipe.changed(devices=devices)
+    now = json.loads(canonical(recipe.values()))
+    said = changed(*({name: config.get(name) for name in MAY_CHANGE} for config in (saved, now)))
+    if recipe.training.meta_steps < at:
+        raise ConfigError([f"meta_steps={recipe.training.meta_steps} lies before step {at}, where the run goes on"])
+    if said:
         _hello(
             output, f"changed: {said}; what follows from that, as schedules or the tasks drawn, changes from here on"
         )
-    if not at and run.lines(METRICS):
+    if not at and os.path.exists(run.path / METRICS):
         _hello(output, f"warning: {run.checkpoints} has no checkpoint left, so the run begins anew")
     made, here = about.get("fingerprint", {}), fingerprint()
     if other := ", ".join(f"{k} was {v}, is {here[k]}" for k, v in made.items() if k in here and here[k] != v):
         _hello(output, f"numerically close, not identical, to the uninterrupted run: {other}")
-    train(recipe, folder, output, writers, resume=at)
+    return recipe, at

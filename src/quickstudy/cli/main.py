@@ -9,22 +9,22 @@ import contextlib
 import dataclasses
 import json
 import os
-import shlex
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import tyro
 
 from quickstudy._version import __version__
-from quickstudy.cli.commands import Changes, Output, Writers, list_recipes, resume, test, train
-from quickstudy.config import ConfigError
-from quickstudy.recipes import all_recipes, get
-from quickstudy.recipes.base import Recipe
-from quickstudy.recipes.terms import explained
+from quickstudy.cli.commands import Changes, Output, Writers, again, resume, test, train
+from quickstudy.cli.listing import show
+from quickstudy.config import ConfigError, nearest
+from quickstudy.recipes import CARDS, Recipe, named
+from quickstudy.runs.errors import CheckpointRefused
+from quickstudy.runs.reader import read_run
 
 EXIT = {
     "ConfigError": 2, "Incompatible": 2, "DataError": 2,
@@ -41,12 +41,12 @@ def _parsed(command: str, options: Callable, words: Sequence[str]) -> Callable[[
 
 
 @contextlib.contextmanager
-def _of_run(folder: Path, command: str = "resume") -> Iterator[None]:
+def _of_run(folder: Path, command: str = "resume", own: str | None = None) -> Iterator[None]:
     """What goes wrong within is of this run: `_fail` says how to go on with it."""
     try:
         yield
     except BaseException as error:
-        error.folder, error.command = folder, command  # type: ignore[attr-defined]
+        error.folder, error.again = folder, again(command, folder, own)  # type: ignore[attr-defined]
         raise
 
 
@@ -58,12 +58,12 @@ _FOLDER = tyro.conf.arg(
 
 
 def _parse_train(name: str, words: Sequence[str]) -> Callable[[], None]:
-    cls = get(name)
-    told, kinds = explained(cls), get_type_hints(cls, include_extras=True)
-    of = lambda name: Annotated[kinds[name], tyro.conf.arg(help=told[name])] if told[name] else kinds[name]
-    again = lambda field: dataclasses.field(default=field.default, default_factory=field.default_factory)
-    given = [field for field in dataclasses.fields(cls) if field.init]
-    fields = dataclasses.make_dataclass("Fields", [(f.name, of(f.name), again(f)) for f in given], kw_only=True)
+    recipe = named(name)
+    given = [
+        (option, Annotated[field.kind, tyro.conf.arg(help=field.help)], dataclasses.field(default=value))
+        for option, (field, value) in recipe.options().items()
+    ]
+    fields = dataclasses.make_dataclass("Fields", given, kw_only=True)
 
     def options(
         fields: Annotated[fields, tyro.conf.arg(name="")],  # type: ignore[valid-type]
@@ -71,17 +71,17 @@ def _parse_train(name: str, words: Sequence[str]) -> Callable[[], None]:
         output: Annotated[Output, tyro.conf.arg(name="")] = Output(),
         writers: Annotated[Writers, tyro.conf.arg(name="")] = Writers(),
     ) -> None:
-        recipe = cls(**vars(fields))
-        folder = out or _free_folder(recipe)
-        with _of_run(folder):
-            train(recipe, folder, output, writers)
+        chosen = recipe.changed(**vars(fields))
+        folder = out or _free_folder(chosen)
+        with _of_run(folder, own=chosen.reference):
+            train(chosen, folder, output, writers)
 
-    options.__doc__ = f"{cls.description}.\n\nExpected: {cls.expected}.\nSource: {cls.source}."
+    options.__doc__ = f"{recipe.description}.\n\nExpected: {recipe.expected}.\nSource: {recipe.source}."
     return _parsed(f"train {name}", options, words)
 
 
 def _free_folder(recipe: Recipe) -> Path:
-    base = Path("runs", f"{recipe.name}-seed{recipe.seed}")
+    base = Path("runs", f"{recipe.title}-seed{recipe.training.seed}")
     candidates = (base if i == 1 else base.with_name(f"{base.name}-{i}") for i in range(1, 10_000))
     return next(path for path in candidates if not path.exists())
 
@@ -90,6 +90,7 @@ def _parse_resume(words: Sequence[str]) -> Callable[[], None]:
     def options(
         folder: Annotated[Path, tyro.conf.Positional],
         step: int | None = None,
+        recipe: str | None = None,
         changes: Annotated[Changes, tyro.conf.arg(name="")] = Changes(),
         output: Annotated[Output, tyro.conf.arg(name="")] = Output(),
         writers: Annotated[Writers, tyro.conf.arg(name="")] = Writers(),
@@ -99,9 +100,10 @@ def _parse_resume(words: Sequence[str]) -> Callable[[], None]:
         Args:
             folder: The run folder.
             step: Go on from this checkpoint instead of the newest; what came after it is dropped.
+            recipe: The recipe, as FILE.py:NAME, of a run that was made by one of your own; the file is imported.
         """
-        with _of_run(folder):
-            resume(folder, output, step=step, changes=changes, writers=writers)
+        with _of_run(folder, own=recipe):
+            resume(folder, output, step=step, changes=changes, writers=writers, own=recipe)
 
     return _parsed("resume", options, words)
 
@@ -110,6 +112,7 @@ def _parse_evaluate(words: Sequence[str]) -> Callable[[], None]:
     def options(
         folder: Annotated[Path, tyro.conf.Positional],
         step: int | None = None,
+        recipe: str | None = None,
         tasks: int | None = None,
         other: tuple[str, ...] = (),
         output: Annotated[Output, tyro.conf.arg(name="")] = Output(),
@@ -119,17 +122,18 @@ def _parse_evaluate(words: Sequence[str]) -> Callable[[], None]:
         Args:
             folder: The run folder.
             step: Test this checkpoint instead of the newest.
+            recipe: The recipe, as FILE.py:NAME, of a run that was made by one of your own; the file is imported.
             tasks: Number of held-out tasks (default: as the recipe says).
             other: Fields of the recipe that differ from training, as `--other ways=20 shots=5`.
         """
-        from quickstudy.parallel.mesh import use_cores
-        from quickstudy.runs import RunFolder
-
         if tasks is not None and tasks < 2:
             raise ConfigError([f"tasks must be at least 2, got {tasks}"])
-        with _of_run(folder, "evaluate"):
-            use_cores(1, RunFolder(folder).about()["config"]["cores"])
-            test(folder, output, step=step, tasks=tasks, other=_fields(other))
+        with _of_run(folder, "evaluate", recipe):
+            cores = read_run(folder)["config"]["cores"]
+            from quickstudy.parallel.mesh import use_cores
+
+            use_cores(1, cores)
+            test(folder, output, step=step, tasks=tasks, other=_fields(other), own=recipe)
 
     return _parsed("evaluate", options, words)
 
@@ -175,9 +179,16 @@ def _parse_report(words: Sequence[str]) -> Callable[[], None]:
 
 
 def _parse_list(words: Sequence[str]) -> Callable[[], None]:
-    def options(output: Annotated[Output, tyro.conf.arg(name="")] = Output()) -> None:
-        """Lists the recipes, with what to expect of each."""
-        list_recipes(output)
+    def options(
+        name: Annotated[str | None, tyro.conf.Positional] = None,
+        output: Annotated[Output, tyro.conf.arg(name="")] = Output(),
+    ) -> None:
+        """Shows which methods suit which tasks, with what to expect of those that are published.
+
+        Args:
+            name: Tasks, a method, or a recipe: all of it alone, and why it is refused.
+        """
+        show(name, output.json)
 
     return _parsed("list", options, words)
 
@@ -188,7 +199,7 @@ usage: quickstudy [-h] [--version] COMMAND ...
 Meta-train models and agents that adapt fast, test them on held-out tasks, and show it.
 
 commands:
-  list                      the recipes, with what to expect of each
+  list [NAME]               tasks × methods, with what to expect; of one in full, or why it is refused
   train RECIPE [options]    meta-train, test on held-out tasks, write the report
   resume DIR                go on from the newest checkpoint, bit for bit
   evaluate DIR              test on held-out tasks again
@@ -209,17 +220,18 @@ def _command(words: Sequence[str]) -> Callable[[], None]:
     command, *rest = words
     if command == "train":
         if not rest or rest[0] in ("-h", "--help"):
-            listed = "\n".join(f"  {name:<22} {cls.description}" for name, cls in sorted(all_recipes().items()))
-            text = f"usage: quickstudy train RECIPE [options]\n\nrecipes:\n{listed}\n"
+            listed = "\n".join(f"  {name:<26} {card.description}" for name, card in sorted(CARDS.items()))
+            text = (
+                "usage: quickstudy train TASKS-METHOD [options]\n\nA part of your own is named by its file, as my.py:MyTasks+rl2 "
+                "or grid+my.py:MyMethod; `quickstudy list` has what\nelse is possible.\n\npublished recipes:\n"
+                f"{listed}\n"
+            )
             if rest:
                 return lambda: print(text, end="")
             raise ConfigError([f"train needs a recipe\n{text}"])
         return _parse_train(rest[0], rest[1:])
     if command not in COMMANDS:
-        import difflib
-
-        near = difflib.get_close_matches(command, [*COMMANDS, "train"], 1)
-        raise ConfigError([f"there is no command {command!r}" + (f"; did you mean {near[0]}?" if near else "")])
+        raise ConfigError([f"there is no command {command!r}{nearest(command, [*COMMANDS, 'train'])}"])
     return COMMANDS[command](rest)
 
 
@@ -265,6 +277,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fail(words, code, message, error)
 
 
+def _whole(folder: Path) -> str:
+    """The checkpoints that help where another one was refused; none do where run.json is damaged."""
+    from quickstudy.runs.folder import RunFolder
+
+    with contextlib.suppress(CheckpointRefused, FileNotFoundError):
+        run = RunFolder(folder)
+        run.about()
+        whole = run.sound()
+        return ", ".join(map(str, whole)) if whole != run.steps() else ""
+    return ""
+
+
 def _fail(words: Sequence[str], code: int, message: str, error: BaseException) -> None:
     if "--json" in words:
         print(json.dumps({"status": "error", "code": code, "message": message}), flush=True)
@@ -272,15 +296,9 @@ def _fail(words: Sequence[str], code: int, message: str, error: BaseException) -
         print(f"quickstudy: {message}", file=sys.stderr, flush=True)
         folder = getattr(error, "folder", None)
         if folder is not None and os.path.exists(folder / "run.json"):
-            again = f"quickstudy {error.command} {shlex.quote(str(folder))}"  # type: ignore[attr-defined]
+            words = error.again  # type: ignore[attr-defined]
             if code in (3, 6, 7, 130, 143):
-                print(f"go on with: {again}", file=sys.stderr, flush=True)
-            elif code == 4:
-                from quickstudy.runs import CheckpointRefused, RunFolder
-
-                with contextlib.suppress(CheckpointRefused):
-                    RunFolder(folder).about()  # where this is damaged no checkpoint helps
-                    if whole := RunFolder(folder).sound():
-                        others = ", ".join(map(str, whole))
-                        print(f"whole are the checkpoints of {others}: {again} --step N", file=sys.stderr, flush=True)
+                print(f"go on with: {words}", file=sys.stderr, flush=True)
+            elif code == 4 and (others := _whole(folder)):
+                print(f"whole are the checkpoints of {others}: {words} --step N", file=sys.stderr, flush=True)
     sys.exit(code)

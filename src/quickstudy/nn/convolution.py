@@ -23,13 +23,14 @@ import json
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
-from quickstudy.cache import cache_folder
+from quickstudy.runs.cache import cache_folder
 
 WAYS = ("patches", "winograd", "xla")
 MEASURED = "convolution.json"
@@ -80,11 +81,13 @@ def measure(*, size: int = 14, channels: int = 64, filters: int = 64, stride: in
             jax.block_until_ready(outer(x, k))
             times.append(time.perf_counter() - began)
         took[how] = 1e3 * sorted(times)[1]
-    where = cache_folder() / MEASURED
-    where.parent.mkdir(parents=True, exist_ok=True)
+    folder = cache_folder()
+    if folder is None:
+        raise FileNotFoundError("there is no home folder to remember it in: set QUICKSTUDY_CACHE")
+    folder.mkdir(parents=True, exist_ok=True)
     place = _place(jax.default_backend(), stride, channels, size)
     known = {**_remembered(), place: min(took, key=lambda how: took[how])}
-    where.write_text(json.dumps(known, indent=1, sort_keys=True))
+    Path(folder, MEASURED).write_text(json.dumps(known, indent=1, sort_keys=True))
     _remembered.cache_clear()
     return took
 
@@ -101,7 +104,7 @@ def _place(platform: str, stride: int, channels: int, size: int) -> str:
 @functools.cache
 def _remembered() -> dict[str, str]:
     try:
-        found = json.loads((cache_folder() / MEASURED).read_text())
+        found = json.loads(Path(cache_folder() or "", MEASURED).read_text())
         return {name: how for name, how in found.items() if how in WAYS}
     except (OSError, ValueError, AttributeError):
         return {}

@@ -2,13 +2,17 @@
 
 import contextlib
 import os
-import resource
 import sys
 from typing import Any
 
 import jax
 
 from quickstudy.config import ConfigError
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
 
 MOST_CORES = 8  # that share tasks unless more are asked for: measured on two, and each has a copy of the data
 
@@ -37,10 +41,13 @@ def available() -> list[Any]:
 
 
 def peak_memory() -> int:
-    """Bytes that the first device has held at most or, where it does not tell, as a CPU, this process."""
+    """Bytes that the first device has held at most or, where it does not tell, as a CPU, this process; 0 on a system
+    that keeps no such count."""
     told = (available()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    if told or resource is None:
+        return told or 0
     kept = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return told or (kept if sys.platform == "darwin" else 1024 * kept)
+    return kept if sys.platform == "darwin" else 1024 * kept
 
 
 def choose(wanted: int, tasks: int, minibatches: int) -> int:

@@ -1,10 +1,11 @@
-"""Recipes: a family of tasks × a method × a training. `recipe_of`, `configure` and the cards import nothing heavy."""
+"""Recipes: a family of tasks × a method × a training. `recipe_of`, `named` and the cards import nothing heavy."""
 
 from typing import Any
 
 from quickstudy.recipes.cards import CARDS as CARDS
 from quickstudy.recipes.compose import Card as Card
 from quickstudy.recipes.compose import Recipe as Recipe
+from quickstudy.recipes.compose import named as named
 from quickstudy.recipes.compose import recipe_of as recipe_of
 from quickstudy.recipes.compose import refusal as refusal
 from quickstudy.recipes.problem import Composition as Composition
@@ -17,8 +18,9 @@ from quickstudy.recipes.registry import METHODS as METHODS
 from quickstudy.recipes.registry import TASKS as TASKS
 
 
-def configure(name: str, values: dict[str, Any]) -> Recipe:
-    """The recipe with these values of its fields; ConfigError names every one that does not exist or is no good."""
-    recipe = recipe_of(name).changed(**values)
+def configure(reference: str, values: dict[str, Any]) -> Recipe:
+    """The recipe that a person has named, with these values of its fields; ConfigError names every one that does not
+    exist or is no good."""
+    recipe = named(reference).changed(**values)
     recipe.check()
     return recipe

@@ -18,10 +18,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
-from quickstudy.config import AtLeast, ConfigError, Declared, Training, declared, errors_in, nearest
+from quickstudy.config import AtLeast, ConfigError, Declared, Training, declared, errors_in, leaves, nearest
 from quickstudy.recipes.outer import Evolution
 from quickstudy.recipes.problem import EXAMPLES, Meets, MethodConfig, TasksConfig
 from quickstudy.recipes.registry import METHODS, TASKS
+from quickstudy.runs.own import digest_of, is_own, short
 
 if TYPE_CHECKING:
     from quickstudy.recipes.experiment import Experiment
@@ -119,9 +120,35 @@ class Recipe:
         self.check()
         return built(self)
 
+    @property
+    def reference(self) -> str | None:
+        """What names a recipe of a person's own; None where it is quickstudy's."""
+        return self.name if is_own(self.name) else None
+
+    def command(self) -> list[str]:
+        """The words that make the run again: every field that is not the recipe's own default."""
+        words, defaults = ["quickstudy", "train", self.name], named(self.name).values()
+        for name, value in self.values().items():
+            option = name.replace("_", "-")
+            if value == defaults[name]:
+                continue
+            if isinstance(value, bool):
+                words.append(f"--{option}" if value else f"--no-{option}")
+            else:
+                words += [f"--{option}", *map(str, leaves(value))]
+        return words
+
     def about(self) -> dict[str, Any]:
         """What goes into run.json: enough to make the run again."""
-        return {"recipe": self.name, "config": self.values(), "source": self.source, "expected": self.expected}
+        return {
+            "recipe": short(self.name),
+            "recipe_file": digest_of(self.name) if self.reference else None,
+            "config": self.values(),
+            "command": self.command(),
+            "description": self.description,
+            "source": self.source,
+            "expected": self.expected,
+        }
 
     def _walk(self) -> Iterator[tuple[Any, Declared, Any]]:
         for part in (self.tasks, self.method, self.training, self.testing):
@@ -165,21 +192,16 @@ def _errors(config: Any) -> list[str]:
 
 def recipe_of(name: str) -> Recipe:
     """The recipe of this name with its defaults; ConfigError when there is none, with a suggestion, or when the pair
-    makes no sense, with the reason."""
+    makes no sense, with the reason. Imports nothing but quickstudy's own."""
     from quickstudy.recipes.cards import CARDS
 
+    if ":" in name:
+        raise ConfigError([f"{name} is a recipe of somebody's own, which is imported only where a person names it"])
     if name in CARDS:
         return _recipe(name, name, CARDS[name].tasks, CARDS[name].method, CARDS[name])
     tasks, plus, method = name.partition("+")
-    if plus and ":" not in name:
-        return recipe_of(f"{tasks}-{method}")
     if plus:
-        return _recipe(name, f"{_title(tasks)}-{_title(method)}", tasks, method, None)
-    if ":" in name:
-        found = load_own(name)
-        if isinstance(found, Card):
-            return _recipe(name, _title(name), found.tasks, found.method, found)
-        raise ConfigError([f"{name} is half of a recipe: give tasks and a method, as my.py:MyTasks+rl2 or grid+my.py:My"])
+        return recipe_of(f"{tasks}-{method}")
     for tasks in TASKS:
         if name.startswith(f"{tasks}-"):
             return _recipe(name, name, tasks, name.removeprefix(f"{tasks}-"), None)
@@ -189,6 +211,22 @@ def recipe_of(name: str) -> Recipe:
     if name.endswith(".py"):
         hint = f"; of a file of your own name the card too, as {name}:Name"
     raise ConfigError([f"there is no recipe {name!r}{hint} (see `quickstudy list`)"])
+
+
+def named(reference: str) -> Recipe:
+    """The recipe that a person has named: as `recipe_of`, or with tasks, a method or a card of their own, whose file is
+    imported. Never call it with what a run folder says; see `quickstudy.runs.own`."""
+    if ":" not in reference:
+        return recipe_of(reference)
+    tasks, plus, method = reference.partition("+")
+    if plus:
+        return _recipe(reference, f"{_title(tasks)}-{_title(method)}", tasks, method, None)
+    card = load_own(reference)
+    if isinstance(card, Card):
+        return _recipe(reference, _title(reference), card.tasks, card.method, card)
+    raise ConfigError(
+        [f"{reference} is half of a recipe: give tasks and a method, as my.py:MyTasks+rl2 or grid+my.py:MyMethod"]
+    )
 
 
 def _title(reference: str) -> str:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from quickstudy.evaluate import statistics as stats
 from quickstudy.report import figures, style, task_figures
 from quickstudy.runs import METRICS, CheckpointRefused, RunFolder, storage, write_atomic
+from quickstudy.runs.own import is_own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,9 +175,11 @@ def command(about: Mapping[str, Any]) -> str:
     """The command that makes the run again: every field that is not the recipe's own default."""
     if not about.get("recipe"):
         return "(made through the Python API)"
-    from quickstudy.recipes import get
+    if is_own(about["recipe"]):
+        return shlex.join(about.get("command", []))
+    from quickstudy.recipes import recipe_of
 
-    defaults = {f.name: f.default for f in dataclasses.fields(get(about["recipe"]))}
+    defaults = recipe_of(about["recipe"]).values()
     words = ["quickstudy", "train", about["recipe"]]
     for name, value in about["config"].items():
         if value != _plain(defaults.get(name)):
@@ -293,9 +296,11 @@ def _warnings(run: Run) -> list[str]:
 def _lead(runs: Sequence[Run]) -> str:
     if not runs[0].about.get("recipe"):
         return "Made through the Python API."
-    from quickstudy.recipes import get
+    if is_own(runs[0].about["recipe"]):
+        return "Made by a recipe outside of quickstudy."
+    from quickstudy.recipes import recipe_of
 
-    recipe = get(runs[0].about["recipe"])
+    recipe = recipe_of(runs[0].about["recipe"])
     return f"{recipe.description[0].upper()}{recipe.description[1:]}. To expect: {recipe.expected}."
 
 

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quickstudy.cache import use_compilation_cache
 from quickstudy.config import ConfigError, Training, errors_in
 from quickstudy.core import HeldOut, Learner, MetaOptimizer, Objective, TaskDistribution, drawn
 from quickstudy.display.events import Listener, Plain, waiting
@@ -25,7 +24,8 @@ from quickstudy.evaluate.result import Evaluation
 from quickstudy.evaluate.run import evaluate
 from quickstudy.parallel.mesh import available, peak_memory
 from quickstudy.parameters import meta_parameters
-from quickstudy.runs import METRICS, RunFolder, canonical, digest, named_arrays
+from quickstudy.runs import METRICS, RunFolder, digest, named_arrays
+from quickstudy.runs.cache import use_compilation_cache
 from quickstudy.train.loop import Loop, Progress
 
 Curriculum = Sequence[tuple[int, Objective]]
@@ -66,7 +66,7 @@ class Result:
         with folder.locked():
             if (folder.path / METRICS).exists():
                 raise ConfigError([f"{folder.path} holds a run; save the learner to another folder"])
-            folder.write_json("run.json", self.about)
+            folder.note(self.about, anew=True)
             folder.save(0, {"learner": self.learner}, keep=1)
 
 
@@ -128,10 +128,9 @@ def train(
         devices = {"devices": config.devices, "devices_there": len(available())}
         listener({"event": "start", "meta_parameters": learned, **steps, **devices})
         if folder is not None:
-            made = folder.about() if folder.exists else {}
-            if canonical(made.get("config")) != canonical(about["config"]):  # what made it stays as it was noted
-                folder.write_json("run.json", {**about, **made, "config": about["config"]})
-            folder.rewind(step)
+            folder.note(about, step)
+            for text in folder.rewind(step):
+                listener({"event": "warning", "text": text})
         if config.meta_steps and _all_alike(splits.train):
             text = "warning: all tasks are one and the same, so what is learned is learned for it alone"
             listener({"event": "warning", "text": text})
@@ -178,20 +177,18 @@ def _run(
     progress: Progress,
     step: int,
     config: Training,
-    written: dict[str, Any],
     folder: RunFolder | None,
     listener: Listener,
     validate: Callable[[Progress, int], None],
     stop: list[int],
 ) -> Progress:
-    """From `step` to the end: chunks of steps, a line of metrics after each, checkpoints between, each with `written`, the
-    configuration that is compared at a resume."""
+    """From `step` to the end: chunks of steps, a line of metrics after each, checkpoints between."""
     saved = step
 
     def save() -> None:
         nonlocal saved
         if folder is not None and (saved != step or step == 0 or not folder.steps()):
-            folder.save(step, progress.parts(), keep=config.keep, config=written)
+            folder.save(step, progress.parts(), keep=config.keep)
             saved = step
             listener({"event": "save", "step": step, "path": str(folder.checkpoints / f"{step:08d}")})
 

@@ -4,7 +4,6 @@ import dataclasses
 import os
 from typing import Any
 
-from quickstudy.cache import use_compilation_cache
 from quickstudy.config import ConfigError
 from quickstudy.core import HeldOut, Learner
 from quickstudy.evaluate.config import EvaluationConfig
@@ -12,7 +11,10 @@ from quickstudy.evaluate.result import Evaluation
 from quickstudy.evaluate.run import evaluate
 from quickstudy.recipes import configure
 from quickstudy.recipes.experiment import Experiment
-from quickstudy.runs import CheckpointRefused, RunFolder
+from quickstudy.runs.cache import use_compilation_cache
+from quickstudy.runs.errors import refused
+from quickstudy.runs.folder import RunFolder
+from quickstudy.runs.own import recipe_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Loaded:
 
 
 def recipe(name: str, **values: Any) -> Experiment:
-    """A recipe, built, with these values of its fields: `recipe("sinusoid-maml", seed=1).train("runs/1")`."""
+    """A recipe, built, with these values of its fields: `recipe("sinusoid-maml", seed=1).train("runs/1")`. One of your
+    own is named as "file.py:Class" or "module:Class", which imports it."""
     return _built(name, values)
 
 
@@ -46,12 +49,14 @@ def _built(name: str, values: dict[str, Any]) -> Experiment:
     return configure(name, values).build()
 
 
-def experiment_of(folder: RunFolder, **values: Any) -> Experiment:
-    """The experiment that a run folder holds, with these values of its recipe's fields in place of its own."""
+def experiment_of(folder: RunFolder, *, own: str | None = None, **values: Any) -> Experiment:
+    """The experiment that a run folder holds, with these values of its recipe's fields in place of its own.
+
+    own: the recipe, where it is a class outside of quickstudy, as "file.py:Class"; it is imported
+    """
     about = folder.about()
-    if not about.get("recipe"):
-        raise ValueError(f"{folder.path} was not made by a recipe: give `like=`, a learner of the same structure")
-    of = lambda **values: _built(about["recipe"], {**about["config"], **values})
+    name = recipe_of(about, folder.path, own)
+    of = lambda **values: _built(name, {**about["config"], **values})
     experiment = of(**values)
     held_out = lambda experiment: getattr(experiment.tasks, "parts", None)
     if values and held_out(experiment) != held_out(of()):
@@ -59,22 +64,33 @@ def experiment_of(folder: RunFolder, **values: Any) -> Experiment:
     return experiment
 
 
-def load(path: str | os.PathLike, *, like: Learner | None = None, step: int | None = None, **values: Any) -> Loaded:
+def load(
+    path: str | os.PathLike,
+    *,
+    like: Learner | None = None,
+    recipe: str | None = None,
+    step: int | None = None,
+    **values: Any,
+) -> Loaded:
     """The learner of a run folder, or of what `Result.save` wrote, at its newest checkpoint or that of `step`: as it is
-    tested, without what only training needs.
+    tested, without what only training needs. A folder is data: nothing that it names is imported.
 
     like: a learner of the same structure, where no recipe made it
+    recipe: "file.py:Class", where a class of your own made it; the file is imported, if it is the one that did
     values: fields of the recipe that differ from training, as `ways=20` for a test on tasks of 20 classes
 
-    Raises FileNotFoundError when there is no run, and CheckpointRefused, naming the file, when a byte of the checkpoint
-    is wrong or it is of another model.
+    Raises FileNotFoundError when there is no run, and CheckpointRefused, naming the file, when a byte of the folder is
+    wrong or it is of another model.
     """
     folder = RunFolder(path)
-    experiment = experiment_of(folder, **values) if like is None else None
+    folder.about()
     steps = folder.steps()
     if not steps or (step is not None and step not in steps):
-        raise CheckpointRefused(f"{folder.checkpoints} has no checkpoint{'' if step is None else f' of step {step}'}")
+        which, mend = "" if step is None else f" of step {step}", f"it has {steps}" if steps else "it has none"
+        raise refused(folder.checkpoints, f"has no checkpoint{which}", mend)
     chosen = steps[-1] if step is None else step
+    folder.manifest(chosen)  # before anything is built of what run.json says
+    experiment = experiment_of(folder, own=recipe, **values) if like is None else None
     template = like if like is not None else experiment.learner  # type: ignore[union-attr]
     learner = folder.load(chosen, {"learner": template})["learner"]
     if experiment is not None and experiment.evaluation.eval_view is not None:

@@ -4,7 +4,7 @@ import json
 import textwrap
 from typing import Any
 
-from quickstudy.recipes import CARDS, METHODS, TASKS, recipe_of, refusal
+from quickstudy.recipes import CARDS, METHODS, TASKS, named, refusal
 
 WIDTH = 100
 
@@ -77,7 +77,7 @@ def _method(name: str, as_json: bool) -> None:
 
 
 def _one(name: str, as_json: bool) -> None:
-    recipe = recipe_of(name)
+    recipe = named(name)
     options = recipe.options().items()
     lines = [name, *_paragraph(recipe.description), *_paragraph(f"to expect: {recipe.expected}")]
     lines += [*_paragraph(f"source: {recipe.source}"), "", "options:"]
@@ -90,7 +90,7 @@ def _one(name: str, as_json: bool) -> None:
 
 
 def _card(name: str) -> dict[str, Any]:
-    recipe = recipe_of(name)
+    recipe = named(name)
     return {
         "name": name,
         "description": recipe.description,

@@ -7,10 +7,14 @@ from pathlib import Path
 import jax
 
 
-def cache_folder() -> Path:
-    """$QUICKSTUDY_CACHE, or a folder in the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("QUICKSTUDY_CACHE") or Path(home, "quickstudy"))
+def cache_folder() -> Path | None:
+    """$QUICKSTUDY_CACHE, or a folder in the user's cache; None where the user has no home."""
+    if told := os.environ.get("QUICKSTUDY_CACHE"):
+        return Path(told)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "quickstudy")
+    except RuntimeError:
+        return None
 
 
 def use_compilation_cache() -> None:
@@ -21,6 +25,8 @@ def use_compilation_cache() -> None:
         return
     folder = cache_folder()
     try:
+        if folder is None:
+            raise FileNotFoundError("there is no home folder")
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(f"no permission to write into {folder}")
