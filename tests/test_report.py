@@ -20,7 +20,7 @@ def runs(tmp_path_factory):
     base = tmp_path_factory.mktemp("runs")
     for seed in (0, 1):
         main(
-            ["train", "sinusoid-maml", *SMALL, "--hidden", "8", "--seed", str(seed), "--out", str(base / f"sine{seed}")]
+            ["train", "sinusoid-maml", *SMALL, "--hidden-size", "8", "--seed", str(seed), "--out", str(base / f"sine{seed}")]
         )
     main(
         [
@@ -38,7 +38,7 @@ def runs(tmp_path_factory):
         ]
     )
     main(
-        ["train", "navigation-maml", *SMALL, "--trajectories", "3", "--hidden", "8", "--out", str(base / "navigation")]
+        ["train", "navigation-maml", *SMALL, "--trajectories", "3", "--hidden-size", "8", "--out", str(base / "navigation")]
     )
     return base
 
@@ -75,9 +75,9 @@ def test_the_command_makes_the_run_again(runs):
     about = json.loads((runs / "sine0" / "run.json").read_text())
     words = command(about).split()
     assert words[:3] == ["quickstudy", "train", "sinusoid-maml"]
-    assert "--meta-steps 6" in command(about) and "--hidden 8" in command(about)
+    assert "--meta-steps 6" in command(about) and "--hidden-size 8" in command(about)
     assert "--shots" not in command(about)
-    assert configure("sinusoid-maml", about["config"]).hidden == 8
+    assert configure("sinusoid-maml", about["config"]).tasks.hidden_size == 8
 
 
 def test_a_configuration_with_a_typo_names_it():

@@ -26,8 +26,8 @@ class ConfigError(ValueError):
 class Between:
     """A number from `low` to `high`, both included."""
 
-    low: float
-    high: float
+    low: int | float
+    high: int | float
 
     def __call__(self, value: Any) -> bool:
         return self.low <= value <= self.high
@@ -51,8 +51,8 @@ class Inside(Between):
 class AtLeast:
     """A number from `low` to `most`."""
 
-    low: float
-    most: float = COUNTS
+    low: int | float
+    most: int | float = COUNTS
 
     def __call__(self, value: Any) -> bool:
         return self.low <= value <= self.most
@@ -65,7 +65,7 @@ class AtLeast:
 class Above:
     """A number above `low`."""
 
-    low: float = 0
+    low: int | float = 0
 
     def __call__(self, value: Any) -> bool:
         return value > self.low
@@ -108,17 +108,24 @@ def declared(config: type) -> dict[str, Declared]:
     return found
 
 
-def wrong(field: Declared, value: Any) -> list[str]:
-    """What is wrong with the value of a field: its type, a number that is not finite, a choice that is none, a bound."""
+def mistyped(field: Declared, value: Any) -> list[str]:
+    """What is wrong with the type of a field's value, or with a choice that is none."""
     if get_origin(field.kind) is Literal:
         choices = get_args(field.kind)
         return [] if value in choices else [f"{field.name} must be one of {', '.join(map(str, choices))}, got {value!r}"]
+    if _fits(value, field.kind):
+        return []
+    name = field.kind.__name__ if isinstance(field.kind, type) else str(field.kind)
+    return [f"{field.name} must be of type {name}, got {value!r}"]
+
+
+def wrong(field: Declared, value: Any) -> list[str]:
+    """What is wrong with the value of a field: its type, a number that is not finite, or a bound."""
+    if found := mistyped(field, value):
+        return found
     for leaf in leaves(value):
         if isinstance(leaf, float) and not math.isfinite(leaf):
             return [f"{field.name} must be a finite number, got {leaf}"]
-    if not _fits(value, field.kind):
-        name = getattr(field.kind, "__name__", str(field.kind)) if get_origin(field.kind) is None else str(field.kind)
-        return [f"{field.name} must be of type {name}, got {value!r}"]
     return [
         f"{field.name} must {check}, got {value}"
         for check in field.checks
@@ -147,7 +154,7 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind in (int, str, bool):
         return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
-    return True
+    return True  # whatever a configuration of one's own declares
 
 
 def errors_in(config: Any) -> list[str]:

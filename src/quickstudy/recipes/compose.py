@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
-from quickstudy.config import AtLeast, ConfigError, Declared, Training, declared, errors_in, leaves, nearest
+from quickstudy.config import AtLeast, ConfigError, Declared, Training, declared, errors_in, leaves, mistyped, nearest
 from quickstudy.recipes.outer import Evolution
 from quickstudy.recipes.problem import EXAMPLES, Meets, MethodConfig, TasksConfig
 from quickstudy.recipes.registry import METHODS, TASKS
@@ -67,7 +67,7 @@ class Recipe:
     method: Any
     training: Training
     testing: Testing
-    card: Card | None = None
+    card: Card | None = dataclasses.field(default=None, compare=False)
 
     @property
     def description(self) -> str:
@@ -90,10 +90,14 @@ class Recipe:
         return {field.name: value for _, field, value in self._walk()}
 
     def changed(self, **values: Any) -> "Recipe":
-        """With these values of its fields. Raises ConfigError, which names every one that does not exist."""
+        """With these values of its fields. Raises ConfigError, which names every one that does not exist or is of
+        another type; `check` says what else is wrong."""
         known = self.options()
-        if unknown := [f"{self.title} has no field {name!r}{nearest(name, known)}" for name in values if name not in known]:
-            raise ConfigError(unknown)
+        found = [f"{self.title} has no field {name!r}{nearest(name, known)}" for name in values if name not in known]
+        values = {name: _tuples(value) for name, value in values.items() if name in known}
+        found += [why for name, value in values.items() for why in mistyped(known[name][0], value)]
+        if found:
+            raise ConfigError(found)
         return self.where(values)
 
     def where(self, values: Mapping[str, Any]) -> "Recipe":
@@ -104,14 +108,18 @@ class Recipe:
 
     def errors(self) -> list[str]:
         """Everything that is wrong with the values."""
-        return [why for part in (self.tasks, self.method, self.training, self.testing) for why in _errors(part)]
+        found = [why for part in (self.tasks, self.method, self.training, self.testing) for why in _errors(part)]
+        if found:
+            return found
+        problem = self.tasks.problem(self.meets)
+        if why := self.method.refuses(problem):
+            return [f"{self.title} makes no sense: {self.method.title} {why}"]
+        return self.method.errors_with(problem, self.training)
 
     def check(self) -> None:
         """Raises ConfigError with everything that is wrong."""
         if wrong := self.errors():
             raise ConfigError(wrong)
-        if why := self.method.refuses(self.tasks.problem(self.meets)):
-            raise ConfigError([f"{self.title} makes no sense: {self.method.title} {why}"])
 
     def build(self) -> "Experiment":
         """The four nouns, composed. Raises ConfigError or Incompatible."""
@@ -173,7 +181,7 @@ def _replaced(config: Any, values: Mapping[str, Any]) -> Any:
         if dataclasses.is_dataclass(value):
             changes[field.name] = _replaced(value, values)
         elif field.name in values:
-            changes[field.name] = _tuples(values[field.name])
+            changes[field.name] = values[field.name]
     return dataclasses.replace(config, **changes)
 
 

@@ -25,7 +25,9 @@ class Problem:
     """What kind of experience a task gives, as it is met in one of the four ways.
 
     classes: of a labelled task; None: targets are numbers
+    training_classes: of a task of training, where that is another number
     actions: number of choices in an environment; None: actions are vectors
+    trial_length: of a trial, in the unit of its curriculum: an episode, or a step
     one_hot: observations say which of so many states it is, so that tables can be learned
     tabulated: mean rewards and transition probabilities of each task are known tables, to judge planners by
     episode_length: steps after which an episode is cut; None: a trial is one episode
@@ -35,7 +37,9 @@ class Problem:
 
     meets: Meets
     classes: int | None = None
+    training_classes: int | None = None
     actions: int | None = None
+    trial_length: int = 0
     one_hot: bool = False
     tabulated: bool = False
     episode_length: int | None = None
@@ -160,6 +164,11 @@ class MethodConfig(abc.ABC):
         """Why the method makes no sense there, as the end of a sentence that starts with its title."""
         del problem
         return None
+
+    def errors_with(self, problem: Problem, training: Any) -> list[str]:
+        """What is wrong with the options together with those of the tasks and of the training."""
+        del problem, training
+        return []
 
     @abc.abstractmethod
     def build(self, family: Any, training: Any) -> "Composition":

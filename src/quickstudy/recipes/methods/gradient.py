@@ -50,10 +50,11 @@ class Inner:
         return Scaled(rate, optax.clip(self.inner_clip)) if self.inner_clip else qs.SGD(rate)
 
 
-def _head_adapts(family: LabelledFamily) -> str:
-    return "" if family.outputs in (family.classes, 1) else (
-        "training_ways must be 0 here: the last layer has as many outputs as a task has classes"
-    )
+def _one_head(problem: Problem) -> list[str]:
+    """Of networks whose last layer has as many outputs as a task has classes."""
+    if problem.training_classes == problem.classes:
+        return []
+    return [f"training_ways must be 0 here, got {problem.training_classes}: the last layer has one output for each class"]
 
 
 def _start(family: LabelledFamily, zero_head: bool = False) -> Any:
@@ -62,8 +63,6 @@ def _start(family: LabelledFamily, zero_head: bool = False) -> Any:
 
     from quickstudy.nn.models import Predictor, head
 
-    if why := _head_adapts(family):
-        raise qs.ConfigError([why])
     start = Predictor(family.net(family.outputs))
     return eqx.tree_at(head, start, jax.tree.map(jax.numpy.zeros_like, head(start))) if zero_head else start
 
@@ -101,6 +100,9 @@ class MAML(MethodConfig):
     title, source, meets = "MAML", FINN, "few-shot"
     suggests = BY_SUPPORT
 
+    def errors_with(self, problem: Problem, training: Training) -> list[str]:
+        return _one_head(problem)
+
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         return _gradient(family, training, self.outer, self.inner, _start(family, self.zero_head))
 
@@ -114,6 +116,9 @@ class FOMAML(MethodConfig):
     title, source, meets = "first-order MAML", FINN, "few-shot"
     suggests = BY_SUPPORT
     evolves = "evolution takes no gradient through the adaptation, so that this is es-maml"
+
+    def errors_with(self, problem: Problem, training: Training) -> list[str]:
+        return _one_head(problem)
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         start = _start(family, self.zero_head)
@@ -132,6 +137,9 @@ class IMAML(MethodConfig):
     source = "Rajeswaran, Finn, Kakade, Levine 2019, Meta-Learning with Implicit Gradients, NeurIPS"
     suggests = BY_SUPPORT
     evolves = "evolution takes no gradient through the adaptation, so that this is es-maml"
+
+    def errors_with(self, problem: Problem, training: Training) -> list[str]:
+        return _one_head(problem)
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         import optax
@@ -154,6 +162,9 @@ class ANIL(MethodConfig):
     source = "Raghu, Raghu, Bengio, Vinyals 2020, Rapid Learning or Feature Reuse?, ICLR"
     suggests = BY_SUPPORT
 
+    def errors_with(self, problem: Problem, training: Training) -> list[str]:
+        return _one_head(problem)
+
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         from quickstudy.nn.models import head
 
@@ -170,13 +181,14 @@ class CAVIA(MethodConfig):
     source = "Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson 2019, Fast Context Adaptation via Meta-Learning, ICML"
     suggests = {**BY_SUPPORT, "inner_rate": 1.0}
 
+    def errors_with(self, problem: Problem, training: Training) -> list[str]:
+        return _one_head(problem)
+
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         from quickstudy.nn.models import context
 
         if family.contextual is None:
             raise qs.Incompatible("CAVIA needs a network with a context, and this family of tasks has none")
-        if why := _head_adapts(family):
-            raise qs.ConfigError([why])
         start = family.contextual(self.context_size)
         return _gradient(family, training, self.outer, self.inner, start, fast=context)
 
@@ -189,6 +201,9 @@ class MetaSGD(MethodConfig):
     title, meets = "Meta-SGD", "few-shot"
     source = "Li, Zhou, Chen, Li 2017, Meta-SGD: Learning to Learn Quickly for Few-Shot Learning"
     suggests = {**BY_SUPPORT, "inner_clip": 0.0}
+
+    def errors_with(self, problem: Problem, training: Training) -> list[str]:
+        return _one_head(problem)
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         start = _start(family)
@@ -206,6 +221,9 @@ class Reptile(MethodConfig):
     title, source, meets = "Reptile", NICHOL, "few-shot"
     suggests = {**BY_SUPPORT, "queries": 9, "learning_rate": 1.0, "final_rate": 0.0, "clip_norm": 0.0}
     evolves = "its outer step is a move towards adapted weights, which has no score; es-maml evolves the same learner"
+
+    def errors_with(self, problem: Problem, training: Training) -> list[str]:
+        return _one_head(problem)
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         return _gradient(
@@ -226,6 +244,9 @@ class MetaLSTM(MethodConfig):
     title, meets = "Meta-LSTM", "few-shot"
     source = "Ravi, Larochelle 2017, Optimization as a Model for Few-Shot Learning, ICLR"
     suggests = {**BY_SUPPORT, "inner_rate": 0.05, "inner_steps": 5}
+
+    def errors_with(self, problem: Problem, training: Training) -> list[str]:
+        return _one_head(problem)
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         from quickstudy.learners.gradient.learned_updates import MetaLSTM
@@ -248,6 +269,9 @@ class Pretrained(MethodConfig):
             return "learns one network for all tasks, and labels of classes mean something else in each task"
         return None
 
+    def errors_with(self, problem: Problem, training: Training) -> list[str]:
+        return _one_head(problem)
+
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         return _gradient(family, training, self.outer, self.inner, _start(family))
 
@@ -263,6 +287,9 @@ class LearnedOptimizer(MethodConfig):
     title, meets = "a learned optimiser", "few-shot"
     suggests = {"final_rate": 0.05, "clip_norm": 1.0, "test_steps": ()}
     source = "Andrychowicz et al. 2016, Learning to learn by gradient descent by gradient descent, NeurIPS"
+
+    def errors_with(self, problem: Problem, training: Training) -> list[str]:
+        return _one_head(problem)
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         import optax
@@ -300,14 +327,15 @@ class TaskMemory(MethodConfig):
     def refuses(self, problem: Problem) -> str | None:
         return None if problem.classes is not None else "tells tasks apart by examples of classes"
 
+    def errors_with(self, problem: Problem, training: Training) -> list[str]:
+        return _one_head(problem)
+
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         from quickstudy.learners.gradient.task_memory import OfInputs, empty_memory
         from quickstudy.nn.layers import Linear
         from quickstudy.nn.models import MLP, Chain, Predictor, head
 
         assert family.embedding is not None
-        if why := _head_adapts(family):
-            raise qs.ConfigError([why])
         trunk = family.embedding(family.key(1))
         sizes = trunk.features, self.fast_size, family.outputs
         start = Predictor(Chain([trunk, MLP(sizes, key=family.key(2))]))

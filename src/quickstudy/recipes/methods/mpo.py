@@ -96,6 +96,9 @@ class MPO(MethodConfig):
             return "generates a policy of vectors, and here observations are symbols"
         return None if problem.episode_length else "corrects at the end of an episode, and here a trial has but one"
 
+    def errors_with(self, problem: Problem, training: Training) -> list[str]:
+        return self.outer.errors_with(training, problem.trial_length)
+
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         from quickstudy.report.traces import generated_policies
 

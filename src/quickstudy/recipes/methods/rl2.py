@@ -92,10 +92,6 @@ def trials(
     further: (weight, loss term) pairs beside those of PPO
     evaluated: fields of the evaluation that differ
     """
-    if wrong := outer.errors_with(training, family.trial_length):
-        raise qs.ConfigError(wrong)
-    if family.trial_length % (bptt_length or 1):
-        raise qs.ConfigError([f"trial_length={family.trial_length} must be a multiple of bptt_length={bptt_length}"])
     schedule = {"across_episodes": not family.episodic, "per_episode": family.episodic}
     of = lambda length, **more: outer.trial(
         family.tasks.environment, family.unit * length, further, **schedule, **more
@@ -147,6 +143,9 @@ class RL2(MethodConfig):
     def errors(self) -> list[str]:
         return _no_attention(self.memory, "unfinished trials wait in a state of fixed size") if self.bptt_length else []
 
+    def errors_with(self, problem: Problem, training: Training) -> list[str]:
+        return self.outer.errors_with(training, problem.trial_length)
+
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         import jax
 
@@ -173,6 +172,9 @@ class VariBAD(MethodConfig):
 
     def refuses(self, problem: Problem) -> str | None:
         return "has a decoder of vectors, and here observations are symbols" if problem.symbols else None
+
+    def errors_with(self, problem: Problem, training: Training) -> list[str]:
+        return self.outer.errors_with(training, problem.trial_length)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         import jax

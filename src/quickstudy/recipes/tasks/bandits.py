@@ -52,7 +52,7 @@ class Bandit(TasksConfig):
     }  # fmt: skip
 
     def problem(self, meets: Meets) -> Problem:
-        return Problem(meets=meets, actions=self.arms)
+        return Problem(meets=meets, actions=self.arms, trial_length=self.pulls)
 
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:
         from quickstudy.baselines import bandits
@@ -93,7 +93,7 @@ class CorrelatedBandit(TasksConfig):
     }  # fmt: skip
 
     def problem(self, meets: Meets) -> Problem:
-        return Problem(meets=meets, actions=2)
+        return Problem(meets=meets, actions=2, trial_length=self.pulls)
 
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:
         from quickstudy.baselines import bandits
@@ -132,7 +132,7 @@ class InformativeBandit(TasksConfig):
     }  # fmt: skip
 
     def problem(self, meets: Meets) -> Problem:
-        return Problem(meets=meets, actions=11)
+        return Problem(meets=meets, actions=11, trial_length=self.pulls)
 
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:
         from quickstudy.baselines.structured_bandits import TargetSearch
@@ -165,7 +165,7 @@ class TwoStep(TasksConfig):
     }  # fmt: skip
 
     def problem(self, meets: Meets) -> Problem:
-        return Problem(meets=meets, actions=2)
+        return Problem(meets=meets, actions=2, trial_length=self.choices)
 
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:
         from quickstudy.baselines.two_step import TwoStepFilter, TwoStepValues

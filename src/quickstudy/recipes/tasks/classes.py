@@ -31,6 +31,11 @@ class Stream:
     ] = "network"
 
 
+def training_ways(ways: int, few: FewShot | None) -> int:
+    """Classes of a training task."""
+    return (few.training_ways if few else 0) or ways
+
+
 def judged(few: FewShot | None, stream: Stream | None) -> dict[str, Any]:
     """How the tasks are drawn."""
     if few is None:

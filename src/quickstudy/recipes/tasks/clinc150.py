@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import quickstudy as qs
 from quickstudy.config import SIZES, Above, AtLeast
 from quickstudy.recipes.problem import LabelledFamily, Meets, Problem, TasksConfig
-from quickstudy.recipes.tasks.classes import FewShot, judged, of_classes
+from quickstudy.recipes.tasks.classes import FewShot, judged, of_classes, training_ways
 
 LARSON = "Larson et al. 2019, An Evaluation Dataset for Intent Classification and Out-of-Scope Prediction, EMNLP"
 
@@ -39,7 +39,7 @@ class Clinc150(TasksConfig):
     }  # fmt: skip
 
     def problem(self, meets: Meets) -> Problem:
-        return Problem(meets=meets, classes=self.ways)
+        return Problem(meets=meets, classes=self.ways, training_classes=training_ways(self.ways, self.few_shot))
 
     def build(self, meets: Meets, seed: int) -> LabelledFamily:
         import jax.numpy as jnp

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from quickstudy.config import AtLeast
 from quickstudy.recipes.problem import EnvironmentFamily, Meets, Problem, TasksConfig
-from quickstudy.recipes.tasks.lengths import Steps
+from quickstudy.recipes.tasks.lengths import Steps, length_of
 
 SUGGESTED = {
     "meta_steps": 300, "meta_batch": 64, "minibatches": 4, "learning_rate": 1e-3, "discount": 0.99, "gae_lambda": 0.95,
@@ -54,7 +54,7 @@ class CartPole(TasksConfig):
     suggests = {"trial": SUGGESTED}
 
     def problem(self, meets: Meets) -> Problem:
-        return Problem(meets=meets, actions=2, episode_length=500, terminates=True)
+        return Problem(meets=meets, actions=2, episode_length=500, terminates=True, trial_length=length_of(self.trial))
 
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:
         return _family("CartPole-v1", "random_cartpole" if self.vary else "", self.trial, seed, 500)
@@ -71,7 +71,7 @@ class Acrobot(TasksConfig):
     suggests = {"trial": {**SUGGESTED, "value_scale": 100.0}}
 
     def problem(self, meets: Meets) -> Problem:
-        return Problem(meets=meets, actions=3, episode_length=500, terminates=True)
+        return Problem(meets=meets, actions=3, episode_length=500, terminates=True, trial_length=length_of(self.trial))
 
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:
         return _family("Acrobot-v1", "random_acrobot" if self.vary else "", self.trial, seed, 500)
@@ -88,7 +88,7 @@ class Pendulum(TasksConfig):
     suggests = {"trial": {**SUGGESTED, "value_scale": 100.0}}
 
     def problem(self, meets: Meets) -> Problem:
-        return Problem(meets=meets, episode_length=200)
+        return Problem(meets=meets, episode_length=200, trial_length=length_of(self.trial))
 
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:
         # Episodes are of one length, so what the first costs the later ones may repay.

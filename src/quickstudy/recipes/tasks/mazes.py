@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from quickstudy.config import AtLeast, Between, Multiple
 from quickstudy.recipes.problem import EnvironmentFamily, Meets, Problem, TasksConfig
-from quickstudy.recipes.tasks.lengths import Episodes, Steps
+from quickstudy.recipes.tasks.lengths import Episodes, Steps, length_of
 
 ZINTGRAF = "Zintgraf et al. 2020, VariBAD: A Very Good Method for Bayes-Adaptive Deep RL via Meta-Learning, ICLR"
 
@@ -43,7 +43,9 @@ class Grid(TasksConfig):
     }  # fmt: skip
 
     def problem(self, meets: Meets) -> Problem:
-        return Problem(meets=meets, actions=5, one_hot=True, episode_length=15)
+        return Problem(
+            meets=meets, actions=5, one_hot=True, episode_length=15, trial_length=length_of(self.trial)
+        )  # fmt: skip
 
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:
         import jax
@@ -99,7 +101,8 @@ class Maze(TasksConfig):
     def problem(self, meets: Meets) -> Problem:
         length = self.episode_length
         return Problem(
-            meets=meets, actions=4, one_hot=True, tabulated=True, episode_length=length, terminates=True
+            meets=meets, actions=4, one_hot=True, tabulated=True, episode_length=length, terminates=True,
+            trial_length=length_of(self.trial),
         )  # fmt: skip
 
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from quickstudy.config import AtLeast
 from quickstudy.recipes.problem import EnvironmentFamily, Meets, Problem, TasksConfig
-from quickstudy.recipes.tasks.lengths import Episodes
+from quickstudy.recipes.tasks.lengths import Episodes, length_of
 
 EPISODE = 10
 # Each the best of a grid on validation tasks, at 10 episodes.
@@ -59,7 +59,10 @@ class MDP(TasksConfig):
     }  # fmt: skip
 
     def problem(self, meets: Meets) -> Problem:
-        return Problem(meets=meets, actions=self.actions, one_hot=True, tabulated=True, episode_length=EPISODE)
+        return Problem(
+            meets=meets, actions=self.actions, one_hot=True, tabulated=True, episode_length=EPISODE,
+            trial_length=length_of(self.trial),
+        )  # fmt: skip
 
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:
         import jax.numpy as jnp
@@ -105,7 +108,10 @@ class Kernels(TasksConfig):
     }  # fmt: skip
 
     def problem(self, meets: Meets) -> Problem:
-        return Problem(meets=meets, actions=5, one_hot=True, tabulated=True, episode_length=EPISODE)
+        return Problem(
+            meets=meets, actions=5, one_hot=True, tabulated=True, episode_length=EPISODE,
+            trial_length=length_of(self.trial),
+        )  # fmt: skip
 
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:
         import numpy as np

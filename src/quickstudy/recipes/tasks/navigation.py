@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from quickstudy.config import Above, AtLeast
 from quickstudy.recipes.problem import EnvironmentFamily, Meets, Problem, TasksConfig
-from quickstudy.recipes.tasks.lengths import Episodes
+from quickstudy.recipes.tasks.lengths import Episodes, length_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Navigation(TasksConfig):
     }  # fmt: skip
 
     def problem(self, meets: Meets) -> Problem:
-        return Problem(meets=meets, episode_length=self.episode_length)
+        return Problem(meets=meets, episode_length=self.episode_length, trial_length=length_of(self.trial))
 
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:
         from quickstudy.tasks.navigation import Navigation, optimal_return
@@ -63,7 +63,7 @@ class Corners(TasksConfig):
     }
 
     def problem(self, meets: Meets) -> Problem:
-        return Problem(meets=meets, episode_length=self.episode_length)
+        return Problem(meets=meets, episode_length=self.episode_length, trial_length=length_of(self.trial))
 
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:
         from quickstudy.tasks.corners import Corners, best_return

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import quickstudy as qs
 from quickstudy.config import SIZES, AtLeast, Between
 from quickstudy.recipes.problem import LabelledFamily, Meets, Problem, TasksConfig
-from quickstudy.recipes.tasks.classes import FewShot, Stream, judged, of_classes
+from quickstudy.recipes.tasks.classes import FewShot, Stream, judged, of_classes, training_ways
 
 LAKE = "Lake, Salakhutdinov, Tenenbaum 2015, Human-level concept learning through probabilistic program induction"
 
@@ -59,7 +59,7 @@ class Omniglot(TasksConfig):
         return []
 
     def problem(self, meets: Meets) -> Problem:
-        return Problem(meets=meets, classes=self.ways)
+        return Problem(meets=meets, classes=self.ways, training_classes=training_ways(self.ways, self.few_shot))
 
     def build(self, meets: Meets, seed: int) -> LabelledFamily:
         import jax.numpy as jnp

@@ -30,7 +30,7 @@ class XLand(TasksConfig):
     }  # fmt: skip
 
     def problem(self, meets: Meets) -> Problem:
-        return Problem(meets=meets, actions=6, symbols=True)
+        return Problem(meets=meets, actions=6, symbols=True, trial_length=self.trial_length)
 
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:
         import math
