@@ -150,7 +150,11 @@ def test_a_test_under_another_setting_leaves_the_runs_own_alone(trained, capsys)
     written = json.loads((trained / "evaluation-shots=3-inner_rate=0.02.json").read_text())
     assert written["score"] == last["score"] != json.loads(before)["score"]
     assert (trained / "evaluation.json").read_bytes() == before
-    for word, message in (("shots", "takes name=value"), ("shotz=3", "did you mean 'shots'"), ("hidden_size=9", "another")):
+    for word, message in (
+        ("shots", "takes name=value"),
+        ("shotz=3", "did you mean 'shots'"),
+        ("hidden_size=9", "another"),
+    ):
         code, out, err = call(capsys, "evaluate", trained, "--other", word)
         assert code in (2, 4) and message in out + err and "Traceback" not in out + err
 

@@ -20,7 +20,17 @@ def runs(tmp_path_factory):
     base = tmp_path_factory.mktemp("runs")
     for seed in (0, 1):
         main(
-            ["train", "sinusoid-maml", *SMALL, "--hidden-size", "8", "--seed", str(seed), "--out", str(base / f"sine{seed}")]
+            [
+                "train",
+                "sinusoid-maml",
+                *SMALL,
+                "--hidden-size",
+                "8",
+                "--seed",
+                str(seed),
+                "--out",
+                str(base / f"sine{seed}"),
+            ]
         )
     main(
         [
@@ -38,7 +48,17 @@ def runs(tmp_path_factory):
         ]
     )
     main(
-        ["train", "navigation-maml", *SMALL, "--trajectories", "3", "--hidden-size", "8", "--out", str(base / "navigation")]
+        [
+            "train",
+            "navigation-maml",
+            *SMALL,
+            "--trajectories",
+            "3",
+            "--hidden-size",
+            "8",
+            "--out",
+            str(base / "navigation"),
+        ]
     )
     return base
 

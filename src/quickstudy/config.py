@@ -102,7 +102,9 @@ def declared(config: type) -> dict[str, Declared]:
     hints = get_type_hints(config, include_extras=True)
     found = {}
     for field in dataclasses.fields(config):
-        kind, *extras = get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else [hints[field.name]]
+        kind, *extras = (
+            get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else [hints[field.name]]
+        )
         text = " ".join(extra for extra in extras if isinstance(extra, str))
         found[field.name] = Declared(field.name, kind, text, tuple(extra for extra in extras if callable(extra)))
     return found
@@ -112,7 +114,9 @@ def mistyped(field: Declared, value: Any) -> list[str]:
     """What is wrong with the type of a field's value, or with a choice that is none."""
     if get_origin(field.kind) is Literal:
         choices = get_args(field.kind)
-        return [] if value in choices else [f"{field.name} must be one of {', '.join(map(str, choices))}, got {value!r}"]
+        return (
+            [] if value in choices else [f"{field.name} must be one of {', '.join(map(str, choices))}, got {value!r}"]
+        )
     if _fits(value, field.kind):
         return []
     name = field.kind.__name__ if isinstance(field.kind, type) else str(field.kind)
@@ -165,7 +169,7 @@ def errors_in(config: Any) -> list[str]:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """"; did you mean …?" where one of `names` is close."""
+    """ "; did you mean …?" where one of `names` is close."""
     near = difflib.get_close_matches(name, list(names), 1, 0.5)
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -184,7 +188,9 @@ class Training:
     meta_batch: Annotated[int, AtLeast(1), "number of tasks in each meta-step"] = 32
     seed: Annotated[int, AtLeast(0, 2**32 - 2), "seed of everything that is drawn at random"] = 0
     log_every: Annotated[
-        int, AtLeast(0, STEPS), "meta-steps between two lines of metrics, which are means over them (0: 200 lines a run)"
+        int,
+        AtLeast(0, STEPS),
+        "meta-steps between two lines of metrics, which are means over them (0: 200 lines a run)",
     ] = 0
     save_every: Annotated[
         int, AtLeast(0, STEPS), "meta-steps between two checkpoints, saved after a line of metrics (0: 20 a run)"

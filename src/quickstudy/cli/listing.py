@@ -60,8 +60,12 @@ def _table(families: list[str], as_json: bool) -> None:
         if len(families) == 1:
             lines += [part for row in refused for part in textwrap.wrap(row["why"], WIDTH, **_indent(2, 4))]
         lines += ["", ""] if len(families) == 1 else [f"  {'refused':<18} the other {len(refused)} methods", ""]
-    lines.append("A recipe is TASKS-METHOD, as `quickstudy train omniglot-reptile`. `quickstudy list NAME` says all of tasks,")
-    lines.append("of a method or of a recipe, and why one is refused. `es-` before a method: evolution as its outer loop.")
+    lines.append(
+        "A recipe is TASKS-METHOD, as `quickstudy train omniglot-reptile`. `quickstudy list NAME` says all of tasks,"
+    )
+    lines.append(
+        "of a method or of a recipe, and why one is refused. `es-` before a method: evolution as its outer loop."
+    )
     cards = [_card(name) for name in sorted(CARDS) if CARDS[name].tasks in families]
     table = [row for tasks in families for row in rows[tasks]]
     _print({"status": "ok", "recipes": cards, "pairs": table}, lines, as_json)
@@ -109,4 +113,3 @@ def _paragraph(text: str) -> list[str]:
 
 def _print(as_data: dict[str, Any], lines: list[str], as_json: bool) -> None:
     print(json.dumps(as_data) if as_json else "\n".join(lines))
-

@@ -1,7 +1,6 @@
 """The published results: what differs from the defaults of the tasks and the method, and the figure to expect."""
 
 from quickstudy.recipes.compose import Card
-from quickstudy.recipes.methods.labelled import FINN
 from quickstudy.recipes.methods.mktn import BRADTKE
 from quickstudy.recipes.methods.rl2 import WANG
 

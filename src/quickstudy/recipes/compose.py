@@ -75,7 +75,9 @@ class Recipe:
 
     @property
     def expected(self) -> str:
-        return self.card.expected if self.card and self.card.expected else "nothing is published: its settings are untuned"
+        return (
+            self.card.expected if self.card and self.card.expected else "nothing is published: its settings are untuned"
+        )
 
     @property
     def source(self) -> str:
@@ -214,7 +216,9 @@ def recipe_of(name: str) -> Recipe:
         if name.startswith(f"{tasks}-"):
             return _recipe(name, name, tasks, name.removeprefix(f"{tasks}-"), None)
     if name in TASKS:
-        raise ConfigError([f"{name} is half of a recipe: give a method too (`quickstudy list {name}` has those that fit)"])
+        raise ConfigError(
+            [f"{name} is half of a recipe: give a method too (`quickstudy list {name}` has those that fit)"]
+        )
     hint = nearest(name, [*CARDS, *(f"{tasks}-{method}" for tasks in TASKS for method in METHODS)])
     if name.endswith(".py"):
         hint = f"; of a file of your own name the card too, as {name}:Name"
@@ -238,7 +242,7 @@ def named(reference: str) -> Recipe:
 
 
 def _title(reference: str) -> str:
-    """"my.py:MyTasks" as part of a name: "MyTasks"."""
+    """ "my.py:MyTasks" as part of a name: "MyTasks"."""
     return reference.rpartition(":")[2]
 
 
@@ -275,7 +279,9 @@ def _methods(name: str, title: str) -> tuple[type[MethodConfig], ...]:
             return (found,)
         raise ConfigError([f"{name} is no configuration of a method: derive it from quickstudy.recipes.MethodConfig"])
     if name not in METHODS:
-        raise ConfigError([f"there is no method {name!r} for {title!r}{nearest(name, METHODS)} (see `quickstudy list`)"])
+        raise ConfigError(
+            [f"there is no method {name!r} for {title!r}{nearest(name, METHODS)} (see `quickstudy list`)"]
+        )
     return METHODS[name]
 
 

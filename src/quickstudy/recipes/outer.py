@@ -95,9 +95,7 @@ class PPO:
     def meta_optimizer(self, training: Training, task_bytes: int = 0) -> Any:
         import optax
 
-        rate = falling(
-            self.learning_rate, self.final_rate, training.meta_steps * self.epochs * self.minibatches
-        )
+        rate = falling(self.learning_rate, self.final_rate, training.meta_steps * self.epochs * self.minibatches)
         follow = optax.adam(rate, eps=1e-5)
         if self.clip_norm:
             follow = optax.chain(optax.clip_by_global_norm(self.clip_norm), follow)
@@ -111,7 +109,9 @@ class Evolution:
     learning_rate: LearningRate = 1e-2
     final_rate: FinalRate = 0.05
     population: Annotated[int, AtLeast(2, 10**5), Multiple(2), "learners that are tried in each meta-step"] = 32
-    sigma: Annotated[float, Above(0), "standard deviation by which they differ, relative to the size of each array"] = 0.1
+    sigma: Annotated[float, Above(0), "standard deviation by which they differ, relative to the size of each array"] = (
+        0.1
+    )
 
     discount, value_scale = 1.0, 1.0  # what a learner is told of PPO's options
 
@@ -127,7 +127,5 @@ class Evolution:
     def meta_optimizer(self, training: Training, task_bytes: int = 0) -> Any:
         import optax
 
-        rate = optax.linear_schedule(
-            self.learning_rate, self.final_rate * self.learning_rate, training.meta_steps
-        )
+        rate = optax.linear_schedule(self.learning_rate, self.final_rate * self.learning_rate, training.meta_steps)
         return qs.Evolution(optax.adam(rate), population=self.population, sigma=self.sigma)

@@ -47,6 +47,13 @@ class Problem:
     symbols: bool = False
 
 
+def keys(seed: int) -> Callable[[int], Any]:
+    """From a number to a JAX key: what is initialised at random draws from a number of its own."""
+    import jax
+
+    return lambda number: jax.random.fold_in(jax.random.key(seed), number)
+
+
 class TasksConfig(abc.ABC):
     """The options of a family of tasks: a frozen dataclass that derives from this class alone.
 
@@ -107,6 +114,7 @@ class EnvironmentFamily:
     """Tasks in an environment, built. Lengths are in steps of the environment.
 
     segment_length: what is rolled out between two adaptations where tasks are met in segments: an episode, mostly
+    test_length: of a trial in the test, where that is another one
     unit: of `trial_length`, `test_length` and of the lengths in a curriculum: an episode, or a step
     curve_interval: steps between two points of the curve in the test of a trial
     episodic: credit ends with the episode, and what is judged is the return of episodes
@@ -145,6 +153,10 @@ class EnvironmentFamily:
     chunk: int = 1000
     task_bytes: int = 0
     citations: tuple[str, ...] = ()
+
+    @property
+    def tested(self) -> int:
+        return self.test_length or self.trial_length
 
 
 class MethodConfig(abc.ABC):

@@ -1,7 +1,18 @@
 """The families of tasks and the methods by name. Imports nothing heavy."""
 
-from quickstudy.recipes.methods import gradient, inner_rl, learned_rl, metric, mktn, mml, mpo, policy_gradient, rl2
-from quickstudy.recipes.methods import streams, tabular
+from quickstudy.recipes.methods import (
+    gradient,
+    inner_rl,
+    learned_rl,
+    metric,
+    mktn,
+    mml,
+    mpo,
+    policy_gradient,
+    rl2,
+    streams,
+    tabular,
+)
 from quickstudy.recipes.problem import MethodConfig, TasksConfig
 from quickstudy.recipes.tasks import bandits, clinc150, control, mazes, mdps, navigation, omniglot, sinusoid, xland
 

@@ -34,7 +34,9 @@ class Inner:
     inner_steps: InnerSteps = 1
     test_steps: TestSteps = ()
     inner_clip: Annotated[
-        float, AtLeast(0), "size at which each entry of an inner gradient is cut, where inner steps are plain (0: never)"
+        float,
+        AtLeast(0),
+        "size at which each entry of an inner gradient is cut, where inner steps are plain (0: never)",
     ] = 0.0
 
     @property
@@ -54,7 +56,9 @@ def _one_head(problem: Problem) -> list[str]:
     """Of networks whose last layer has as many outputs as a task has classes."""
     if problem.training_classes == problem.classes:
         return []
-    return [f"training_ways must be 0 here, got {problem.training_classes}: the last layer has one output for each class"]
+    return [
+        f"training_ways must be 0 here, got {problem.training_classes}: the last layer has one output for each class"
+    ]
 
 
 def _start(family: LabelledFamily, zero_head: bool = False) -> Any:
@@ -80,9 +84,7 @@ def _gradient(
 ) -> Composition:
     fields = {"update": inner.descent(inner.inner_rate), "steps": inner.inner_steps, **choices}
     learner = qs.Gradient(start, qs.Supervised(family.loss), **fields)
-    return composed(
-        family, training, outer, learner, objective=objective, steps=inner.tested, citations=citations
-    )
+    return composed(family, training, outer, learner, objective=objective, steps=inner.tested, citations=citations)
 
 
 ZeroHead = Annotated[

@@ -124,8 +124,8 @@ class Reinforce(MethodConfig):
         return _refused(problem)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
-        from quickstudy.learners.inner_rl.reinforce import reinforce
         from quickstudy.learners.initialisation import RandomInit
+        from quickstudy.learners.inner_rl.reinforce import reinforce
 
         agent, start = self.agent, RandomInit(tanh_policy(family.tasks.spec, self.agent.hidden_size))
         make = lambda rate=None, discount=agent.discount: reinforce(
@@ -147,8 +147,8 @@ class A2C(MethodConfig):
         return _refused(problem)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
-        from quickstudy.learners.inner_rl.actor_critic import actor_critic
         from quickstudy.learners.initialisation import RandomInit
+        from quickstudy.learners.inner_rl.actor_critic import actor_critic
 
         agent, start = self.agent, RandomInit(tanh_policy(family.tasks.spec, self.agent.hidden_size))
         make = lambda rate=None, discount=agent.discount, gae_lambda=self.gae_lambda: actor_critic(
@@ -174,8 +174,8 @@ class PPO(MethodConfig):
         return _refused(problem)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
-        from quickstudy.learners.inner_rl.ppo import ppo
         from quickstudy.learners.initialisation import RandomInit
+        from quickstudy.learners.inner_rl.ppo import ppo
 
         agent, start = self.agent, RandomInit(tanh_policy(family.tasks.spec, self.agent.hidden_size))
         parts = {"epochs": self.epochs, "minibatches": self.minibatches}
@@ -190,9 +190,9 @@ class PPO(MethodConfig):
 class DQN(MethodConfig):
     agent: Agent = Agent(500_000, 10, 1, 5e-4)
     gradient_steps: GradientSteps = 1
-    epsilon: Annotated[float, Between(0, 1), "probability of a random action at the end, or where it starts to evolve"] = (
-        0.01
-    )
+    epsilon: Annotated[
+        float, Between(0, 1), "probability of a random action at the end, or where it starts to evolve"
+    ] = 0.01
     capacity: Annotated[int, AtLeast(1, 10**8), "transitions that are kept for replay"] = 50_000
     target_update_interval: Annotated[int, AtLeast(1), "updates between two copies to the target network"] = 50
     outer: Evolution | None = None
@@ -206,8 +206,8 @@ class DQN(MethodConfig):
         return _refused(problem)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
-        from quickstudy.learners.inner_rl.dqn import DQN
         from quickstudy.learners.initialisation import RandomInit
+        from quickstudy.learners.inner_rl.dqn import DQN
         from quickstudy.nn.models import MLP
 
         agent, spec, wide = self.agent, family.tasks.spec, self.agent.hidden_size
@@ -228,8 +228,8 @@ class DQN(MethodConfig):
 def _deterministic(config: "DDPG | TD3", family: EnvironmentFamily, training: Training, **fields: Any) -> Composition:
     import jax
 
-    from quickstudy.learners.inner_rl.ddpg import DDPG, ActorAndCritics
     from quickstudy.learners.initialisation import RandomInit
+    from quickstudy.learners.inner_rl.ddpg import DDPG, ActorAndCritics
     from quickstudy.nn.models import MLP
 
     agent, spec, wide = config.agent, family.tasks.spec, config.agent.hidden_size

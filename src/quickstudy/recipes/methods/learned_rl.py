@@ -33,7 +33,9 @@ class MetaGradient(MethodConfig):
     gae_lambda: Annotated[float, Inside(0, 1), "λ of the advantages, where it starts to be learned"] = 0.9
     value: Annotated[float, Above(0), "weight of the critic's loss, where it starts to be learned"] = 0.5
     entropy: Annotated[float, Above(0), "weight of the policy's entropy, where it starts to be learned"] = 0.01
-    outer_discount: Annotated[float, Between(0, 1), "discount γ of the returns by which the meta-gradient judges"] = 0.99
+    outer_discount: Annotated[float, Between(0, 1), "discount γ of the returns by which the meta-gradient judges"] = (
+        0.99
+    )
     outer_gae_lambda: Annotated[float, Between(0, 1), "λ of these"] = 0.95
     outer: Gradient | Evolution = Gradient(0.02, 1.0, "linear", 1.0)
 
@@ -52,9 +54,9 @@ class MetaGradient(MethodConfig):
         return None if problem.episode_length else "is judged by the return of episodes, and here a trial has but one"
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
-        from quickstudy.learners.inner_rl.actor_critic import actor_critic
-        from quickstudy.learners.initialisation import RandomInit
         from quickstudy.learners.gradient.updates import Scaled
+        from quickstudy.learners.initialisation import RandomInit
+        from quickstudy.learners.inner_rl.actor_critic import actor_critic
         from quickstudy.rl import losses
 
         agent, tested = self.agent, self.agent.trial(family)
@@ -119,10 +121,10 @@ class LPG(MethodConfig):
         return "has agents of tables, and here states are not numbered or actions not choices"
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
+        from quickstudy.learners.initialisation import RandomInit
         from quickstudy.learners.inner_rl.actor_critic import actor_critic
         from quickstudy.learners.inner_rl.lpg import LPG
         from quickstudy.learners.inner_rl.reinforce import reinforce
-        from quickstudy.learners.initialisation import RandomInit
         from quickstudy.nn.models import TablePolicy
         from quickstudy.rl import losses
         from quickstudy.tasks.transfer import Transfer
@@ -179,5 +181,7 @@ class LPG(MethodConfig):
             return TabularMDPs(states, actions, mean=0.0)
         side = math.isqrt(states)
         if side**2 != states or actions != 4:
-            raise qs.ConfigError([f"train_in=maze needs a square number of states and 4 actions, not {states}, {actions}"])
+            raise qs.ConfigError(
+                [f"train_in=maze needs a square number of states and 4 actions, not {states}, {actions}"]
+            )
         return Mazes(side, episode=25)

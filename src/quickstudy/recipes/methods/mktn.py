@@ -35,7 +35,9 @@ class Transfer:
         Literal["ridge", "proximal"], "how they move: in closed form, or by proximal semi-gradient steps"
     ] = "ridge"
     guidance: Annotated[
-        float, AtLeast(0), "how strongly they are held back, where it starts to be learned (λ; 0: not at all, held there)"
+        float,
+        AtLeast(0),
+        "how strongly they are held back, where it starts to be learned (λ; 0: not at all, held there)",
     ] = 0.1
     inner_rate: Annotated[float, Above(0), "step size of the proximal rule, where it starts to be learned"] = 0.1
     part: Annotated[
@@ -128,7 +130,7 @@ class Control(MethodConfig):
             family.tasks.environment, trial_length=family.unit * family.trial_length, terms=((1.0, losses.q_value),),
             discount=self.discount, gae_lambda=self.gae_lambda, across_episodes=False, normalise=False,
         )  # fmt: skip
-        tested = family.unit * family.test_length
+        tested = family.unit * family.tested
         test = dataclasses.replace(trial, trial_length=tested, curve_interval=family.curve_interval, baseline="none")
         return Composition(
             learner=self.transfer.learner(net, Control(self.discount, self.temperature, self.epsilon)),
@@ -137,7 +139,7 @@ class Control(MethodConfig):
             evaluation=qs.EvaluationConfig(
                 test,
                 baselines=family.baselines(),
-                oracle_value=None if oracle is None else lambda tasks: oracle(tasks, family.test_length),
+                oracle_value=None if oracle is None else lambda tasks: oracle(tasks, family.tested),
                 draw=transfer,
                 chunk=500,
             ),

@@ -31,7 +31,9 @@ SURE = 1e6  # in visits: nothing is learned
 class MML(MethodConfig):
     hidden_size: Annotated[int, AtLeast(4, SIZES), "width of the network that makes the prior"] = 64
     kinds: Annotated[
-        int, AtLeast(0, 10_000), "kinds of task, each with a prior of its own (0: a network makes one of the trial so far)"
+        int,
+        AtLeast(0, 10_000),
+        "kinds of task, each with a prior of its own (0: a network makes one of the trial so far)",
     ] = 0
     latent: Annotated[int, AtLeast(1, SIZES), "numbers that tell what a task looks like"] = 32
     refinements: Annotated[int, AtLeast(0, 1000), "gradient steps that refine these numbers"] = 0
@@ -60,10 +62,10 @@ class MML(MethodConfig):
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         import jax.numpy as jnp
 
-        from quickstudy.learners.inner_rl.dyna_q import DynaQ
         from quickstudy.learners.inference.meta_models import Amortised, constant
         from quickstudy.learners.inference.mixture import Mixture
         from quickstudy.learners.inference.mml import MML, equivalence, likelihood
+        from quickstudy.learners.inner_rl.dyna_q import DynaQ
         from quickstudy.learners.inner_rl.r_max import RMax
         from quickstudy.report.traces import models
 
@@ -91,12 +93,16 @@ class MML(MethodConfig):
             family.tasks.environment, trial_length=family.unit * family.trial_length,
             terms=((1.0, likelihood), (self.equivalence, equivalence)), baseline="none", normalise=False,
         )  # fmt: skip
-        tested = family.unit * family.test_length
+        tested = family.unit * family.tested
         # Where an episode may end, states are left that a model from scratch cannot plan beyond.
-        others = {
-            "Dyna-Q from scratch": DynaQ(spec.observation, spec.actions, planning=20, **TUNED),
-            "R-MAX from scratch": RMax(spec.observation, spec.actions, visits=1, discount=self.discount),
-        } if outcomes > spec.observation else {}
+        others = (
+            {
+                "Dyna-Q from scratch": DynaQ(spec.observation, spec.actions, planning=20, **TUNED),
+                "R-MAX from scratch": RMax(spec.observation, spec.actions, visits=1, discount=self.discount),
+            }
+            if outcomes > spec.observation
+            else {}
+        )
         return Composition(
             learner=agent(model, bonus=self.bonus, epsilon=self.epsilon),
             objective=trial,
@@ -111,7 +117,7 @@ class MML(MethodConfig):
                     **others,
                 },
                 eval_view=lambda learner: dataclasses.replace(learner, epsilon=0.0),
-                oracle_value=None if oracle is None else lambda tasks: oracle(tasks, family.test_length),
+                oracle_value=None if oracle is None else lambda tasks: oracle(tasks, family.tested),
                 draw=models(family.tables),
                 chunk=250,
             ),

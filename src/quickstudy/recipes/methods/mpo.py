@@ -57,14 +57,16 @@ class MPO(MethodConfig):
     ] = False
     # Unrolled, it passes on to the encoder, and crowds out the encoder's own: corrections then stand in for what could
     # be remembered.
-    adjoint: Annotated[
-        Literal["unrolled", "first-order"], "how the meta-gradient passes through corrections"
-    ] = "first-order"
+    adjoint: Annotated[Literal["unrolled", "first-order"], "how the meta-gradient passes through corrections"] = (
+        "first-order"
+    )
     weigh_shortfall: Annotated[
         bool, "weight a correction by how far the episode fell short of what the critic expected"
     ] = True
     correction_rate: Annotated[float, Above(0), "step size of a correction, or where a learned one starts"] = 1.0
-    correction_discount: Annotated[float, Inside(0, 1), "discount γ of a correction's returns, or where it starts"] = 0.05
+    correction_discount: Annotated[float, Inside(0, 1), "discount γ of a correction's returns, or where it starts"] = (
+        0.05
+    )
     correction_gae_lambda: Annotated[float, Inside(0, 1), "λ of a correction's returns, or where it starts"] = 0.9
     correction_clip: Annotated[float, Above(0), "largest norm of a correction's gradient, which is cut to it"] = 0.8
     # One-hot states are as many features as an episode has steps: unheld, the baseline explains all that happened, and
@@ -75,7 +77,9 @@ class MPO(MethodConfig):
         bool, "bring an episode's advantages to deviation 1, so that corrections never shrink"
     ] = False
     kl_weight: Annotated[float, AtLeast(0), "weight that pulls corrected weights to the generated ones (0: none)"] = 0.0
-    init_noise: Annotated[float, AtLeast(0), "deviation of the corrections that a task of training may begin with"] = 0.3
+    init_noise: Annotated[float, AtLeast(0), "deviation of the corrections that a task of training may begin with"] = (
+        0.3
+    )
     init_noise_share: Annotated[
         float, Between(0, 1), "share of the tasks that begin so: what is generated is then wrong, and to be mended"
     ] = 0.5
@@ -86,7 +90,9 @@ class MPO(MethodConfig):
     def errors(self) -> list[str]:
         found = []
         if self.correction_steps == 1 and self.kl_weight:
-            found.append("correction_steps must be 0 or at least 2: the weight of the pull has no gradient in the first one")
+            found.append(
+                "correction_steps must be 0 or at least 2: the weight of the pull has no gradient in the first one"
+            )
         if self.memory.cell == "attention":
             found.append("cell must be gru, lstm or s5 here: attention has no state to generate from")
         return found
@@ -138,7 +144,9 @@ class MPO(MethodConfig):
             memory=dataclasses.replace(self.memory, memory_size=1),
         )  # fmt: skip
         family = dataclasses.replace(family, key=lambda n: jax.random.fold_in(jax.random.key(2**31), n))
-        return {"from scratch": alone.learner(family, qs.PolicyGradient(discount, self.correction_gae_lambda), rate, None)}
+        return {
+            "from scratch": alone.learner(family, qs.PolicyGradient(discount, self.correction_gae_lambda), rate, None)
+        }
 
     def learner(self, family: EnvironmentFamily, inner: Any, rate: Any, kl_weight: Any) -> Any:
         """With this inner loss, and this rate and weight of the pull, numbers or leaves."""
@@ -146,8 +154,8 @@ class MPO(MethodConfig):
         import jax.numpy as jnp
 
         from quickstudy.learners.generated.mpo import MPO, no_generation_yet
-        from quickstudy.learners.memory.recurrent import OutcomeFeedback
         from quickstudy.learners.gradient.updates import Scaled, clipped
+        from quickstudy.learners.memory.recurrent import OutcomeFeedback
         from quickstudy.nn import models
         from quickstudy.nn.layers import Linear
 
@@ -155,8 +163,10 @@ class MPO(MethodConfig):
         first, second, third = jax.random.split(family.key(1), 3)
         make = models.Modulated if self.generates == "modulation" else models.MLP
         net = make((spec.observation, self.hidden_size, spec.actions or spec.dims), key=second, activation=jnp.tanh)
-        start = models.CategoricalPolicy(net) if spec.actions else models.GaussianPolicy(
-            net, jnp.zeros(spec.dims), family.action_scale
+        start = (
+            models.CategoricalPolicy(net)
+            if spec.actions
+            else models.GaussianPolicy(net, jnp.zeros(spec.dims), family.action_scale)
         )
         fast = {"modulation": models.modulation, "input": models.input_bias}.get(self.generates, models.everything)
         return MPO(

@@ -20,7 +20,9 @@ class Rollouts:
     adaptations: Annotated[int, AtLeast(1, 1000), "inner steps while training; the test takes three"] = 3
     inner_rate: Annotated[float, Above(0), "step size of adaptation, or where a learned one starts"] = 0.1
     inner_discount: Annotated[float, Inside(0, 1), "discount γ of the inner loss, or where a learned one starts"] = 0.95
-    inner_gae_lambda: Annotated[float, Inside(0, 1), "λ of the inner loss's advantages, or where a learned one starts"] = 0.97
+    inner_gae_lambda: Annotated[
+        float, Inside(0, 1), "λ of the inner loss's advantages, or where a learned one starts"
+    ] = 0.97
     initial_std: Annotated[float, Above(0), "standard deviation of actions that are vectors, where it starts"] = 0.06
     hidden_size: Annotated[int, AtLeast(1, SIZES), "width of the policy's two hidden layers"] = 64
     scratch_rate: Annotated[float, Above(0), "step size of the baseline that learns each task from scratch"] = 0.1
@@ -53,9 +55,7 @@ class Rollouts:
 
         _, second = jax.random.split(family.key(1))
         episode, oracle = family.segment_length, family.oracle_value
-        scratch = qs.Gradient(
-            self.policy(family, second), qs.PolicyGradient(self.discount), qs.SGD(self.scratch_rate)
-        )
+        scratch = qs.Gradient(self.policy(family, second), qs.PolicyGradient(self.discount), qs.SGD(self.scratch_rate))
         return Composition(
             learner=learner,
             objective=objective,
@@ -63,7 +63,9 @@ class Rollouts:
             evaluation=qs.EvaluationConfig(
                 dataclasses.replace(trial, trial_length=4 * episode, burn_in=3 * episode),
                 baselines={"from scratch": scratch},
-                oracle_value=None if oracle is None else lambda tasks: oracle(tasks, episode if family.unit == 1 else 1),
+                oracle_value=None
+                if oracle is None
+                else lambda tasks: oracle(tasks, episode if family.unit == 1 else 1),
                 draw=family.draw_segments,
                 chunk=50,
             ),
@@ -78,12 +80,10 @@ def _refused(problem: Problem) -> str | None:
 @dataclasses.dataclass(frozen=True)
 class MAML(MethodConfig):
     rollouts: Rollouts = Rollouts()
-    rates: Annotated[
-        Literal["per-step", "per-weight", "constant"], "what learns an inner rate of its own"
-    ] = "per-step"
-    credit: Annotated[
-        Literal["none", "lvc", "dice"], "how the meta-gradient credits the actions before adaptation"
-    ] = "none"
+    rates: Annotated[Literal["per-step", "per-weight", "constant"], "what learns an inner rate of its own"] = "per-step"
+    credit: Annotated[Literal["none", "lvc", "dice"], "how the meta-gradient credits the actions before adaptation"] = (
+        "none"
+    )
     e_maml: Annotated[
         float, AtLeast(0), "weight of E-MAML's term, which credits them with all that was earned after it"
     ] = 0.0
@@ -150,7 +150,12 @@ class Reptile(MethodConfig):
         # The last segment is adapted on too, so one less is rolled out.
         length = trial.segment_length * rollouts.adaptations
         shorter = dataclasses.replace(
-            trial, trial_length=length, burn_in=length - trial.segment_length, terms=(), baseline="none", normalise=False
+            trial,
+            trial_length=length,
+            burn_in=length - trial.segment_length,
+            terms=(),
+            baseline="none",
+            normalise=False,
         )
         learner = qs.Gradient(
             rollouts.policy(family, first), qs.PolicyGradient(rollouts.inner_discount, rollouts.inner_gae_lambda),

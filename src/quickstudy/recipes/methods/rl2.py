@@ -9,7 +9,6 @@ trials, and the policy's is PPO's.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import quickstudy as qs
@@ -54,7 +53,7 @@ class Memory:
         spec, told = family.tasks.spec, OutcomeFeedback
         if self.cell == "attention":  # to which steps have no order, so each is told with what followed
             came = told(spec.actions, spec.dims, spec.observation)
-            longest = family.unit * max(family.trial_length, family.test_length)
+            longest = family.unit * max(family.trial_length, family.tested)
             return Attention(
                 eqx.nn.Identity(), spec.observation, heads, came, key=key, capacity=longest, width=self.memory_size,
                 attention_heads=2,
@@ -98,10 +97,10 @@ def trials(
     )  # fmt: skip
     # Tests need no advantages, and baselines have no values.
     test = dataclasses.replace(
-        of(family.test_length), act=memory.act, curve_interval=family.curve_interval, baseline="none", normalise=False
+        of(family.tested), act=memory.act, curve_interval=family.curve_interval, baseline="none", normalise=False
     )
     oracle = family.oracle_value
-    length = family.test_length
+    length = family.tested
     fields = {"draw": family.draw, **evaluated}
     return Composition(
         learner=learner,
@@ -116,9 +115,7 @@ def trials(
             chunk=family.chunk,
             **fields,
         ),
-        curriculum=tuple(
-            (steps, of(length, warm_up=True)) for steps, length in outer.stages(family.trial_length)
-        ),
+        curriculum=tuple((steps, of(length, warm_up=True)) for steps, length in outer.stages(family.trial_length)),
         citations=(WANG, SCHULMAN),
     )
 

@@ -31,11 +31,17 @@ def _trial(family: EnvironmentFamily, **fields: Any) -> Any:
 
 def _oracle(family: EnvironmentFamily) -> Any:
     oracle = family.oracle_value
-    return None if oracle is None else lambda tasks: oracle(tasks, family.test_length)
+    return None if oracle is None else lambda tasks: oracle(tasks, family.tested)
 
 
 def _evolved(
-    family: EnvironmentFamily, training: Training, outer: Evolution, make: Any, initial: str, near_one: float, **more: Any
+    family: EnvironmentFamily,
+    training: Training,
+    outer: Evolution,
+    make: Any,
+    initial: str,
+    near_one: float,
+    **more: Any,
 ) -> Composition:
     """`make`: from rates, numbers or leaves, to the learner."""
     import jax.numpy as jnp
@@ -44,9 +50,7 @@ def _evolved(
     # Evolution goes on from the grid's best.
     rates = {name: qs.Bounded(min(TUNED[name], near_one)) for name in ("rate", "discount", "epsilon")}
     shape = (spec.observation, spec.actions) if initial == "each" else ()
-    test = dataclasses.replace(
-        trial, trial_length=family.unit * family.test_length, curve_interval=family.curve_interval
-    )
+    test = dataclasses.replace(trial, trial_length=family.unit * family.tested, curve_interval=family.curve_interval)
     return Composition(
         learner=make(**rates, initial=jnp.full(shape, TUNED["initial"])),
         objective=trial,

@@ -16,7 +16,7 @@ import dataclasses
 from typing import Annotated, Any, Literal
 
 from quickstudy.config import AtLeast, Multiple
-from quickstudy.recipes.problem import EnvironmentFamily, Meets, Problem, TasksConfig
+from quickstudy.recipes.problem import EnvironmentFamily, Meets, Problem, TasksConfig, keys
 
 DAW = (
     "Daw, Gershman, Seymour, Dayan, Dolan 2011, Model-based influences on humans' choices and striatal prediction "
@@ -29,12 +29,7 @@ MODEL_FREE, MODEL_BASED = (0.3, 20.0), (0.6, 20.0)
 
 
 def _family(tasks: Any, pulls: int, seed: int, **more: Any) -> EnvironmentFamily:
-    import jax
-
-    key = lambda number: jax.random.fold_in(jax.random.key(seed), number)
-    return EnvironmentFamily(
-        tasks=tasks, key=key, segment_length=pulls, trial_length=pulls, test_length=pulls, **more
-    )  # fmt: skip
+    return EnvironmentFamily(tasks=tasks, key=keys(seed), segment_length=pulls, trial_length=pulls, **more)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import quickstudy as qs
 from quickstudy.config import AtLeast
-from quickstudy.recipes.problem import LabelledFamily
+from quickstudy.recipes.problem import LabelledFamily, keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,9 @@ class FewShot:
 
     shots: Annotated[int, AtLeast(1), "labelled examples of each class"] = 1
     queries: Annotated[int, AtLeast(1), "examples of each class to be judged on, in training and in testing"] = 15
-    training_ways: Annotated[int, AtLeast(0), "classes of a training task, where that is another number (0: the same)"] = 0
+    training_ways: Annotated[
+        int, AtLeast(0), "classes of a training task, where that is another number (0: the same)"
+    ] = 0
 
     def errors(self) -> list[str]:
         return ["training_ways must be 0 or at least 2, got 1"] if self.training_ways == 1 else []
@@ -46,16 +48,17 @@ def judged(few: FewShot | None, stream: Stream | None) -> dict[str, Any]:
 def of_classes(
     tasks: Any,
     ways: int,
-    few: FewShot | None,
-    stream: Stream | None,
     seed: int,
     *,
+    few: FewShot | None = None,
+    stream: Stream | None = None,
     embedding: Callable[..., Any],
-    raw: tuple[Callable, int],
-    example_bytes: int,
-    baselines: Callable[[], dict[str, Any]],
+    raw: tuple[Callable, int] | None = None,
+    example_bytes: int = 0,
+    baselines: Callable[[], dict[str, Any]] = dict,
 ) -> LabelledFamily:
-    """`raw`: from an example to a vector of so many numbers without a network."""
+    """Tasks of `few` examples of each class, or a `stream`. The others are as in `LabelledFamily`; an example takes about
+    `example_bytes` while it is differentiated through."""
     import jax
 
     from quickstudy.nn.layers import Linear
@@ -63,7 +66,7 @@ def of_classes(
     from quickstudy.nn.models import Chain
 
     measures = {"of_loss": cross_entropy, "of_score": accuracy, "metric": "accuracy", "lower_is_better": False}
-    key = lambda number: jax.random.fold_in(jax.random.key(seed), number)
+    key = keys(seed)
     of_task = few or FewShot(shots=(stream or Stream()).appearances, queries=0)
     most = max(ways, of_task.training_ways)
 

@@ -24,9 +24,7 @@ class Clinc150(TasksConfig):
     few_shot: FewShot = FewShot()
     dims: Annotated[int, AtLeast(1, SIZES), "hashed features of a sentence"] = 2048
     hidden_size: Annotated[int, AtLeast(1, SIZES), "width of the layer that adds to these features"] = 32
-    scale: Annotated[
-        float, Above(0), "factor of the embedding: features have length 1, too short for a softmax"
-    ] = 4.0
+    scale: Annotated[float, Above(0), "factor of the embedding: features have length 1, too short for a softmax"] = 4.0
     data: Annotated[str, "folder with the data (default: $QUICKSTUDY_DATA)"] = ""
 
     title = "CLINC150's intents"
@@ -58,7 +56,7 @@ class Clinc150(TasksConfig):
             return Contextual(Chain([both, head]), jnp.zeros(size))
 
         family = of_classes(
-            tasks, self.ways, self.few_shot, None, seed,
+            tasks, self.ways, seed, few=self.few_shot,
             embedding=lambda key, shrink=1: refined(self.dims, shrink, key),
             raw=(lambda x: x, self.dims),
             example_bytes=16 * (2 * self.dims + self.hidden_size),

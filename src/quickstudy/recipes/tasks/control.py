@@ -6,8 +6,7 @@ The agent is not told the physics: it has to feel them. Not a published table; t
 import dataclasses
 from typing import Annotated
 
-from quickstudy.config import AtLeast
-from quickstudy.recipes.problem import EnvironmentFamily, Meets, Problem, TasksConfig
+from quickstudy.recipes.problem import EnvironmentFamily, Meets, Problem, TasksConfig, keys
 from quickstudy.recipes.tasks.lengths import Steps, length_of
 
 SUGGESTED = {
@@ -22,19 +21,24 @@ def same(key: object, params: object) -> object:
 
 
 def _family(
-    name: str, vary: str, trial: Steps | None, seed: int, segment: int, *, episodic: bool = True, max_action: float = 1.0
+    name: str,
+    vary: str,
+    trial: Steps | None,
+    seed: int,
+    segment: int,
+    *,
+    episodic: bool = True,
+    max_action: float = 1.0,
 ) -> EnvironmentFamily:
-    import jax
 
     from quickstudy.envs import gymnax
 
     length = (trial or Steps()).trial_length
     return EnvironmentFamily(
         tasks=gymnax.GymnaxTasks.make(name, getattr(gymnax, vary) if vary else same),
-        key=lambda number: jax.random.fold_in(jax.random.key(seed), number),
+        key=keys(seed),
         segment_length=segment,
         trial_length=length,
-        test_length=length,
         curve_interval=length // 10,
         episodic=episodic,
         action_scale=max_action,

@@ -9,10 +9,10 @@ of its own.
 """
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Annotated
 
-from quickstudy.config import AtLeast, Between, Multiple
-from quickstudy.recipes.problem import EnvironmentFamily, Meets, Problem, TasksConfig
+from quickstudy.config import AtLeast, Between
+from quickstudy.recipes.problem import EnvironmentFamily, Meets, Problem, TasksConfig, keys
 from quickstudy.recipes.tasks.lengths import Episodes, Steps, length_of
 
 ZINTGRAF = "Zintgraf et al. 2020, VariBAD: A Very Good Method for Bayes-Adaptive Deep RL via Meta-Learning, ICLR"
@@ -48,7 +48,6 @@ class Grid(TasksConfig):
         )  # fmt: skip
 
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:
-        import jax
         import numpy as np
 
         from quickstudy.baselines.goal_grids import BestExplorer, GoalSampling, best_path
@@ -59,7 +58,7 @@ class Grid(TasksConfig):
         goals = tuple(np.asarray(tasks.goals).tolist())
         return EnvironmentFamily(
             tasks=tasks,
-            key=lambda number: jax.random.fold_in(jax.random.key(seed), number),
+            key=keys(seed),
             segment_length=tasks.episode,
             trial_length=trial.episodes,
             test_length=trial.tested,
@@ -119,10 +118,9 @@ class Maze(TasksConfig):
         over = lambda drawn: jax.tree.map(lambda x: x.mean(0), jax.vmap(tables)(drawn))
         return EnvironmentFamily(
             tasks=tasks,
-            key=lambda number: jax.random.fold_in(jax.random.key(seed), number),
+            key=keys(seed),
             segment_length=self.episode_length,
             trial_length=length,
-            test_length=length,
             curve_interval=length // 10,
             oracle_value=lambda drawn, steps: steps / expected_steps(drawn),
             baselines=lambda: {

@@ -11,7 +11,7 @@ import dataclasses
 from typing import Annotated, Any, Literal
 
 from quickstudy.config import AtLeast
-from quickstudy.recipes.problem import EnvironmentFamily, Meets, Problem, TasksConfig
+from quickstudy.recipes.problem import EnvironmentFamily, Meets, Problem, TasksConfig, keys
 from quickstudy.recipes.tasks.lengths import Episodes, length_of
 
 EPISODE = 10
@@ -22,14 +22,13 @@ KERNELS_FLAT = 10.0
 
 
 def _family(tasks: Any, trial: Episodes | None, seed: int, **more: Any) -> EnvironmentFamily:
-    import jax
 
     from quickstudy.rl.planning import best_returns
 
     trial = trial or Episodes()
     return EnvironmentFamily(
         tasks=tasks,
-        key=lambda number: jax.random.fold_in(jax.random.key(seed), number),
+        key=keys(seed),
         segment_length=EPISODE,
         trial_length=trial.episodes,
         test_length=trial.tested,

@@ -14,7 +14,7 @@ import dataclasses
 from typing import Annotated, Any, Literal
 
 from quickstudy.config import Above, AtLeast
-from quickstudy.recipes.problem import EnvironmentFamily, Meets, Problem, TasksConfig
+from quickstudy.recipes.problem import EnvironmentFamily, Meets, Problem, TasksConfig, keys
 from quickstudy.recipes.tasks.lengths import Episodes, length_of
 
 
@@ -75,7 +75,6 @@ class Corners(TasksConfig):
 def _walks(
     tasks: Any, episode_length: int, trial: Episodes | None, unit: float, best: Any, seed: int
 ) -> EnvironmentFamily:
-    import jax
 
     from quickstudy.report import traces
     from quickstudy.tasks.navigation import REACH
@@ -83,7 +82,7 @@ def _walks(
     trial = trial or Episodes()
     return EnvironmentFamily(
         tasks=tasks,
-        key=lambda number: jax.random.fold_in(jax.random.key(seed), number),
+        key=keys(seed),
         segment_length=episode_length,
         trial_length=trial.episodes,
         test_length=trial.tested,

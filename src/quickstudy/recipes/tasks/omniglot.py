@@ -81,7 +81,7 @@ class Omniglot(TasksConfig):
         pixels = lambda image: image.reshape(-1).astype(jnp.float32)
         flat = SIZE[0] * SIZE[1]
         family = of_classes(
-            tasks, self.ways, few, stream, seed,
+            tasks, self.ways, seed, few=few, stream=stream,
             embedding=embedding,
             raw=(pixels, flat),
             example_bytes=24 * flat * self.filters,

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import quickstudy as qs
 from quickstudy.config import SIZES, Above, AtLeast
-from quickstudy.recipes.problem import LabelledFamily, Meets, Problem, TasksConfig
+from quickstudy.recipes.problem import LabelledFamily, Meets, Problem, TasksConfig, keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Sinusoid(TasksConfig):
         from quickstudy.tasks.sinusoid import Sinusoids, SinusoidStreams
 
         wide = self.hidden_size, self.hidden_size
-        key = lambda number: jax.random.fold_in(jax.random.key(seed), number)
+        key = keys(seed)
         first, second = jax.random.split(key(1))
         net = lambda outputs, key=first: MLP((1, *wide, outputs), key=key)
         few = self.points or Points()

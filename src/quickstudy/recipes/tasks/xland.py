@@ -8,7 +8,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from quickstudy.config import AtLeast, Multiple
-from quickstudy.recipes.problem import EnvironmentFamily, Meets, Problem, TasksConfig
+from quickstudy.recipes.problem import EnvironmentFamily, Meets, Problem, TasksConfig, keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,19 +35,16 @@ class XLand(TasksConfig):
     def build(self, meets: Meets, seed: int) -> EnvironmentFamily:
         import math
 
-        import jax
-
-        from quickstudy.nn.symbols import SymbolGrid
         from quickstudy.envs.xland import SYMBOLS, XLandTasks
+        from quickstudy.nn.symbols import SymbolGrid
 
         tasks = XLandTasks.make(self.benchmark, self.rulesets)
         side = math.isqrt(tasks.spec.observation // len(SYMBOLS))
         return EnvironmentFamily(
             tasks=tasks,
-            key=lambda number: jax.random.fold_in(jax.random.key(seed), number),
+            key=keys(seed),
             segment_length=self.trial_length,
             trial_length=self.trial_length,
-            test_length=self.trial_length,
             curve_interval=self.trial_length // 8,
             encode=lambda key: SymbolGrid(side, SYMBOLS, key=key),
             chunk=250,
