@@ -115,7 +115,7 @@ class Recipe:
             return found
         problem = self.tasks.problem(self.meets)
         if why := self.method.refuses(problem):
-            return [f"{self.title} makes no sense: {self.method.title} {why}"]
+            return [f"{self.title} makes no sense: the method {why}"]
         return self.method.errors_with(problem, self.training)
 
     def check(self) -> None:
@@ -292,18 +292,18 @@ def _suited(
     why = ""
     for method in candidates:
         if method.meets not in tasks.meets:
-            why = why or f"{method.title} {_unmet(method.meets, tasks)}"
+            why = why or _unmet(method.meets, tasks)
         elif reason := method().refuses(tasks.problem(method.meets)):
-            why = f"{method.title} {reason}"
+            why = reason
         elif not evolved:
             return method.meets, method()
-        elif method.evolves:
-            why = f"{method.title} cannot be evolved: {method.evolves}"
+        elif method.not_evolved:
+            why = f"cannot be evolved: {method.not_evolved}"
         elif "outer" not in {field.name for field in dataclasses.fields(method)}:
-            why = f"{method.title} cannot be evolved: nothing of it is meta-learned"
+            why = "cannot be evolved: nothing of it is meta-learned"
         else:
             return method.meets, method()
-    raise ConfigError([f"{title} makes no sense: {why}"])
+    raise ConfigError([f"{title} makes no sense: the method {why}"])
 
 
 def _unmet(meets: Meets, tasks: TasksConfig) -> str:

@@ -54,6 +54,24 @@ def keys(seed: int) -> Callable[[int], Any]:
     return lambda number: jax.random.fold_in(jax.random.key(seed), number)
 
 
+# What a method may need of a problem, by name, and how it is refused where that is not so.
+NEEDS: Mapping[str, tuple[Callable[[Problem], bool], str]] = {
+    "classes": (lambda p: p.classes is not None, "tells classes apart, and here targets are numbers"),
+    "one head": (
+        lambda p: p.training_classes in (None, p.classes),
+        "has one output for each class: training_ways must be 0",
+    ),
+    "numbers": (lambda p: p.classes is None, "regresses numbers, and here labels are classes"),
+    "vectors": (lambda p: not p.symbols, "reads vectors, and here observations are symbols"),
+    "states": (lambda p: p.one_hot, "learns of numbered states, and here observations are other ones"),
+    "choices": (lambda p: p.actions is not None, "chooses among actions, and here they are vectors"),
+    "continuous actions": (lambda p: p.actions is None, "acts with vectors, and here actions are choices"),
+    "episodes": (lambda p: p.episode_length is not None, "needs episodes, and here a trial is but one"),
+    "whole episodes": (lambda p: not p.terminates, "plans to a fixed end, and here episodes may end before it"),
+    "tables": (lambda p: p.tabulated, "plans in tables of rewards and transitions, and these tasks have none"),
+}
+
+
 class TasksConfig(abc.ABC):
     """The options of a family of tasks: a frozen dataclass that derives from this class alone.
 
@@ -162,6 +180,11 @@ class EnvironmentFamily:
 class MethodConfig(abc.ABC):
     """The options of a method: a frozen dataclass that derives from this class alone.
 
+    meets: the way in which it meets a task
+    needs: names in NEEDS, what the problem must have for the method to make sense
+    suggests: fields of the method, the tasks or the training that should differ from their defaults
+    not_evolved: why evolution cannot be its outer loop
+
     An `outer` field holds the options of the outer loop (`recipes.outer`), which `es-` before the method's name replaces
     by evolution. A method without one is not meta-trained.
     """
@@ -169,13 +192,13 @@ class MethodConfig(abc.ABC):
     title: ClassVar[str]
     source: ClassVar[str]
     meets: ClassVar[Meets]
+    needs: ClassVar[tuple[str, ...]] = ()
     suggests: ClassVar[Mapping[str, Any]] = {}
-    evolves: ClassVar[str] = ""  # why evolution cannot be its outer loop
+    not_evolved: ClassVar[str] = ""
 
     def refuses(self, problem: Problem) -> str | None:
-        """Why the method makes no sense there, as the end of a sentence that starts with its title."""
-        del problem
-        return None
+        """Why the method makes no sense there, as the end of a sentence that starts with "the method"."""
+        return next((why for holds, why in map(NEEDS.__getitem__, self.needs) if not holds(problem)), None)
 
     def errors_with(self, problem: Problem, training: Any) -> list[str]:
         """What is wrong with the options together with those of the tasks and of the training."""

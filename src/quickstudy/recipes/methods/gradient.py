@@ -11,7 +11,7 @@ import quickstudy as qs
 from quickstudy.config import SIZES, Above, AtLeast, Inside, Training
 from quickstudy.recipes.methods.labelled import FINN, composed
 from quickstudy.recipes.outer import Evolution, Gradient
-from quickstudy.recipes.problem import Composition, LabelledFamily, MethodConfig, Problem
+from quickstudy.recipes.problem import Composition, LabelledFamily, MethodConfig
 
 InnerRate = Annotated[float, Above(0), "step size of adaptation, or where a learned one starts"]
 InnerSteps = Annotated[int, AtLeast(0, 10_000), "gradient steps of adaptation while training"]
@@ -50,15 +50,6 @@ class Inner:
         from quickstudy.learners.gradient.updates import Scaled
 
         return Scaled(rate, optax.clip(self.inner_clip)) if self.inner_clip else qs.SGD(rate)
-
-
-def _one_head(problem: Problem) -> list[str]:
-    """Of networks whose last layer has as many outputs as a task has classes."""
-    if problem.training_classes == problem.classes:
-        return []
-    return [
-        f"training_ways must be 0 here, got {problem.training_classes}: the last layer has one output for each class"
-    ]
 
 
 def _start(family: LabelledFamily, zero_head: bool = False) -> Any:
@@ -100,10 +91,8 @@ class MAML(MethodConfig):
     outer: Gradient | Evolution = Gradient()
 
     title, source, meets = "MAML", FINN, "few-shot"
+    needs = ("one head",)
     suggests = BY_SUPPORT
-
-    def errors_with(self, problem: Problem, training: Training) -> list[str]:
-        return _one_head(problem)
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         return _gradient(family, training, self.outer, self.inner, _start(family, self.zero_head))
@@ -116,11 +105,9 @@ class FOMAML(MethodConfig):
     outer: Gradient | Evolution = Gradient()
 
     title, source, meets = "first-order MAML", FINN, "few-shot"
+    needs = ("one head",)
     suggests = BY_SUPPORT
-    evolves = "evolution takes no gradient through the adaptation, so that this is es-maml"
-
-    def errors_with(self, problem: Problem, training: Training) -> list[str]:
-        return _one_head(problem)
+    not_evolved = "evolution takes no gradient through the adaptation, so that this is es-maml"
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         start = _start(family, self.zero_head)
@@ -136,12 +123,10 @@ class IMAML(MethodConfig):
     outer: Gradient | Evolution = Gradient()
 
     title, meets = "implicit MAML", "few-shot"
+    needs = ("one head",)
     source = "Rajeswaran, Finn, Kakade, Levine 2019, Meta-Learning with Implicit Gradients, NeurIPS"
     suggests = BY_SUPPORT
-    evolves = "evolution takes no gradient through the adaptation, so that this is es-maml"
-
-    def errors_with(self, problem: Problem, training: Training) -> list[str]:
-        return _one_head(problem)
+    not_evolved = "evolution takes no gradient through the adaptation, so that this is es-maml"
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         import optax
@@ -161,11 +146,9 @@ class ANIL(MethodConfig):
     outer: Gradient | Evolution = Gradient()
 
     title, meets = "ANIL", "few-shot"
+    needs = ("one head",)
     source = "Raghu, Raghu, Bengio, Vinyals 2020, Rapid Learning or Feature Reuse?, ICLR"
     suggests = BY_SUPPORT
-
-    def errors_with(self, problem: Problem, training: Training) -> list[str]:
-        return _one_head(problem)
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         from quickstudy.nn.models import head
@@ -180,11 +163,9 @@ class CAVIA(MethodConfig):
     outer: Gradient | Evolution = Gradient()
 
     title, meets = "CAVIA", "few-shot"
+    needs = ("one head",)
     source = "Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson 2019, Fast Context Adaptation via Meta-Learning, ICML"
     suggests = {**BY_SUPPORT, "inner_rate": 1.0}
-
-    def errors_with(self, problem: Problem, training: Training) -> list[str]:
-        return _one_head(problem)
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         from quickstudy.nn.models import context
@@ -201,11 +182,9 @@ class MetaSGD(MethodConfig):
     outer: Gradient | Evolution = Gradient()
 
     title, meets = "Meta-SGD", "few-shot"
+    needs = ("one head",)
     source = "Li, Zhou, Chen, Li 2017, Meta-SGD: Learning to Learn Quickly for Few-Shot Learning"
     suggests = {**BY_SUPPORT, "inner_clip": 0.0}
-
-    def errors_with(self, problem: Problem, training: Training) -> list[str]:
-        return _one_head(problem)
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         start = _start(family)
@@ -221,11 +200,9 @@ class Reptile(MethodConfig):
     outer: Gradient = Gradient(1.0, 0.0, "linear", 0.0, "sgd")
 
     title, source, meets = "Reptile", NICHOL, "few-shot"
+    needs = ("one head",)
     suggests = {**BY_SUPPORT, "queries": 9, "learning_rate": 1.0, "final_rate": 0.0, "clip_norm": 0.0}
-    evolves = "its outer step is a move towards adapted weights, which has no score; es-maml evolves the same learner"
-
-    def errors_with(self, problem: Problem, training: Training) -> list[str]:
-        return _one_head(problem)
+    not_evolved = "its outer step is a move towards adapted weights, which has no score; es-maml evolves the same learner"
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         return _gradient(
@@ -244,11 +221,9 @@ class MetaLSTM(MethodConfig):
     outer: Gradient | Evolution = Gradient()
 
     title, meets = "Meta-LSTM", "few-shot"
+    needs = ("one head",)
     source = "Ravi, Larochelle 2017, Optimization as a Model for Few-Shot Learning, ICLR"
     suggests = {**BY_SUPPORT, "inner_rate": 0.05, "inner_steps": 5}
-
-    def errors_with(self, problem: Problem, training: Training) -> list[str]:
-        return _one_head(problem)
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         from quickstudy.learners.gradient.learned_updates import MetaLSTM
@@ -265,14 +240,7 @@ class Pretrained(MethodConfig):
     outer: Gradient | Evolution = Gradient()
 
     title, source, meets = "pre-training on all tasks together", FINN, "few-shot"
-
-    def refuses(self, problem: Problem) -> str | None:
-        if problem.classes is not None:
-            return "learns one network for all tasks, and labels of classes mean something else in each task"
-        return None
-
-    def errors_with(self, problem: Problem, training: Training) -> list[str]:
-        return _one_head(problem)
+    needs = ("numbers",)
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         return _gradient(family, training, self.outer, self.inner, _start(family))
@@ -287,11 +255,9 @@ class LearnedOptimizer(MethodConfig):
     outer: Gradient | Evolution = Gradient(clip_norm=1.0)
 
     title, meets = "a learned optimiser", "few-shot"
+    needs = ("one head",)
     suggests = {"final_rate": 0.05, "clip_norm": 1.0, "test_steps": ()}
     source = "Andrychowicz et al. 2016, Learning to learn by gradient descent by gradient descent, NeurIPS"
-
-    def errors_with(self, problem: Problem, training: Training) -> list[str]:
-        return _one_head(problem)
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         import optax
@@ -323,14 +289,9 @@ class TaskMemory(MethodConfig):
     outer: Gradient | Evolution = Gradient()
 
     title, meets = "MAML with a memory of tasks", "few-shot"
+    needs = "classes", "one head"
     source = FINN
     suggests = {"queries": 5}
-
-    def refuses(self, problem: Problem) -> str | None:
-        return None if problem.classes is not None else "tells tasks apart by examples of classes"
-
-    def errors_with(self, problem: Problem, training: Training) -> list[str]:
-        return _one_head(problem)
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         from quickstudy.learners.gradient.task_memory import OfInputs, empty_memory

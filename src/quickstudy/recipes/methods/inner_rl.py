@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import quickstudy as qs
 from quickstudy.config import SIZES, Above, AtLeast, Between, Training
 from quickstudy.recipes.outer import Evolution
-from quickstudy.recipes.problem import Composition, EnvironmentFamily, MethodConfig, Problem
+from quickstudy.recipes.problem import Composition, EnvironmentFamily, MethodConfig
 
 ALONE = {"meta_steps": 0, "test_tasks": 10, "vary": False}
 Lambda = Annotated[float, Between(0, 1), "λ of the advantages (generalised advantage estimation)"]
@@ -82,12 +82,6 @@ def tanh_policy(spec: Any, hidden: int) -> Callable[[Any], Any]:
     return draw
 
 
-def _refused(problem: Problem) -> str | None:
-    if problem.symbols:
-        return "has networks of vectors, and here observations are symbols"
-    return None if problem.episode_length else "is judged by the return of episodes, and here a trial has but one"
-
-
 def _composed(
     family: EnvironmentFamily, training: Training, agent: Agent, outer: Evolution | None, make: Callable[..., Any],
     baselines: Callable[[], dict[str, Any]] = dict, **numbers: float,
@@ -118,10 +112,8 @@ class Reinforce(MethodConfig):
     outer: Evolution | None = None
 
     title, meets, suggests = "REINFORCE", "segments", ALONE
+    needs = "vectors", "episodes"
     source = "Williams 1992, Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning"
-
-    def refuses(self, problem: Problem) -> str | None:
-        return _refused(problem)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         from quickstudy.learners.initialisation import RandomInit
@@ -141,10 +133,8 @@ class A2C(MethodConfig):
     outer: Evolution | None = None
 
     title, meets, suggests = "the advantage actor-critic (A2C)", "segments", ALONE
+    needs = "vectors", "episodes"
     source = "Mnih et al. 2016, Asynchronous Methods for Deep Reinforcement Learning"
-
-    def refuses(self, problem: Problem) -> str | None:
-        return _refused(problem)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         from quickstudy.learners.initialisation import RandomInit
@@ -168,10 +158,8 @@ class PPO(MethodConfig):
     outer: Evolution | None = None
 
     title, meets, suggests = "PPO", "segments", ALONE
+    needs = "vectors", "episodes"
     source = "Schulman, Wolski, Dhariwal, Radford, Klimov 2017, Proximal Policy Optimization Algorithms"
-
-    def refuses(self, problem: Problem) -> str | None:
-        return _refused(problem)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         from quickstudy.learners.initialisation import RandomInit
@@ -198,12 +186,8 @@ class DQN(MethodConfig):
     outer: Evolution | None = None
 
     title, meets, suggests = "DQN", "segments", ALONE
+    needs = "choices", "vectors", "episodes"
     source = "Mnih et al. 2015, Human-level control through deep reinforcement learning"
-
-    def refuses(self, problem: Problem) -> str | None:
-        if problem.actions is None:
-            return "chooses among actions, and here they are vectors"
-        return _refused(problem)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         from quickstudy.learners.initialisation import RandomInit
@@ -247,10 +231,6 @@ def _deterministic(config: "DDPG | TD3", family: EnvironmentFamily, training: Tr
     return _composed(family, training, agent, config.outer, make)
 
 
-def _vectors(problem: Problem) -> str | None:
-    return _refused(problem) if problem.actions is None else "acts with vectors, and here actions are choices"
-
-
 @dataclasses.dataclass(frozen=True)
 class DDPG(MethodConfig):
     agent: Agent = Agent(40_000, 4, 1, 1e-3, 1.0)
@@ -259,10 +239,8 @@ class DDPG(MethodConfig):
     outer: Evolution | None = None
 
     title, meets, suggests = "DDPG", "segments", ALONE
+    needs = "continuous actions", "vectors", "episodes"
     source = "Lillicrap et al. 2016, Continuous Control with Deep Reinforcement Learning"
-
-    def refuses(self, problem: Problem) -> str | None:
-        return _vectors(problem)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         return _deterministic(self, family, training)
@@ -278,10 +256,8 @@ class TD3(MethodConfig):
     outer: Evolution | None = None
 
     title, meets, suggests = "TD3", "segments", ALONE
+    needs = "continuous actions", "vectors", "episodes"
     source = "Fujimoto, van Hoof, Meger 2018, Addressing Function Approximation Error in Actor-Critic Methods"
-
-    def refuses(self, problem: Problem) -> str | None:
-        return _vectors(problem)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         return _deterministic(self, family, training, target_noise=self.target_noise, policy_delay=self.policy_delay)

@@ -21,7 +21,7 @@ import quickstudy as qs
 from quickstudy.config import SIZES, Above, AtLeast, Between, Inside, Training
 from quickstudy.recipes.methods.inner_rl import Agent, tanh_policy
 from quickstudy.recipes.outer import Evolution, Gradient
-from quickstudy.recipes.problem import Composition, EnvironmentFamily, MethodConfig, Problem
+from quickstudy.recipes.problem import Composition, EnvironmentFamily, MethodConfig
 
 DISCOUNTS, LAMBDAS = (0.95, 0.99, 0.995), (0.8, 0.95, 1.0)
 RATES = (3.0, 10.0, 30.0, 100.0)
@@ -40,18 +40,14 @@ class MetaGradient(MethodConfig):
     outer: Gradient | Evolution = Gradient(0.02, 1.0, "linear", 1.0)
 
     title, meets = "meta-gradients", "segments"
+    needs = "vectors", "episodes"
     source = "Xu, van Hasselt, Silver 2018, Meta-Gradient Reinforcement Learning, NeurIPS"
     suggests = {"meta_steps": 500, "meta_batch": 8, "test_tasks": 10, "vary": False}
-    evolves = "a trial goes on over many meta-steps, and evolution would compare different parts of it"
+    not_evolved = "a trial goes on over many meta-steps, and evolution would compare different parts of it"
 
     def errors(self) -> list[str]:
         inside = 0 < self.agent.discount < 1
         return [] if inside else [f"discount must lie in (0, 1), got {self.agent.discount}"]
-
-    def refuses(self, problem: Problem) -> str | None:
-        if problem.symbols:
-            return "has networks of vectors, and here observations are symbols"
-        return None if problem.episode_length else "is judged by the return of episodes, and here a trial has but one"
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         from quickstudy.learners.gradient.updates import Scaled
@@ -106,19 +102,15 @@ class LPG(MethodConfig):
     outer: Gradient | Evolution = Gradient(3e-3, 1.0, "linear", 1.0)
 
     title, meets = "a learned loss (LPG)", "segments"
+    needs = "states", "choices"
     source = "Oh et al. 2020, Discovering Reinforcement Learning Algorithms, NeurIPS"
     suggests = {"meta_steps": 300, "meta_batch": 32}
-    evolves = "a trial goes on over many meta-steps, and evolution would compare different parts of it"
+    not_evolved = "a trial goes on over many meta-steps, and evolution would compare different parts of it"
 
     def errors(self) -> list[str]:
         if self.updates % self.bptt_updates:
             return [f"bptt_updates={self.bptt_updates} must divide updates={self.updates}"]
         return []
-
-    def refuses(self, problem: Problem) -> str | None:
-        if problem.one_hot and problem.actions is not None:
-            return None
-        return "has agents of tables, and here states are not numbered or actions not choices"
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         from quickstudy.learners.initialisation import RandomInit

@@ -10,7 +10,7 @@ import quickstudy as qs
 from quickstudy.config import SIZES, Above, AtLeast, Training
 from quickstudy.recipes.methods.labelled import composed
 from quickstudy.recipes.outer import Evolution, Gradient
-from quickstudy.recipes.problem import Composition, LabelledFamily, MethodConfig, Problem
+from quickstudy.recipes.problem import Composition, LabelledFamily, MethodConfig
 
 Sharpness = Annotated[float, Above(0), "sharpness of the attention, where it starts; the papers have 1, not learned"]
 SNELL = "Snell, Swersky, Zemel 2017, Prototypical Networks for Few-shot Learning, NeurIPS"
@@ -22,10 +22,8 @@ class Prototypical(MethodConfig):
     outer: Gradient | Evolution = Gradient()
 
     title, source, meets = "prototypical networks", SNELL, "few-shot"
+    needs = ("classes",)
     suggests = {"meta_batch": 1, "queries": 5, "training_ways": 20}
-
-    def refuses(self, problem: Problem) -> str | None:
-        return None if problem.classes is not None else "classify by the means of classes, and there are no classes"
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         assert family.embedding is not None
@@ -40,10 +38,8 @@ class Matching(MethodConfig):
     outer: Gradient | Evolution = Gradient()
 
     title, source, meets = "Matching Networks", VINYALS, "few-shot"
+    needs = ("classes",)
     suggests = {"meta_batch": 4, "queries": 5, "training_ways": 20}
-
-    def refuses(self, problem: Problem) -> str | None:
-        return None if problem.classes is not None else "classify by similar examples, and there are no classes"
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         from quickstudy.learners.metric.matching import FullContext
@@ -108,12 +104,10 @@ class MetaNetworks(MethodConfig):
     outer: Gradient | Evolution = Gradient()
 
     title, meets = "Meta Networks", "few-shot"
+    needs = ("classes",)
     source = "Munkhdalai, Yu 2017, Meta Networks, ICML"
     # Harder tasks in training than those of the test: a few images teach the convolutions more.
     suggests = {"meta_batch": 1, "queries": 5, "training_ways": 20}
-
-    def refuses(self, problem: Problem) -> str | None:
-        return None if problem.classes is not None else "write fast weights for classes, and there are no classes"
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         from quickstudy.learners.metric.meta_networks import Compressed, MetaNetworks

@@ -17,7 +17,7 @@ from quickstudy.config import SIZES, Above, AtLeast, Between, Training
 from quickstudy.recipes.methods.gradient import InnerSteps, TestSteps
 from quickstudy.recipes.methods.labelled import FINN, composed
 from quickstudy.recipes.outer import Evolution, Gradient
-from quickstudy.recipes.problem import Composition, EnvironmentFamily, LabelledFamily, MethodConfig, Problem
+from quickstudy.recipes.problem import Composition, EnvironmentFamily, LabelledFamily, MethodConfig
 
 ALPACA = "Harrison, Sharma, Pavone 2018, Meta-Learning Priors for Efficient Online Bayesian Regression, WAFR"
 R2D2 = "Bertinetto, Henriques, Torr, Vedaldi 2019, Meta-learning with Differentiable Closed-Form Solvers, ICLR"
@@ -69,9 +69,7 @@ class Regression(MethodConfig):
     outer: Gradient | Evolution = Gradient()
 
     title, source, meets = "MKTN", ALPACA, "few-shot"
-
-    def refuses(self, problem: Problem) -> str | None:
-        return "regresses numbers, and here labels are classes" if problem.classes is not None else None
+    needs = ("numbers",)
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         from quickstudy.learners.generated.mktn import Regression
@@ -101,12 +99,8 @@ class Control(MethodConfig):
     outer: Gradient | Evolution = Gradient(6e-3, 0.05, "linear", 1.0)
 
     title, source, meets = "MKTN", BRADTKE, "trial"
+    needs = "states", "choices"
     suggests = {"meta_steps": 400, "meta_batch": 32, "discount": 0.95, "gae_lambda": 0.7}
-
-    def refuses(self, problem: Problem) -> str | None:
-        if problem.one_hot and problem.actions is not None:
-            return None
-        return "learns values of numbered states, and here observations are other ones or actions not choices"
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         import equinox as eqx

@@ -20,7 +20,7 @@ import quickstudy as qs
 from quickstudy.config import SIZES, Above, AtLeast, Between, Training
 from quickstudy.recipes.methods.tabular import TUNED
 from quickstudy.recipes.outer import Evolution, Gradient
-from quickstudy.recipes.problem import Composition, EnvironmentFamily, MethodConfig, Problem
+from quickstudy.recipes.problem import Composition, EnvironmentFamily, MethodConfig
 
 OSBAND = "Osband, Russo, Van Roy 2013, (More) Efficient Reinforcement Learning via Posterior Sampling"
 GRIMM = "Grimm, Barreto, Singh, Silver 2020, The Value Equivalence Principle for Model-Based Reinforcement Learning"
@@ -47,17 +47,13 @@ class MML(MethodConfig):
     outer: Gradient | Evolution = Gradient(5e-3, 0.01, "linear", 1.0)
 
     title, source, meets = "meta-model learning (MML)", OSBAND, "trial"
+    needs = ("tables",)
     suggests = {"meta_steps": 300, "meta_batch": 64, "discount": 1.0}
 
     def errors(self) -> list[str]:
         if self.kinds and self.refinements:
             return [f"refinements must be 0 with kinds={self.kinds}, got {self.refinements}: only z is refined"]
         return []
-
-    def refuses(self, problem: Problem) -> str | None:
-        if problem.tabulated:
-            return None
-        return "plans in tables of rewards and transitions, and these tasks have none to judge it by"
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         import jax.numpy as jnp

@@ -86,6 +86,7 @@ class MPO(MethodConfig):
     outer: PPO | Evolution = PPO()
 
     title, source, meets = "MPO (a generated policy, corrected by policy gradients)", BECK, "trial"
+    needs = "vectors", "episodes"
 
     def errors(self) -> list[str]:
         found = []
@@ -96,11 +97,6 @@ class MPO(MethodConfig):
         if self.memory.cell == "attention":
             found.append("cell must be gru, lstm or s5 here: attention has no state to generate from")
         return found
-
-    def refuses(self, problem: Problem) -> str | None:
-        if problem.symbols:
-            return "generates a policy of vectors, and here observations are symbols"
-        return None if problem.episode_length else "corrects at the end of an episode, and here a trial has but one"
 
     def errors_with(self, problem: Problem, training: Training) -> list[str]:
         return self.outer.errors_with(training, problem.trial_length)

@@ -9,7 +9,7 @@ import quickstudy as qs
 from quickstudy.config import SIZES, Above, AtLeast, Between, Inside, Training
 from quickstudy.recipes.methods.labelled import FINN
 from quickstudy.recipes.outer import Evolution, Gradient
-from quickstudy.recipes.problem import Composition, EnvironmentFamily, MethodConfig, Problem
+from quickstudy.recipes.problem import Composition, EnvironmentFamily, MethodConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +73,6 @@ class Rollouts:
         )
 
 
-def _refused(problem: Problem) -> str | None:
-    return "has a policy of vectors, and here observations are symbols" if problem.symbols else None
-
-
 @dataclasses.dataclass(frozen=True)
 class MAML(MethodConfig):
     rollouts: Rollouts = Rollouts()
@@ -93,9 +89,7 @@ class MAML(MethodConfig):
     outer: Gradient | Evolution = Gradient(5e-3, 0.05, "linear", 1.0)
 
     title, source, meets = "MAML", FINN, "segments"
-
-    def refuses(self, problem: Problem) -> str | None:
-        return _refused(problem)
+    needs = ("vectors",)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         import jax
@@ -133,11 +127,9 @@ class Reptile(MethodConfig):
     outer: Gradient = Gradient(1.0, 0.05, "linear", 0.0, "sgd")
 
     title, meets = "Reptile", "segments"
+    needs = ("vectors",)
     source = "Nichol, Achiam, Schulman 2018, On First-Order Meta-Learning Algorithms"
-    evolves = "its outer step is a move towards adapted weights, which has no score; es-maml evolves the same learner"
-
-    def refuses(self, problem: Problem) -> str | None:
-        return _refused(problem)
+    not_evolved = "its outer step is a move towards adapted weights, which has no score; es-maml evolves the same learner"
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         import jax

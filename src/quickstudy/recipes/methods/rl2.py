@@ -165,10 +165,8 @@ class VariBAD(MethodConfig):
     outer: PPO | Evolution = PPO()
 
     title, meets = "VariBAD", "trial"
+    needs = ("vectors",)
     source = "Zintgraf et al. 2020, VariBAD: A Very Good Method for Bayes-Adaptive Deep RL via Meta-Learning, ICLR"
-
-    def refuses(self, problem: Problem) -> str | None:
-        return "has a decoder of vectors, and here observations are symbols" if problem.symbols else None
 
     def errors_with(self, problem: Problem, training: Training) -> list[str]:
         return self.outer.errors_with(training, problem.trial_length)

@@ -8,7 +8,7 @@ import quickstudy as qs
 from quickstudy.config import Above, AtLeast, Inside, Training
 from quickstudy.recipes.methods.rl2 import DUAN
 from quickstudy.recipes.outer import Evolution
-from quickstudy.recipes.problem import Composition, EnvironmentFamily, MethodConfig, Problem
+from quickstudy.recipes.problem import Composition, EnvironmentFamily, MethodConfig
 
 # rate, discount, ε and initial value: the best of {0.1, 0.3, 0.6, 1} × {0.9, 0.95, 0.99} × {0.01, 0.05, 0.1, 0.2} ×
 # {0, 0.5, 1} on 200 validation mazes.
@@ -16,12 +16,6 @@ TUNED = {"rate": 1.0, "discount": 0.99, "epsilon": 0.01, "initial": 0.5}
 EVOLVES = "evolution is its outer loop already: its choices have no derivative"
 Initial = Annotated[Literal["each", "one"], "initial values: one for each state and action, or one for all"]
 NearOne = Annotated[float, Inside(0, 1), "where a rate starts that is best at 1, which no bounded number can be"]
-
-
-def _tables(problem: Problem) -> str | None:
-    if not problem.one_hot or problem.actions is None:
-        return "learns a table, and here states are not numbered or actions not choices"
-    return None
 
 
 def _trial(family: EnvironmentFamily, **fields: Any) -> Any:
@@ -68,11 +62,9 @@ class QLearning(MethodConfig):
     outer: Evolution = Evolution(0.02, 0.0)
 
     title, source, meets = "Q-learning", "Watkins 1989, Learning from Delayed Rewards", "trial"
+    needs = "states", "choices"
     suggests = {"meta_steps": 300, "meta_batch": 32}
-    evolves = EVOLVES
-
-    def refuses(self, problem: Problem) -> str | None:
-        return _tables(problem)
+    not_evolved = EVOLVES
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         from quickstudy.learners.inner_rl.q_learning import QLearning
@@ -91,12 +83,10 @@ class DynaQ(MethodConfig):
     outer: Evolution = Evolution(0.1, 0.0, sigma=0.3)
 
     title, meets = "Dyna-Q", "trial"
+    needs = "states", "choices"
     source = "Sutton 1990, Integrated Architectures for Learning, Planning, and Reacting"
     suggests = {"meta_steps": 300, "meta_batch": 32}
-    evolves = EVOLVES
-
-    def refuses(self, problem: Problem) -> str | None:
-        return _tables(problem)
+    not_evolved = EVOLVES
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         from quickstudy.learners.inner_rl.dyna_q import DynaQ
@@ -126,13 +116,9 @@ class PSRL(MethodConfig):
     """Posterior sampling."""
 
     title, meets = "posterior sampling (PSRL)", "trial"
+    needs = "states", "choices", "whole episodes"
     source = "Osband, Russo, Van Roy 2013, (More) Efficient Reinforcement Learning via Posterior Sampling"
     suggests = {"meta_steps": 0, "meta_batch": 32}
-
-    def refuses(self, problem: Problem) -> str | None:
-        if problem.terminates:
-            return "plans to a fixed end of an episode, and here episodes may end before it"
-        return _tables(problem)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         from quickstudy.baselines import mdps
@@ -147,11 +133,9 @@ class RMax(MethodConfig):
     max_reward: Annotated[float, Above(0), "largest reward there is (R_max)"] = 5.0
 
     title, meets = "R-MAX", "trial"
+    needs = "states", "choices"
     source = "Brafman and Tennenholtz 2002, R-MAX: A General Polynomial Time Algorithm"
     suggests = {"meta_steps": 0, "meta_batch": 32}
-
-    def refuses(self, problem: Problem) -> str | None:
-        return _tables(problem)
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         from quickstudy.learners.inner_rl.r_max import RMax
