@@ -1,5 +1,5 @@
-"""Recipes as compositions: names, refusals, options and their bounds; pairs that nobody has tuned; and methods, tasks and
-cards of a person's own."""
+"""Recipes as compositions: names, refusals, options and their bounds; pairs that nobody has tuned; and methods, tasks
+and cards of a person's own."""
 
 import json
 import re
@@ -154,7 +154,8 @@ def data(tmp_path, monkeypatch):
 )
 def test_pairs_without_a_card_train(name, options, data, capsys):
     code, last = run(capsys, "train", name, *TINY, *options, "--out", "run")
-    assert code == 0 and last["status"] == "ok" and last["recipe"] == name and last["n"] == 2
+    assert code == 0, last
+    assert last["status"] == "ok" and last["recipe"] == name and last["n"] == 2
 
 
 def blocks(page):
@@ -179,7 +180,7 @@ def test_a_method_written_from_the_page_alone_trains_on_three_families(tasks, op
     name = f"{tasks}+cosine.py:CosineMethod"
     code, last = run(capsys, "train", name, *TINY, *options, "--out", "run")
     assert code == 0 and last["n"] == 2, last
-    with pytest.raises(ConfigError, match="regress|classifies"):
+    with pytest.raises(ConfigError, match=r"regress|classifies"):
         named("sinusoid+cosine.py:CosineMethod")
 
 

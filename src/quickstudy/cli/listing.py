@@ -10,7 +10,7 @@ WIDTH = 100
 
 
 def pairs(tasks: str) -> list[dict[str, Any]]:
-    """A row for every method on these tasks, evolved ones too: name, tasks, method, status and, where it is refused, why."""
+    """A row for every method on these tasks, evolved ones too: name, tasks, method, status and why it is refused."""
     rows = []
     for method in (f"{es}{method}" for method in METHODS for es in ("", "es-")):
         name = f"{tasks}-{method}"

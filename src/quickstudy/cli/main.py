@@ -222,7 +222,8 @@ def _command(words: Sequence[str]) -> Callable[[], None]:
         if not rest or rest[0] in ("-h", "--help"):
             listed = "\n".join(f"  {name:<26} {card.description}" for name, card in sorted(CARDS.items()))
             text = (
-                "usage: quickstudy train TASKS-METHOD [options]\n\nA part of your own is named by its file, as my.py:MyTasks+rl2 "
+                "usage: quickstudy train TASKS-METHOD [options]\n\nA part of your own is named by its file, as "
+                "my.py:MyTasks+rl2 "
                 "or grid+my.py:MyMethod; `quickstudy list` has what\nelse is possible.\n\npublished recipes:\n"
                 f"{listed}\n"
             )

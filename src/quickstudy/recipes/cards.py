@@ -354,9 +354,9 @@ CARDS = {
         "meta-model learning in mazes of one layout, where goal and wind differ",
         "11.0 goals in 100 steps; the family's mean as a prior 10.1, one model for all mazes 4.5, Dyna-Q 3.4",
         # A maze has one goal, and kinds know it: a step that pays makes every other cell's chance smaller. The mean of
-        # all kinds earns a little more than a draw of one. A plan made anew drops a goal as soon as it is refuted. Where
-        # no goal is met for long, nothing but chance brings it back. A table of 26 outcomes has far to go from a uniform
-        # one: hence the learning rate.
+        # all kinds earns a little more than a draw of one. A plan made anew drops a goal as soon as it is refuted.
+        # Where no goal is met for long, nothing but chance brings it back. A table of 26 outcomes has far to go from a
+        # uniform one: hence the learning rate.
         fields={
             "meta_batch": 32, "meta_steps": 1000, "learning_rate": 0.012, "kinds": 32, "spread": 0.0, "replan": True,
             "epsilon": 0.1, "discount": 0.95, **SMALL_MAZES,

@@ -104,9 +104,8 @@ class Recipe:
 
     def where(self, values: Mapping[str, Any]) -> "Recipe":
         """With those of the values that are fields of it."""
-        return dataclasses.replace(
-            self, **{name: _replaced(getattr(self, name), values) for name in ("tasks", "method", "training", "testing")}
-        )  # fmt: skip
+        parts = "tasks", "method", "training", "testing"
+        return dataclasses.replace(self, **{name: _replaced(getattr(self, name), values) for name in parts})
 
     def errors(self) -> list[str]:
         """Everything that is wrong with the values."""
@@ -253,8 +252,8 @@ def _recipe(
     evolved = isinstance(method, str) and method.startswith("es-")
     candidates = (method,) if isinstance(method, type) else _methods(method.removeprefix("es-"), title)
     meets, config = _suited(family(), candidates, title, evolved)
-    arranged = {part: None for part, ways in family.only.items() if meets not in ways}
-    recipe = Recipe(name, title, meets, dataclasses.replace(family(), **arranged), config, Training(), Testing(), card)
+    arranged: Any = family(**{part: None for part, ways in family.only.items() if meets not in ways})
+    recipe = Recipe(name, title, meets, arranged, config, Training(), Testing(), card)
     recipe = recipe.where(family.suggests.get(meets, {})).where(config.suggests)
     if evolved:  # what is suggested is for the method's own outer loop
         recipe = dataclasses.replace(recipe, method=dataclasses.replace(recipe.method, outer=Evolution()))
@@ -299,7 +298,7 @@ def _suited(
             return method.meets, method()
         elif method.not_evolved:
             why = f"cannot be evolved: {method.not_evolved}"
-        elif "outer" not in {field.name for field in dataclasses.fields(method)}:
+        elif "outer" not in declared(method):
             why = "cannot be evolved: nothing of it is meta-learned"
         else:
             return method.meets, method()

@@ -7,8 +7,8 @@ A task can be met in four ways:
     trial      an environment, in one go: the learner adapts at every step
     segments   an environment, in segments: the learner rolls parallel copies out, then adapts on what came of it
 
-`Problem` is small and imports nothing, so that the command line can say which pairs make sense. What is built of it, with
-JAX, is a `LabelledFamily` or an `EnvironmentFamily`.
+`Problem` is small and imports nothing, so that the command line can say which pairs make sense. What is built of it,
+with JAX, is a `LabelledFamily` or an `EnvironmentFamily`.
 """
 
 import abc
@@ -102,7 +102,7 @@ class LabelledFamily:
     loss: (prediction, y) -> a number, which inner loops descend
     outputs: numbers in a prediction; of classes as many as a task of training or of testing has, whichever has more
     embedding: key -> a network from an example to a vector of `features` numbers, which only labelled classes need
-    net: (outputs, key) -> a network from an example to that many numbers; it decides on a key of its own where there is none
+    net: (outputs, key) -> a network from an example to that many numbers, without a key by one of its own
     contextual: context size -> a network that reads a context beside the example, with `context` its field (CAVIA)
     raw: from an example to a vector of so many numbers without a network
     shots: labelled examples of each class, or in all where there are no classes
@@ -185,8 +185,8 @@ class MethodConfig(abc.ABC):
     suggests: fields of the method, the tasks or the training that should differ from their defaults
     not_evolved: why evolution cannot be its outer loop
 
-    An `outer` field holds the options of the outer loop (`recipes.outer`), which `es-` before the method's name replaces
-    by evolution. A method without one is not meta-trained.
+    An `outer` field holds the options of the outer loop (`recipes.outer`), which `es-` before the method's name
+    replaces by evolution. A method without one is not meta-trained.
     """
 
     title: ClassVar[str]

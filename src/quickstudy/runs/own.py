@@ -1,6 +1,6 @@
-"""Recipes that are none of quickstudy's own. A run folder is data: what it names of a person's own is imported only when a
-person names it in the very command, and only if it is what made the run. It is a card, "file.py:card" or "module:card", or
-tasks and a method, "file.py:Tasks+rl2" or "grid+file.py:Method".
+"""Recipes that are none of quickstudy's own. A run folder is data: what it names of a person's own is imported only
+when a person names it in the very command, and only if it is what made the run. It is a card, "file.py:card" or
+"module:card", or tasks and a method, "file.py:Tasks+rl2" or "grid+file.py:Method".
 """
 
 import os
@@ -24,8 +24,8 @@ def short(reference: str) -> str:
 
 
 def digest_of(reference: str) -> str | None:
-    """SHA-256 of the file that is named, of the digests of both where there are two; None for a module's, which cannot be
-    found without importing it."""
+    """SHA-256 of the file that is named, of the digests of both where there are two; None for a module's, which cannot
+    be found without importing it."""
     files = [where for where, _ in map(_file, reference.split("+")) if where]
     digests = [sha256(read_regular(file, MOST, "name the file of the recipe")) for file in files]
     return sha256("".join(digests).encode()) if len(digests) > 1 else next(iter(digests), None)

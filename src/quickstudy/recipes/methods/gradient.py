@@ -20,7 +20,7 @@ LSTMSize = Annotated[int, AtLeast(1, SIZES), "hidden size of the LSTM that looks
 TestSteps = Annotated[
     tuple[int, ...],
     AtLeast(0, 10_000),
-    "numbers of gradient steps to test after, the last of which gives the score (none: 0, as in training, 3 times that)",
+    "numbers of gradient steps to test after, the last of which gives the score (default: 0, as in training, thrice)",
 ]
 NICHOL = "Nichol, Achiam, Schulman 2018, On First-Order Meta-Learning Algorithms"
 BY_SUPPORT = {"queries": 5, "normalise": "support"}
@@ -80,7 +80,7 @@ def _gradient(
 
 ZeroHead = Annotated[
     bool,
-    "start with a last layer of zeros, which prefers no class: its first step makes it that of the most similar example",
+    "start with a last layer of zeros, which prefers no class, and after a step that of the most similar example",
 ]
 
 
@@ -202,7 +202,9 @@ class Reptile(MethodConfig):
     title, source, meets = "Reptile", NICHOL, "few-shot"
     needs = ("one head",)
     suggests = {**BY_SUPPORT, "queries": 9, "learning_rate": 1.0, "final_rate": 0.0, "clip_norm": 0.0}
-    not_evolved = "its outer step is a move towards adapted weights, which has no score; es-maml evolves the same learner"
+    not_evolved = (
+        "its outer step is a move towards adapted weights, which has no score; es-maml evolves the same learner"
+    )
 
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         return _gradient(

@@ -1,17 +1,17 @@
 """Reinforcement learning whose rule is learned: meta-gradients, and a learned loss.
 
-`meta-gradient` (Xu, van Hasselt, Silver 2018): an actor-critic that learns γ, λ, its step size and more while it learns.
-A trial goes on over many meta-steps, in the objective's memory. Each meta-step rolls two segments out and is judged by
-the policy gradient of the second one, with a γ and a λ that stay as they are: what the update after the first segment
-should have been. Several trials at once share what is learned, and new ones begin when they end. The test begins anew
-with what was found, held constant, beside the same actor-critic with every γ and λ of a grid, and with what the
-meta-training began with. What should be won: return per episode at the end against the best of the grid.
+`meta-gradient` (Xu, van Hasselt, Silver 2018): an actor-critic that learns γ, λ, its step size and more while it
+learns. A trial goes on over many meta-steps, in the objective's memory. Each meta-step rolls two segments out and is
+judged by the policy gradient of the second one, with a γ and a λ that stay as they are: what the update after the first
+segment should have been. Several trials at once share what is learned, and new ones begin when they end. The test
+begins anew with what was found, held constant, beside the same actor-critic with every γ and λ of a grid, and with what
+the meta-training began with. What should be won: return per episode at the end against the best of the grid.
 
 `lpg` (Oh et al. 2020): a learned loss, trained in one family of environments and tested in another that it has never
-seen. The agents are tables (a linear policy of one-hot states) that begin at nothing in every task and learn by gradient
-steps, in training as in the test; what is meta-learned is the loss they descend. Random MDPs pay at every step, mazes
-only at the goal. Beside it, in the same tasks with the same steps: REINFORCE and the actor-critic, each with a grid of
-step sizes. What should be won: total reward against the best of REINFORCE's.
+seen. The agents are tables (a linear policy of one-hot states) that begin at nothing in every task and learn by
+gradient steps, in training as in the test; what is meta-learned is the loss they descend. Random MDPs pay at every
+step, mazes only at the goal. Beside it, in the same tasks with the same steps: REINFORCE and the actor-critic, each
+with a grid of step sizes. What should be won: total reward against the best of REINFORCE's.
 """
 
 import dataclasses
@@ -69,9 +69,9 @@ class MetaGradient(MethodConfig):
         bounded = "discount", "gae_lambda"
         learned = {name: (qs.Bounded if name in bounded else qs.Positive)(value) for name, value in began.items()}
         objective = dataclasses.replace(
-            tested, bptt_length=2 * agent.segment_length, curve_interval=agent.segment_length, burn_in=0, per_episode=False,
-            terms=((1.0, losses.a2c),), discount=self.outer_discount, gae_lambda=self.outer_gae_lambda, baseline="value",
-            across_episodes=False, normalise=True,
+            tested, bptt_length=2 * agent.segment_length, curve_interval=agent.segment_length, burn_in=0,
+            per_episode=False, terms=((1.0, losses.a2c),), discount=self.outer_discount,
+            gae_lambda=self.outer_gae_lambda, baseline="value", across_episodes=False, normalise=True,
         )  # fmt: skip
         grid = {
             f"γ={discount}, λ={gae_lambda}": learner(discount=discount, gae_lambda=gae_lambda)
@@ -147,9 +147,10 @@ class LPG(MethodConfig):
         table, with_value = RandomInit(lambda key: TablePolicy(states, actions, key=key)), RandomInit(draw)
         baselines = {}
         for rate in RATES:
-            one = {"discount": self.discount}
-            baselines[f"REINFORCE, rate {rate}"] = reinforce(with_value, qs.SGD(rate), **one, entropy=0.01)
-            baselines[f"actor-critic, rate {rate}"] = actor_critic(table, qs.SGD(rate), **one)
+            baselines[f"REINFORCE, rate {rate}"] = reinforce(
+                with_value, qs.SGD(rate), discount=self.discount, entropy=0.01
+            )
+            baselines[f"actor-critic, rate {rate}"] = actor_critic(table, qs.SGD(rate), discount=self.discount)
         return Composition(
             learner=learner,
             objective=objective,

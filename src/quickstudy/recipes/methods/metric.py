@@ -89,7 +89,8 @@ class SNAIL(MethodConfig):
         learner = Attention(
             Chain([embed, eqx.nn.LayerNorm(embed.features)]), embed.features,
             Prediction(self.width, ways, key=family.key(3)), told,
-            key=family.key(2), capacity=family.shots * (1 if family.classes is None else ways), width=self.width, blocks=self.blocks,
+            key=family.key(2), capacity=family.shots * (1 if family.classes is None else ways), width=self.width,
+            blocks=self.blocks,
             attention_heads=self.heads, causal=self.causal, likeness=self.likeness,
         )  # fmt: skip
         return composed(family, training, self.outer, learner)

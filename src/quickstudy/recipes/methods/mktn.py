@@ -1,8 +1,8 @@
 """Meta-knowledge transfer networks: knowledge that tasks share, and a linear part for what one task adds.
 
-Decided before the runs, as settings of the same recipe: `--part knowledge` (K alone), `--part inner` (φ alone, on random
-features that are never learned; the knowledge is not a start but gone) and `--guidance 0` (λ = 0). To be won, paired, on
-1,000 held-out tasks, against these, each trained as long:
+Decided before the runs, as settings of the same recipe: `--part knowledge` (K alone), `--part inner` (φ alone, on
+random features that are never learned; the knowledge is not a start but gone) and `--guidance 0` (λ = 0). To be won,
+paired, on 1,000 held-out tasks, against these, each trained as long:
 
     sinusoid-mktn   query MSE at 5 shots, and against sinusoid-maml after its 70,000
     maze-mktn       goals within the trial, and against Q-learning and Dyna-Q from scratch

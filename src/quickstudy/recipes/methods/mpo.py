@@ -17,8 +17,8 @@ total reward of the trial on 1,000 held-out MDPs, paired; the two claims are the
 
 Mazes of one layout, in which goal and wind differ: those of maze-mml, 5×5 cells, episodes of 20 steps, trials of 100.
 The shifted family: the walls of another layout, over trials of 400 steps (`--other layout=1 trial_length=400`). The
-measure is the goals reached in the trial in 1,000 held-out mazes, paired; the two claims are the same (RL² is `maze-rl2`
-in these mazes: `--size 5 --wind 0.3 --episode-length 20 --trial-length 100 --meta-steps 1500`).
+measure is the goals reached in the trial in 1,000 held-out mazes, paired; the two claims are the same (RL² is
+`maze-rl2` in these mazes: `--size 5 --wind 0.3 --episode-length 20 --trial-length 100 --meta-steps 1500`).
 
 The first runs of navigation failed both; docs/learners/mpo.md has all figures, and why the defaults have changed since.
 With today's both hold on MDPs, and in navigation but for one comparison each: the recurrent hypernetwork is better in

@@ -129,7 +129,9 @@ class Reptile(MethodConfig):
     title, meets = "Reptile", "segments"
     needs = ("vectors",)
     source = "Nichol, Achiam, Schulman 2018, On First-Order Meta-Learning Algorithms"
-    not_evolved = "its outer step is a move towards adapted weights, which has no score; es-maml evolves the same learner"
+    not_evolved = (
+        "its outer step is a move towards adapted weights, which has no score; es-maml evolves the same learner"
+    )
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
         import jax

@@ -33,7 +33,8 @@ class Memory:
     act: Annotated[Literal["sample", "mode"], "how the trained agent chooses actions in the test"] = "sample"
 
     def encoder(self, spec: Any, key: Any, inputs: int | None = None) -> Any:
-        """The recurrent cell that reads `inputs` numbers (default: observations) beside what came of the step before."""
+        """The recurrent cell that reads `inputs` numbers (default: observations) beside what came of the step
+        before."""
         from quickstudy.learners.memory.recurrent import OutcomeFeedback
         from quickstudy.nn.cells import GRU, LSTM
         from quickstudy.nn.linear_recurrence import LinearRecurrence

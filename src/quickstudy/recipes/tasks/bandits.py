@@ -101,7 +101,7 @@ class CorrelatedBandit(TasksConfig):
             OpposedBandits(BETTER[self.arms]), self.pulls, seed,
             curve_interval=self.pulls // 10,
             baselines=lambda: {
-                "Bayes-optimal": bandits.opposed(),
+                "Bayes-optimal": bandits.anticorrelated(),
                 "Gittins index, arms taken for independent": gittins(),
                 "UCB1": bandits.ucb1(2, scale=UCB1_SCALE),
                 "Thompson sampling": bandits.thompson(2),

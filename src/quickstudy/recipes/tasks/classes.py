@@ -57,8 +57,8 @@ def of_classes(
     example_bytes: int = 0,
     baselines: Callable[[], dict[str, Any]] = dict,
 ) -> LabelledFamily:
-    """Tasks of `few` examples of each class, or a `stream`. The others are as in `LabelledFamily`; an example takes about
-    `example_bytes` while it is differentiated through."""
+    """Tasks of `few` examples of each class, or a `stream`. The others are as in `LabelledFamily`; an example takes
+    about `example_bytes` while it is differentiated through."""
     import jax
 
     from quickstudy.nn.layers import Linear

@@ -3,9 +3,9 @@
 `grid` (Zintgraf et al. 2020, VariBAD, section 5.1): open grids of 5×5 cells, four episodes of 15 steps. The best
 explorer is computed exactly, and never needs a third episode to look (learners.goal_grids).
 
-`maze`: an episode ends at the goal, worth 1, or after `episode_length` steps; horizon / return is the steps a goal takes.
-By default the walls are one layout's, and goal and wind differ from task to task; with `--layout -1` each task has walls
-of its own.
+`maze`: an episode ends at the goal, worth 1, or after `episode_length` steps; horizon / return is the steps a goal
+takes. By default the walls are one layout's, and goal and wind differ from task to task; with `--layout -1` each task
+has walls of its own.
 """
 
 import dataclasses

@@ -1,11 +1,11 @@
 """Walks in the plane to a goal that is not shown, but felt through the reward.
 
-`navigation` (Finn et al. 2017, section 5.3): goals uniform in [−½, ½]². The paper's protocol: 100 steps, 20 trajectories
-a task, meta-batch 40, TRPO outside, one inner step; returns after 0/1/2 steps about −40 / −12 / −3 (curves). Standing
-still is worth −38.1.
+`navigation` (Finn et al. 2017, section 5.3): goals uniform in [−½, ½]². The paper's protocol: 100 steps, 20
+trajectories a task, meta-batch 40, TRPO outside, one inner step; returns after 0/1/2 steps about −40 / −12 / −3
+(curves). Standing still is worth −38.1.
 
-`corners` (Song et al. 2020): the goal is one of four corners and felt only close to it. Before it adapts an agent has to
-walk so that it meets the goal whichever corner it is: that is worth nothing by itself, and only what is earned after
+`corners` (Song et al. 2020): the goal is one of four corners and felt only close to it. Before it adapts an agent has
+to walk so that it meets the goal whichever corner it is: that is worth nothing by itself, and only what is earned after
 adaptation says so. Policy gradients through the inner step see little of it; a value that expected more does, and
 evolution judges whole trials.
 """
