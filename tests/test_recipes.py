@@ -148,7 +148,7 @@ def data(tmp_path, monkeypatch):
         ("clinc150-reptile", ["--dims", "32", "--queries", "2", "--test-steps", "0", "1"]),
         ("grid-maml", ["--trajectories", "2", "--adaptations", "1", "--hidden-size", "4"]),
         ("maze-varibad", ["--trial-length", "10", "--memory-size", "4", "--minibatches", "1", "--epochs", "1"]),
-        ("bandit-es-rl2", ["--population", "4", "--memory-size", "4"]),
+        ("bandit-es-rl2", ["--population", "32", "--memory-size", "4"]),
         ("sinusoid-lstm", ["--units", "4", "--length", "6"]),
     ],
 )
