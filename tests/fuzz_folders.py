@@ -37,7 +37,7 @@ from quickstudy.runs.reader import read_evaluation, read_lines, read_run
 from quickstudy.runs.schema import LINES, METRICS
 
 OURS = (CheckpointRefused, ConfigError, Incompatible, FolderInUse, StorageFailed, FileNotFoundError)
-SECONDS = 60  # that a read may take before it counts as hanging
+SECONDS = 600  # that a read may take, on a busy machine, before it counts as hanging
 PLANTED = "import pathlib; pathlib.Path({!r}).write_text('ran')\n"
 OWN = (
     "mine.py:Mine",
@@ -355,9 +355,8 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _within(value: Any, parent: Any) -> bool:
-    return value is parent or any(
-        inner is parent for holder, key in (_places(value) if isinstance(value, dict | list) else ()) for inner in [holder[key]]
-    )  # fmt: skip
+    places = _places(value) if isinstance(value, dict | list) else ()
+    return value is parent or any(holder[key] is parent for holder, key in places)
 
 
 @contextlib.contextmanager

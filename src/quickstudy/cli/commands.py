@@ -3,15 +3,18 @@
 Nothing here imports JAX until there is something to compute.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from quickstudy._version import __version__
+from quickstudy.cli import limits
 from quickstudy.config import ConfigError
 from quickstudy.display import events, terminal, writers
 from quickstudy.recipes import Recipe, configure
@@ -64,6 +67,7 @@ class Writers:
 
 def train(recipe: Recipe, folder: Path, output: Output, writers: Writers) -> None:
     recipe.check()
+    limits.check()
     lock = FolderLock(folder)
     with lock.held():  # before JAX is imported, so that a second writer is told at once
         if Path(folder, "run.json").exists():
@@ -80,12 +84,24 @@ def _train(recipe: Recipe, folder: FolderLock, output: Output, writers: Writers,
     try:
         use_cores(recipe.training.devices, recipe.training.cores)
         use_compilation_cache()  # a learner is made by dozens of small programs
-        experiment = recipe.build()
+        with doing("building"):
+            experiment = recipe.build()
         listener = writers.add(listener, folder.path, recipe.values())
-        experiment.train(folder, resume=resume, listener=listener)
+        with doing("training"):
+            experiment.train(folder, resume=resume, listener=listener)
     finally:
         events.close(listener)
     test(folder.path, output, own=recipe.reference)
+
+
+@contextlib.contextmanager
+def doing(what: str) -> Iterator[None]:
+    """What goes wrong within went wrong while this was done."""
+    try:
+        yield
+    except Exception as error:
+        error.doing = what  # type: ignore[attr-defined]
+        raise
 
 
 def again(command: str, folder: Path, own: str | None = None, *words: str) -> str:
@@ -119,7 +135,7 @@ def test(
     )
     count = changes.get("num_tasks", loaded.evaluation.num_tasks)
     _hello(output, f"testing on {count:,} held-out tasks …")
-    with events.waiting(lambda event: _hello(output, event["text"]), "testing"):
+    with doing("testing"), events.waiting(lambda event: _hello(output, event["text"]), "testing"):
         result = loaded.evaluate(**changes)
     summary = {"step": loaded.step, **result.summary(), **({"other": other} if other else {})}
     arrays = {"values": result.values, "curves": result.curves}
@@ -186,6 +202,7 @@ class Changes:
 def resume(
     folder: Path, output: Output, *, step: int | None, changes: Changes, writers: Writers, own: str | None = None
 ) -> None:
+    limits.check()
     run = read_run(folder)  # before the lock, which makes a folder
     lock = FolderLock(folder)
     with lock.held():

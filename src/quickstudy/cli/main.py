@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -19,12 +20,14 @@ from typing import Annotated, Any
 import tyro
 
 from quickstudy._version import __version__
+from quickstudy.cli import limits
 from quickstudy.cli.commands import Changes, Output, Writers, again, resume, test, train
 from quickstudy.cli.listing import show
+from quickstudy.cli.streams import make_last, refused
 from quickstudy.config import ConfigError, nearest
 from quickstudy.recipes import CARDS, Recipe, named
 from quickstudy.runs.errors import CheckpointRefused
-from quickstudy.runs.reader import read_run
+from quickstudy.runs.reader import read_run, steps
 
 EXIT = {
     "ConfigError": 2, "Incompatible": 2, "DataError": 2,
@@ -129,6 +132,7 @@ def _parse_evaluate(words: Sequence[str]) -> Callable[[], None]:
         if tasks is not None and tasks < 2:
             raise ConfigError([f"tasks must be at least 2, got {tasks}"])
         with _of_run(folder, "evaluate", recipe):
+            limits.check()
             cores = read_run(folder)["config"]["cores"]
             from quickstudy.parallel.mesh import use_cores
 
@@ -236,11 +240,10 @@ def _command(words: Sequence[str]) -> Callable[[], None]:
     return COMMANDS[command](rest)
 
 
-def _in_large_pages(words: Sequence[str]) -> None:
+def _in_large_pages() -> None:
     """Starts this process anew with large pages of memory, where that is for glibc to decide: arrays of tens of
     megabytes are then up to 1.7 times as fast. glibc asks its environment once, before there is any Python."""
-    works = bool(words) and words[0] in ("train", "resume", "evaluate")
-    if works and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
@@ -248,9 +251,21 @@ def _in_large_pages(words: Sequence[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command and exits with its code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if argv is None:
-        _in_large_pages(words)
-        warnings.formatwarning = lambda message, *_, **__: f"quickstudy: warning: {message}\n"  # to a person
+    if argv is not None:
+        _run(words)
+        return
+    streams = make_last()
+    warnings.formatwarning = lambda message, *_, **__: f"quickstudy: warning: {message}\n"  # to a person
+    if words and words[0] in ("train", "resume", "evaluate"):
+        _in_large_pages()
+        if (code := limits.supervise()) is not None:
+            sys.exit(code)
+    _run(words)
+    if lost := refused(streams):
+        _fail(words, 6, lost, OSError(lost))
+
+
+def _run(words: Sequence[str]) -> None:
     try:
         _command(words)()
     except SystemExit as error:  # the parser's own: it has said what is wrong
@@ -259,10 +274,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise
     except KeyboardInterrupt as error:
         _fail(words, 128 + getattr(error, "signum", 2), str(error) or "stopped", error)
-    except BrokenPipeError:
-        with contextlib.suppress(OSError):
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        sys.exit(1)
     except Exception as error:
         if "--debug" in words:
             traceback.print_exc()
@@ -272,10 +283,29 @@ def main(argv: Sequence[str] | None = None) -> None:
             code = 2 if isinstance(error, ValueError | TypeError) else 3
             message = f"{type(error).__name__}: {message}"
         if code == 7:
-            message = (
-                f"out of memory or device trouble: {message.splitlines()[0]}; lower --meta-batch. Checkpoints are kept"
-            )
+            message = f"out of memory or device trouble: {_too_large(message, getattr(error, 'doing', ''))}"
         _fail(words, code, message, error)
+
+
+def _too_large(message: str, doing: str) -> str:
+    """What was too large, as far as it is known, and what makes it smaller."""
+    first = message.splitlines()[0]
+    if asked := re.search(r"allocat\w* (\d+) ?bytes", message):
+        first = f"{int(asked[1]) / 1e9:.3g} GB could not be had"
+    smaller = {
+        "building": "make the network or the data smaller",
+        "training": "lower --meta-batch, or make the network smaller",
+        "testing": "test fewer tasks at once, or make the network smaller",
+    }
+    return f"{doing}: {first}; {smaller[doing]}" if doing else first
+
+
+def _kept(folder: Path) -> str:
+    """The newest checkpoint, where there is one."""
+    with contextlib.suppress(CheckpointRefused):
+        for step in steps(folder)[-1:]:
+            return f"the checkpoint of step {step} is kept; "
+    return ""
 
 
 def _whole(folder: Path) -> str:
@@ -299,7 +329,8 @@ def _fail(words: Sequence[str], code: int, message: str, error: BaseException) -
         if folder is not None and os.path.exists(folder / "run.json"):
             words = error.again  # type: ignore[attr-defined]
             if code in (3, 6, 7, 130, 143):
-                print(f"go on with: {words}", file=sys.stderr, flush=True)
+                kept = _kept(folder)
+                print(f"{kept}go on with: {words}", file=sys.stderr, flush=True)
             elif code == 4 and (others := _whole(folder)):
                 print(f"whole are the checkpoints of {others}: {words} --step N", file=sys.stderr, flush=True)
     sys.exit(code)

@@ -9,6 +9,7 @@ Writers for TensorBoard and Weights & Biases are listeners too (extras `tensorbo
 
 import contextlib
 import json
+import os
 import sys
 import threading
 import time
@@ -68,6 +69,22 @@ def waiting(listener: Listener, doing: str, every: float = 20.0) -> Iterator[Non
         raise failed[0]
 
 
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Prints a line. What the stream has no character for is replaced; a stream that was closed, or that nobody reads
+    any more, is no reason to stop training."""
+    stream = stream or sys.stdout
+    if stream is None:  # it was closed before we began
+        return
+    try:
+        try:
+            print(line, file=stream, flush=True)
+        except UnicodeEncodeError:
+            print(line.encode(stream.encoding, "replace").decode(stream.encoding), file=stream, flush=True)
+    except BrokenPipeError:
+        with contextlib.suppress(OSError, ValueError):  # what is left in it goes nowhere, instead of failing at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 class Json:
     """Every event is a line of JSON."""
 
@@ -75,7 +92,7 @@ class Json:
         self.stream = stream
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        print(json.dumps(event, allow_nan=False, default=list), file=self.stream or sys.stdout, flush=True)
+        say(json.dumps(event, allow_nan=False, default=list), self.stream)
 
 
 def describe(event: Mapping[str, Any]) -> str | None:
@@ -143,4 +160,4 @@ class Plain:
                 return
             self.last = now
         if line := describe(event):
-            print(line, file=self.stream or sys.stdout, flush=True)
+            say(line, self.stream)

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -91,7 +92,7 @@ def open_append(path: Path) -> BinaryIO:
 
 
 @contextlib.contextmanager
-def open_regular(path: str | os.PathLike, limit: int, mend: str) -> Iterator[tuple[BinaryIO, int]]:
+def open_regular(path: str | os.PathLike, limit: int, mend: str) -> Iterator[tuple[BufferedReader, int]]:
     """(the file, its size). Nothing but a regular file of at most `limit` bytes is opened, so that a pipe or a device
     in its place neither hangs nor fills the memory. Raises FileNotFoundError, and CheckpointRefused."""
     try:

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import PyTree
@@ -31,7 +31,7 @@ class RunFolder:
         self.lock = path if isinstance(path, FolderLock) else FolderLock(path)
         self.checkpoints = self.path / CHECKPOINTS
         self.logs = {name: Log(self.path / name) for name in LINES}
-        self._run: schema.Run | None = None
+        self._run: dict[str, Any] | None = None
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -45,11 +45,11 @@ class RunFolder:
     def exists(self) -> bool:
         return os.path.lexists(self.path / "run.json")
 
-    def about(self) -> schema.Run:
-        """What run.json says."""
-        return reader.read_run(self.path)
+    def about(self) -> dict[str, Any]:
+        """What run.json says: a `schema.Run`."""
+        return cast(dict[str, Any], reader.read_run(self.path))
 
-    def note(self, about: dict[str, Any], step: int = 0, *, anew: bool = False) -> schema.Run:
+    def note(self, about: dict[str, Any], step: int = 0, *, anew: bool = False) -> dict[str, Any]:
         """Writes run.json, and returns it. Where there is one only its configuration changes, from `step` on, unless it
         is to be made `anew`: what made the run stays as it was noted."""
         config = json.loads(canonical(about["config"]))
@@ -76,16 +76,17 @@ class RunFolder:
     def write_evaluation(self, summary: dict[str, Any], arrays: dict[str, np.ndarray], name: str) -> None:
         """The outcome of a test of the checkpoint of summary["step"]: name.json for people, name.safetensors with the
         scores of every task."""
-        belongs = reader.belongs(self.about(), self.manifest(summary["step"]))
+        belongs = reader.belongs(reader.read_run(self.path), self.manifest(summary["step"]))
         packed = b"".join(tensors.pieces(arrays))
         mark = {"bytes": len(packed), "sha256": sha256(packed)}
         with storage(f"writing the evaluation to {self.path}"):
             write_atomic(self.path / f"{name}.safetensors", packed)
         self._write_signed(f"{name}.json", {**summary, "belongs": belongs, "arrays": mark})
 
-    def read_evaluation(self, name: str) -> tuple[schema.Evaluation, dict[str, np.ndarray]]:
-        """What `write_evaluation` wrote, of the run and the checkpoint that are here."""
-        return reader.read_evaluation(self.path, name)
+    def read_evaluation(self, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What `write_evaluation` wrote, a `schema.Evaluation`, of the run and the checkpoint that are here."""
+        evaluation, arrays = reader.read_evaluation(self.path, name)
+        return cast(dict[str, Any], evaluation), arrays
 
     # --- logs --------------------------------------------------------------------------------------------------
 

@@ -7,14 +7,15 @@ import os
 import re
 from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
-from quickstudy.runs import schema, tensors
+from quickstudy.runs import schema
 from quickstudy.runs.errors import CheckpointRefused, refused
 from quickstudy.runs.files import canonical, read_regular, sha256
 from quickstudy.runs.strict import parse
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SMALL, LARGE = 2**20, 2**28  # bytes that a file, and a log or an evaluation, may have
 SIGNED = "sha256"  # the sum of all the rest of the file
@@ -135,9 +136,11 @@ def belongs(run: schema.Run, manifest: schema.Manifest) -> schema.Belongs:
 
 def read_evaluation(
     folder: str | os.PathLike, name: str = "evaluation", run: schema.Run | None = None
-) -> tuple[schema.Evaluation, dict[str, np.ndarray]]:
+) -> tuple[schema.Evaluation, "dict[str, np.ndarray]"]:
     """The outcome of a test and the scores of every task. Raises FileNotFoundError where there was no test, and
     CheckpointRefused where it is of another run, or of another checkpoint than the one of its step."""
+    from quickstudy.runs import tensors
+
     path, beside = Path(folder, f"{name}.json"), Path(folder, f"{name}.safetensors")
     mend = f"test again: quickstudy evaluate {os.fspath(folder)}"
     evaluation = cast(schema.Evaluation, read_json(path, schema.Evaluation, mend, LARGE))

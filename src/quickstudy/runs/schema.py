@@ -26,7 +26,7 @@ class Holds:
     test: Callable[[Any], bool]
 
 
-Count = Annotated[int, Holds("not negative", lambda x: x >= 0)]
+Count = Annotated[int, Holds("0 or more", lambda x: x >= 0)]
 Word = Annotated[str, Holds("at most 1,000 characters", lambda x: len(x) <= 1000)]
 Digest = Annotated[
     str, Holds("a SHA-256 in hexadecimal", lambda x: len(x) == 64 and not x.strip("0123456789abcdef"))
@@ -178,7 +178,7 @@ class Evaluation(TypedDict):
     score: float
     ci: Interval
     n: Annotated[int, Holds("at least 1", lambda x: x >= 1)]
-    curve: Annotated[list[Point], Holds("not empty", bool)]
+    curve: Annotated[list[Point], Holds("a list with something in it", bool)]
     baselines: dict[str, Baseline]
     diverged: list[Count]
     note: str
@@ -197,6 +197,8 @@ class MetricsLine(TypedDict):
 
 
 class ValidationPoint(TypedDict):
+    """Of a curve, while training."""
+
     adaptations: Count
     mean: float
     ci: Interval
@@ -215,7 +217,7 @@ class TimingLine(TypedDict):
     """timing.jsonl: what the steps since the line before took."""
 
     step: Count
-    seconds: Annotated[float, Holds("not negative", lambda x: x >= 0)]
+    seconds: Annotated[float, Holds("0 or more", lambda x: x >= 0)]
     steps: Count
 
 
@@ -248,7 +250,7 @@ def check(kind: Any, value: Any, where: str = "") -> None:
         check(arguments[0], value, where)
         for condition in arguments[1:]:
             if not condition.test(value):
-                raise ValueError(f"{at}is {_shown(value)}, which is not {condition.what}")
+                raise ValueError(f"{at}is {_shown(value)}, not {condition.what}")
     elif kind is Value:
         return  # what a parser of JSON gives is one
     elif origin in (types.UnionType, typing.Union):

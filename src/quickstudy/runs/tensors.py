@@ -43,7 +43,7 @@ def pieces(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
     yield len(text).to_bytes(8, "little") + text
     for name in order:
         if arrays[name].size:
-            yield memoryview(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8))
+            yield np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], sync: Callable[[BinaryIO], None]) -> schema.Mark:
@@ -104,7 +104,7 @@ def read(
             except ValueError as error:  # no array can have that shape
                 raise refused(path, f"has {name} of shape {list(shape)} ({error})", mend) from None
             file.seek(8 + length + header[name]["data_offsets"][0])
-            if array.size and file.readinto(memoryview(array.reshape(-1).view(np.uint8))) != array.nbytes:
+            if array.size and file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
                 raise refused(path, "is damaged: it ends too early", mend)
             arrays[name] = array
         return arrays
