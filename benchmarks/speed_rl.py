@@ -132,6 +132,7 @@ def ours_ppo(folder: Path, peer: Path) -> None:
     import jax
 
     import quickstudy
+    from quickstudy.core import ObjectiveMemory
 
     n = PPO
     experiment = quickstudy.recipe(
@@ -139,10 +140,10 @@ def ours_ppo(folder: Path, peer: Path) -> None:
         minibatches=n["minibatches"],
     )  # fmt: skip
     key, life = jax.random.key(0), experiment.objective
-    task = experiment.tasks.sample(1, key=key)
+    task = experiment.tasks.batch(jax.random.split(key, 1))
 
     def live(learner, task):
-        batch, _ = life.collect(learner, (), task, key=key)
+        batch, _ = life.collect(learner, ObjectiveMemory(), task, keys=jax.random.split(key, 1))
         return life.score(batch), life.curve(batch)
 
     began = clocks()

@@ -41,8 +41,8 @@ def test_a_task_in_which_a_ruler_diverges_is_left_out_of_its_figures_and_said():
 class Unbalanced(TaskDistribution):
     """Streams of 6 examples whose classes come up as chance has it."""
 
-    def sample(self, num, *, key):
-        y = jax.random.randint(key, (num, 6), 0, 2)
+    def sample(self, *, key):
+        y = jax.random.randint(key, (6,), 0, 2)
         return Labelled(jax.nn.one_hot(y, 2), y)
 
     def split(self) -> Splits:
@@ -74,4 +74,4 @@ def test_one_task_can_be_drawn():
     trace = lambda learner, evaluation, task, lived: {"wind": jnp.zeros(1)}
     evaluation = EvaluationConfig(FewShot(), num_tasks=1, draw=trace)
     result = evaluate(gradient(), FewShot(), Sinusoids(5, 5).split().test, evaluation=evaluation)
-    assert result.n == 1 and result.traces["task"].tolist() == [0] * 5
+    assert result.n == 1 and result.drawn["tasks/task"].tolist() == [0] * 5

@@ -300,6 +300,10 @@ def test_logistic_regression_is_at_its_optimum():
         np.testing.assert_allclose(g, 0.0, atol=1e-4)
 
 
+def test_a_logistic_regression_that_did_not_converge_says_so():
+    assert jnp.isnan(learned_from(LogisticRegression(4, 3, capacity=6, penalty=0.1, iterations=1)).weight).all()
+
+
 def test_positive_sharpness_is_learned():
     assert float(Matching(embed(), 3, capacity=2, classes=3).sharpness.value) == pytest.approx(10.0)
     assert isinstance(Matching(embed(), 3, capacity=2, classes=3).sharpness, Positive)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from per_task import per_task
 from quickstudy.data.batches import Labelled
 from quickstudy.evaluate.config import EvaluationConfig
 from quickstudy.evaluate.run import evaluate
@@ -297,13 +298,13 @@ def test_the_points_of_the_curve_are_named_by_instance():
 
 
 def test_instances_that_cannot_be_are_refused():
-    tasks = streams().sample(2, key=K)
+    tasks = streams().batch(jax.random.split(K, 2))
     learner = Prototypical(IDENTITY, 3, 2)
     with pytest.raises(ValueError, match="instances=9"):
-        online(instances=9).init(learner, tasks, key=K)
+        online(instances=9).init(learner, tasks, keys=per_task(tasks, K))
     real = dataclasses.replace(tasks, y=tasks.y.astype(float))
     with pytest.raises(ValueError, match="whole-number"):
-        online(instances=2).init(learner, real, key=K)
+        online(instances=2).init(learner, real, keys=per_task(real, K))
 
 
 def test_recipes_say_what_is_wrong_with_them():

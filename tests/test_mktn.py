@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from per_task import BLANK, per_task
 from quickstudy.config import ConfigError
 from quickstudy.data.batches import Output, Transition
 from quickstudy.evaluate.config import EvaluationConfig
@@ -17,7 +18,8 @@ from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.trial import Trial
 from quickstudy.parameters import meta_parameters
 from quickstudy.recipes import configure
-from quickstudy.report import task_figures, traces
+from quickstudy.report import traces
+from quickstudy.report.drawings import tasks as task_pictures
 from quickstudy.rl import losses
 from quickstudy.tasks.mazes import GoalGrids, Maze, Mazes, expected_steps, shortest
 from quickstudy.tasks.sinusoid import Sinusoids
@@ -147,7 +149,7 @@ def test_more_steps_of_the_ridge_change_nothing():
 
 def test_the_meta_gradient_is_that_of_the_closed_form():
     learner = regressor(Ridge(0.2))
-    tasks = jax.jit(lambda key: Sinusoids(5, 7).sample(4, key=key))(K)
+    tasks = jax.jit(lambda key: Sinusoids(5, 7).batch(jax.random.split(key, 4)))(K)
 
     def by_hand(net):
         def one(e):
@@ -162,7 +164,7 @@ def test_the_meta_gradient_is_that_of_the_closed_form():
 
     @eqx.filter_jit
     def gradient(learner):
-        batch, _ = FewShot().collect(learner, (), tasks, key=K)
+        batch, _ = FewShot().collect(learner, BLANK, tasks, keys=per_task(tasks, K))
         return mean_gradient(FewShot(), learner, batch)[2].net.layers
 
     ours, theirs = gradient(learner), eqx.filter_jit(eqx.filter_grad(by_hand))(learner.net).layers
@@ -199,8 +201,8 @@ def trial():
 
     @jax.jit
     def live(key):
-        task = tasks.sample(1, key=key)
-        lived, _ = objective.collect(learner, (), task, key=key)
+        task = tasks.batch(jax.random.split(key, 1))
+        lived, _ = objective.collect(learner, BLANK, task, keys=per_task(task, key))
         return task, lived, objective.loss(learner, lived)[0]
 
     return learner, objective, *jax.tree.map(lambda x: x[0], live(K))
@@ -230,14 +232,14 @@ def test_what_is_drawn_adds_up_to_q(trial):
     np.testing.assert_allclose(drawn["knowledge"] + drawn["inner"], q, rtol=1e-5, atol=1e-6)
     assert drawn["inner"][0] == 0 and np.abs(drawn["inner"][1:]).min() > 0
     five = {name: np.stack([part] * 5) for name, part in drawn.items()}
-    figure = task_figures.tasks({**five, "task": np.arange(5), "value": np.ones(5)}, "return")
+    figure = task_pictures.tasks(traces.transfer.kind, {**five, "task": np.arange(5), "value": np.ones(5)}, "return")
     lines = figure.axes[0].get_lines()
     np.testing.assert_allclose(lines[0].get_ydata(), drawn["knowledge"], rtol=1e-6)
     np.testing.assert_allclose(lines[1].get_ydata(), drawn["inner"], rtol=1e-6)
 
 
 def test_steps_to_the_goal_without_wind_are_the_shortest_and_in_a_corridor_a_geometric_series():
-    drawn = jax.jit(lambda key: Mazes(5, 0.25, layout=3).sample(4, key=key))(K)
+    drawn = jax.jit(lambda key: Mazes(5, 0.25, layout=3).batch(jax.random.split(key, 4)))(K)
     np.testing.assert_allclose(jax.jit(expected_steps)(drawn), jax.jit(shortest)(drawn), rtol=1e-3)
     wall = jnp.zeros((2, 2), bool).at[1].set(True)
     corridor = Maze(wall, jnp.zeros((), int), jnp.ones((), int), jnp.array([0.0, 0.0, 0.4, 0.0]))

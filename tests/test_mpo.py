@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from per_task import BLANK
 from quickstudy.core import Incompatible
 from quickstudy.data.distributions import Categorical, Gaussian
 from quickstudy.learners.generated.mpo import no_generation_yet
@@ -140,7 +141,7 @@ def test_one_correction_is_a_policy_gradient_step_with_a_pull():
         ratio = ours.std / alone.std
         kl = (0.5 * (ratio**2 + ((ours.mean - alone.mean) / alone.std) ** 2 - 1) - jnp.log(ratio)).sum(-1).mean()
         wide = lambda tree: jax.tree.map(lambda x: x[:, None], tree)
-        return learner.inner_loss.judged(wide(acting), wide(t)) + learner.kl_weight.value * kl
+        return learner.inner_loss.of_outputs(wide(acting), wide(t)) + learner.kl_weight.value * kl
 
     correction, size = jnp.zeros_like(state.correction), 1e-2
     for _ in range(2):
@@ -200,7 +201,9 @@ def test_lived_and_replayed_are_one_and_tasks_need_not_end_together():
     """Among many tasks at once, corrections come where they are due and leave the others as they are."""
     learner = whole()
     trial = Trial(TASKS.environment, trial_length=2 * EPISODE, terms=TERMS)
-    batch, _ = eqx.filter_jit(trial.collect)(learner, (), TASKS.sample(5, key=K), key=K)
+    batch, _ = eqx.filter_jit(trial.collect)(
+        learner, BLANK, TASKS.batch(jax.random.split(K, 5)), keys=jax.random.split(K, 5)
+    )
     replay = jax.jit(
         jax.vmap(lambda lived: learner.replay(learner.init(key=lived.key), lived.transition, key=lived.keys))
     )
@@ -221,7 +224,9 @@ def test_lived_and_replayed_are_one_and_tasks_need_not_end_together():
 def test_ppo_reaches_every_leaf_through_generation_and_corrections():
     learner = whole(update=SGD(Positive(0.02)))
     trial = Trial(TASKS.environment, trial_length=2 * EPISODE, terms=TERMS)
-    batch, _ = eqx.filter_jit(trial.collect)(learner, (), TASKS.sample(4, key=K), key=K)
+    batch, _ = eqx.filter_jit(trial.collect)(
+        learner, BLANK, TASKS.batch(jax.random.split(K, 4)), keys=jax.random.split(K, 4)
+    )
     learned, rest = partition(learner)
     gradient = jax.jit(jax.grad(lambda learned: trial.loss(combine(learned, rest), batch)[0].mean()))(learned)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
@@ -262,7 +267,7 @@ def test_goals_of_the_shifted_test_lie_outside_of_the_training_range():
     # Uniform: of the ring's area of 3, each corner square has a quarter and what lies above the range has a half.
     np.testing.assert_allclose((jnp.abs(goals) > 0.5).all(-1).mean(), 1 / 3, atol=0.02)
     np.testing.assert_allclose((far < 0.75).mean(), (1.5**2 - 1) / 3, atol=0.02)
-    for inside in (splits.train.sample(100, key=K), splits.validation.tasks(100)):
+    for inside in (splits.train.batch(jax.random.split(K, 100)), splits.validation.tasks(100)):
         assert jnp.abs(inside).max() <= 0.5
     np.testing.assert_array_equal(Navigation().split().test.tasks(9), Navigation(unit=0.1).split().test.tasks(9))
 
@@ -301,7 +306,7 @@ def test_the_recipe_of_mdps_says_what_it_shifts_and_what_a_task_is():
     assert outside > 1.3 * inside
     # Without a residual the rewards are a mixture of the kernels, and its weights are what there is to know.
     features = recipe_of("kernels-mpo").tasks.build("trial", 0).task_features
-    weights = features(KernelMDPs(spread=0.0).sample(50, key=K))
+    weights = features(KernelMDPs(spread=0.0).batch(jax.random.split(K, 50)))
     assert weights.shape == (50, 2) and weights.min() > -1e-4 and weights.sum(1).max() < 1 + 1e-4
     assert weights.std(0).min() > 0.1
     assert len(recipe_of("kernels-mpo").changed(test_episodes=-1, hidden_size=0).errors()) == 2

@@ -9,7 +9,8 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from quickstudy.runs.lock import FolderLock
 from quickstudy.runs.own import recipe_of
 from quickstudy.runs.reader import changed, read_run
 from quickstudy.runs.schema import MAY_CHANGE, METRICS
+from quickstudy.train.interrupts import stop_requests
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,13 +137,11 @@ def test(
     )
     count = changes.get("num_tasks", loaded.evaluation.num_tasks)
     _hello(output, f"testing on {count:,} held-out tasks …")
-    with doing("testing"), events.waiting(lambda event: _hello(output, event["text"]), "testing"):
-        result = loaded.evaluate(**changes)
+    with doing("testing"), stop_requests() as stop, stop.during("testing", leave=lambda: None):
+        result = loaded.evaluate(listener=_told_while_testing(output), **changes)
     summary = {"step": loaded.step, **result.summary(), **({"other": other} if other else {})}
-    arrays = {"values": result.values, "curves": result.curves}
-    arrays |= {f"trace/{key}": value for key, value in result.traces.items()}
     called = "-".join(["evaluation", *(f"{key}={value}" for key, value in aside.items())])
-    run.write_evaluation(summary, arrays, called)
+    run.write_evaluation(summary, result.arrays(), called)
     page = folder / f"{called}.json" if aside else report([folder])
     if output.json:
         last = {"status": "ok", "recipe": name, "run": str(folder), **summary, "report": str(page)}
@@ -165,6 +165,17 @@ def test(
     words += ["--tasks", str(tasks)] if tasks is not None else []
     words += ["--other", *(f"{key}={value}" for key, value in other.items())] if other else []
     print(f"{'outcome' if aside else 'report'}: {page}\ntest again: {again('evaluate', folder, own, *words)}")
+
+
+def _told_while_testing(output: Output) -> events.Listener:
+    """Says which learner is tested, where the ones before it took a while."""
+    began = time.monotonic()
+
+    def tell(event: Mapping[str, Any]) -> None:
+        if event["number"] > 1 and time.monotonic() - began > 5:
+            _hello(output, f"testing {event['name']} ({event['number']} of {event['of']}) …")
+
+    return tell
 
 
 def _hello(output: Output, line: str) -> None:
@@ -230,7 +241,7 @@ def _to_go_on_with(
     recipe.check()
     if changes.devices is not None:
         experiment = recipe.build()
-        devices = choose(changes.devices, recipe.training.meta_batch, experiment.meta_optimizer.minibatches)
+        devices = choose(changes.devices, experiment.meta_optimizer.groups(recipe.training.meta_batch))
         recipe = recipe.changed(devices=devices)
     now = json.loads(canonical(recipe.values()))
     said = changed(*({name: config.get(name) for name in MAY_CHANGE} for config in (saved, now)))

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from quickstudy.config import ConfigError, nearest
 from quickstudy.recipes import CARDS, Recipe, named
 from quickstudy.runs.errors import CheckpointRefused
 from quickstudy.runs.reader import read_run, steps
+from quickstudy.train.interrupts import answering
 
 EXIT = {
     "ConfigError": 2, "Incompatible": 2, "DataError": 2,
@@ -170,14 +172,20 @@ def _parse_report(words: Sequence[str]) -> Callable[[], None]:
 
         Args:
             folders: Run folders; those that differ only in the seed are pooled.
-            out: Where to write (default: the first folder).
+            out: Where to write (default: the folder of the one run; of several, report-A-B beside the first).
         """
-        from quickstudy.report.page import report
+        from quickstudy.report.numbers import numbers
+        from quickstudy.report.page import write
+        from quickstudy.report.reading import Run
 
         if not folders:
             raise ConfigError(["report needs at least one run folder"])
-        page = report(folders, out)
-        print(json.dumps({"status": "ok", "report": str(page)}) if output.json else f"report: {page}")
+        runs = [Run.read(folder) for folder in folders]
+        page = write(runs, out)
+        if output.json:
+            print(json.dumps({"status": "ok", "report": str(page), **numbers(runs)}, allow_nan=False))
+        else:
+            print(f"report: {page}")
 
     return _parsed("report", options, words)
 
@@ -267,13 +275,23 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(words: Sequence[str]) -> None:
     try:
-        _command(words)()
+        answering(_command(words))
     except SystemExit as error:  # the parser's own: it has said what is wrong
         if error.code and "--json" in words:
             print(json.dumps({"status": "error", "code": 2, "message": "bad command line; see stderr"}), flush=True)
         raise
     except KeyboardInterrupt as error:
-        _fail(words, 128 + getattr(error, "signum", 2), str(error) or "stopped", error)
+        signum = getattr(error, "signum", 2)
+        try:
+            _fail(words, 128 + signum, str(error) or "stopped", error)
+        finally:
+            if threading.active_count() > 1 and getattr(error, "left", False):  # what still computes would not end
+                sys.stdout.flush()
+                os._exit(128 + signum)
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.exit(1)
     except Exception as error:
         if "--debug" in words:
             traceback.print_exc()

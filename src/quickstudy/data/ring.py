@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
+from quickstudy.checks import require_whole
+
 
 class Ring(eqx.Module):
     """The newest items: leaves of `items` are [capacity, ...]."""
@@ -15,8 +17,7 @@ class Ring(eqx.Module):
     @staticmethod
     def empty(item: PyTree, capacity: int) -> "Ring":
         """For items like `item`. Raises ValueError for a capacity below 1."""
-        if capacity < 1:
-            raise ValueError(f"capacity must be at least 1, got {capacity}")
+        require_whole(1, capacity=capacity)
         return Ring(
             jax.tree.map(lambda x: jnp.zeros((capacity, *jnp.shape(x)), jnp.result_type(x)), item),
             jnp.zeros((), int),

@@ -15,7 +15,8 @@ from quickstudy.evaluate.config import EvaluationConfig
 from quickstudy.meta_optimizers.backprop import tasks_at_once
 from quickstudy.nn import convolution
 from quickstudy.recipes.compose import Recipe
-from quickstudy.train.run import Curriculum, Result, train
+from quickstudy.train.checks import Curriculum
+from quickstudy.train.run import Result, train
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 FORMAT = 2  # of the folders written here; the first edition's have other bits for the same seed
 METRICS, VALIDATION, TIMING = "metrics.jsonl", "validation.jsonl", "timing.jsonl"
+PARTIAL = "partial.jsonl"  # lines of metrics that were interrupted
 
 Value = Any  # whatever JSON can say
 
@@ -238,7 +239,23 @@ class Spec(TypedDict):
 
 
 Header = dict[str, Spec]
-LINES: dict[str, type] = {METRICS: MetricsLine, VALIDATION: ValidationLine, TIMING: TimingLine}
+
+
+class PartialLine(TypedDict):
+    """partial.jsonl: what is known at `step` of the line that began after step `first`. Moments are those of each step:
+    number, mean and sum of squared deviations, as text where they are not finite."""
+
+    step: Count
+    first: Count
+    steps: Count
+    tasks: Count
+    diverged: Count
+    where: list[tuple[Count, Count]]
+    moments: dict[str, list[tuple[float | str, float | str, float | str]]]
+    by_task: list[str]
+
+
+LINES: dict[str, type] = {METRICS: MetricsLine, VALIDATION: ValidationLine, TIMING: TimingLine, PARTIAL: PartialLine}
 REST: dict[Any, Any] = {MetricsLine: float | None}
 
 

@@ -209,7 +209,9 @@ class DQN(MethodConfig):
         return _composed(family, training, agent, self.outer, make, grid, epsilon=self.epsilon)
 
 
-def _deterministic(config: "DDPG | TD3", family: EnvironmentFamily, training: Training, **fields: Any) -> Composition:
+def _deterministic(
+    config: "DDPG | TD3", family: EnvironmentFamily, training: Training, delay: int = 1, **fields: Any
+) -> Composition:
     import jax
 
     from quickstudy.learners.initialisation import RandomInit
@@ -224,8 +226,10 @@ def _deterministic(config: "DDPG | TD3", family: EnvironmentFamily, training: Tr
         critics = [net(spec.observation + spec.dims, 1, k) for k in rest]
         return ActorAndCritics(net(spec.observation, spec.dims, first), critics)
 
+    updates = agent.adaptations * config.gradient_steps
     make = lambda rate=None, discount=agent.discount: DDPG(
-        RandomInit(draw), agent.adam(agent.adaptations * config.gradient_steps, clip=10.0, rate=rate), spec.observation,
+        RandomInit(draw), agent.adam(updates, clip=10.0, rate=rate), spec.observation,
+        actor_update=agent.adam(updates // delay, clip=10.0, rate=rate), policy_delay=delay,
         gradient_steps=config.gradient_steps, dims=spec.dims, max_action=family.max_action, discount=discount, **fields,
     )  # fmt: skip
     return _composed(family, training, agent, config.outer, make)
@@ -260,4 +264,4 @@ class TD3(MethodConfig):
     source = "Fujimoto, van Hoof, Meger 2018, Addressing Function Approximation Error in Actor-Critic Methods"
 
     def build(self, family: EnvironmentFamily, training: Training) -> Composition:
-        return _deterministic(self, family, training, target_noise=self.target_noise, policy_delay=self.policy_delay)
+        return _deterministic(self, family, training, delay=self.policy_delay, target_noise=self.target_noise)

@@ -129,6 +129,6 @@ class Maze(TasksConfig):
             },
             task_features=lambda drawn: jnp.stack(jnp.divmod(drawn.goal, self.size), -1),
             tables=tables,
-            average=jax.jit(lambda: over(tasks.sample(AVERAGED, key=jax.random.key(0)))),
+            average=jax.jit(lambda: over(tasks.batch(jax.random.split(jax.random.key(0), AVERAGED)))),
             flat=(FLAT, 0.0),
         )
