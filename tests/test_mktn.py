@@ -212,12 +212,11 @@ def test_the_outer_loss_regresses_the_taken_actions_value_on_what_came_later(tri
     learner, _, _, lived, loss = trial
     t = lived.transition
     q = said(learner, t)[jnp.arange(HORIZON), 0, t.action[:, 0]]
-    # The first episode was cut, and worth beyond that what was said then; the second one ended with the trial.
-    before = jax.tree.map(lambda x: x[:EPISODE], t)
-    before = eqx.tree_at(
-        lambda t: t.observation, before, before.observation.at[-1].set(t.next_observation[EPISODE - 1])
-    )
-    beyond = float(said(learner, before)[-1, 0].max())
+    # The first episode was cut, and worth beyond that what is said when the cut is known; the second one ended with the
+    # trial.
+    until = jax.tree.map(lambda x: x[: EPISODE + 1], t)
+    until = eqx.tree_at(lambda t: t.observation, until, until.observation.at[-1].set(t.next_observation[EPISODE - 1]))
+    beyond = float(said(learner, until)[-1, 0].max())
     target, following = np.zeros(HORIZON), 0.0
     for i in reversed(range(HORIZON)):
         following = beyond if i == EPISODE - 1 else following

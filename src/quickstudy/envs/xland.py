@@ -64,14 +64,15 @@ class XLandEnvironment(eqx.Module):
         from xminigrid.types import EnvCarry, State, StepType, TimeStep
 
         environment, settings = packaged(self.room)
-        now = State(key, state.time, state.grid, state.agent, params.goal, params.rules, EnvCarry())
+        move, reset = jax.random.split(key)
+        now = State(move, state.time, state.grid, state.agent, params.goal, params.rules, EnvCarry())
         nothing = jnp.zeros(())
         before = TimeStep(now, StepType.MID, nothing, nothing, nothing)
         then = environment.step(settings.replace(ruleset=params), before, action)
         terminated = then.discount == 0
         state = XLandState(then.state.grid, then.state.agent, then.state.step_num)
         after = (_seen(then), state, then.reward, terminated, then.last() & ~terminated)
-        return auto_reset(self, key, after, params)
+        return auto_reset(self, reset, after, params)
 
 
 def _seen(timestep: PyTree) -> UInt8[Array, "seen"]:
