@@ -56,7 +56,9 @@ class PPO:
     # Every action must be tried before one is dropped for good.
     warmup_entropy: Annotated[float, AtLeast(0), "weight of the policy's entropy during the curriculum"] = 0.02
     value: Annotated[float, AtLeast(0), "weight of the critic's loss"] = 0.5
-    value_scale: Annotated[float, Above(0), "unit of the critic's output, of the order of a trial's return"] = 1.0
+    value_scale: Annotated[
+        float, Above(0), "unit of the critic's output (1: that of running statistics of the returns)"
+    ] = 1.0
     clip: Annotated[float, Above(0), "ε of PPO's clipped ratio of probabilities"] = 0.2
     epochs: Annotated[int, AtLeast(1, 1000), "passes over each batch of trials"] = 4
     minibatches: Annotated[int, AtLeast(1), "parts of the batch, with a gradient step each, in every pass"] = 8
@@ -89,7 +91,13 @@ class PPO:
         entropy, value = self.warmup_entropy if warm_up else self.entropy, self.value / self.value_scale**2
         terms = ((1.0, losses.ppo(self.clip)), (value, losses.value), (entropy, losses.entropy), *further)
         return qs.Trial(
-            environment, trial_length=length, terms=terms, discount=self.discount, gae_lambda=self.gae_lambda, **fields
+            environment,
+            trial_length=length,
+            terms=terms,
+            discount=self.discount,
+            gae_lambda=self.gae_lambda,
+            normalise_values=self.value_scale == 1.0,
+            **fields,
         )
 
     def meta_optimizer(self, training: Training, task_bytes: int = 0) -> Any:
