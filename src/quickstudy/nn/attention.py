@@ -51,7 +51,7 @@ class Memory(NamedTuple):
     key: Float[Array, "rows heads size"]
     value: Float[Array, "rows heads size"]
     number: Int[Array, "rows"]  # below 0: nothing is there
-    maybe_empty: bool = False  # if no query sees any of it, none of it is computed
+    maybe_empty: bool | None = False  # if no query sees any of it, none of it is computed
 
 
 class Softmax(NamedTuple):

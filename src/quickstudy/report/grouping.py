@@ -95,7 +95,7 @@ def refusal(ours: Run, theirs: Run) -> str | None:
     if (ours.test["metric"], ours.test["lower_is_better"]) != (theirs.test["metric"], theirs.test["lower_is_better"]):
         return f"one was tested for {ours.test['metric']}, the other for {theirs.test['metric']}"
     for run in (ours, theirs):
-        if "tasks" not in run.arrays or np.shape(run.arrays.get("values")) != run.arrays["tasks"].shape:
+        if "tasks" not in run.arrays or np.shape(run.arrays.get("values")) != run.arrays["tasks"].shape:  # type: ignore[call-overload]
             return f"{run.path} does not hold the scores of single tasks; test it again"
     one, other = (np.asarray(run.arrays["tasks"], np.float64).ravel() for run in (ours, theirs))
     n = min(len(one), len(other))

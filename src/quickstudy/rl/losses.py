@@ -109,7 +109,7 @@ def e_maml(learner: Any, outputs: Output, batch: RolloutBatch) -> Float[Array, "
 
 def value(learner: Any, outputs: Output, batch: RolloutBatch) -> Float[Array, ""]:
     """½ (V − R)², R the λ-returns fixed when the batch was collected."""
-    return mean(0.5 * (outputs.value - batch.value_target) ** 2, batch)
+    return mean(0.5 * (outputs.value - batch.value_target) ** 2, batch)  # type: ignore[operator]
 
 
 def q_value(learner: Any, outputs: Output, batch: RolloutBatch) -> Float[Array, ""]:

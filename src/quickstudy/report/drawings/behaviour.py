@@ -58,7 +58,7 @@ def _pulls(axes: Sequence[Axes], agents: Agents) -> None:
             ax.plot(x, [p["mean"] for p in points.values()], "o-", color=colour, lw=2, ms=4, label=kind)
         ax.set_title(plain(name))
         ax.set(xlabel="pull", ylim=(-0.03, 1.03))
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
     axes[0].set_ylabel("share of the tasks")
     legend_below(axes[0].get_figure(), axes[:1])  # type: ignore[arg-type]
 
