@@ -364,7 +364,7 @@ def test_the_return_per_episode_counts_episodes_that_ended():
     np.testing.assert_allclose(trial.curve(batch), [[3, 3, 3], [4, 8, 12]])
 
 
-@pytest.mark.parametrize("values", [{"segment": 0}, {"steps": 100}, {"rate": 0.0}])
+@pytest.mark.parametrize("values", [{"segment_length": 0}, {"steps": 100}, {"rate": 0.0}])
 def test_recipes_say_what_is_wrong(values):
     with pytest.raises(ValueError, match=next(iter(values))):
         configure("cartpole-ppo", values)

@@ -24,7 +24,7 @@ from quickstudy.nn.linear_recurrence import LinearRecurrence
 from quickstudy.objectives.trial import Trial
 from quickstudy.parallel.axes import over_axes
 from quickstudy.parameters import Bounded
-from quickstudy.recipes import get
+from quickstudy.recipes import recipe_of
 from quickstudy.report import behaviour
 from quickstudy.report.drawings import behaviour as pictures
 from quickstudy.rl.exploration import explore, shortest
@@ -289,13 +289,13 @@ def test_corners_pay_only_close_by_and_the_straight_walk_is_the_optimum():
         ("correlated-bandit-rl2", {"pulls": 15}),
         ("informative-bandit-rl2", {"pulls": 4}),
         ("two-step-rl2", {"choices": 3}),
-        ("corners-maml", {"episode": 3}),
+        ("corners-maml", {"episode_length": 3}),
         ("corners-es-maml", {"population": 3}),
     ],
 )
 def test_recipes_say_what_is_wrong(name, wrong):
-    assert not get(name)().errors()
-    assert next(iter(wrong)) in " ".join(get(name)(**wrong).errors())
+    assert not recipe_of(name).errors()
+    assert next(iter(wrong)) in " ".join(recipe_of(name).changed(**wrong).errors())
 
 
 def test_a_linear_recurrence_is_gone_through_in_parallel_and_does_not_explode():

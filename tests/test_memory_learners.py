@@ -24,7 +24,7 @@ from quickstudy.nn.measures import accuracy, cross_entropy
 from quickstudy.objectives.online import Online, Streamed
 from quickstudy.parallel.axes import over_axes
 from quickstudy.parameters import meta_parameters
-from quickstudy.recipes.omniglot_memory import OmniglotMANN, OmniglotSNAIL
+from quickstudy.recipes import recipe_of
 from quickstudy.tasks.classes import from_arrays
 
 K = jax.random.key(3)
@@ -308,8 +308,10 @@ def test_instances_that_cannot_be_are_refused():
 
 
 def test_recipes_say_what_is_wrong_with_them():
-    assert not OmniglotMANN().errors() and not OmniglotSNAIL().errors()
-    wrong = OmniglotMANN(normalise="transductive", heads=0, usage_decay=1.0, training_ways=7).errors()
-    for part in ("transductive", "heads", "usage_decay", "training_ways"):
+    mann, snail = recipe_of("omniglot-mann"), recipe_of("omniglot-snail")
+    assert not mann.errors() and not snail.errors()
+    wrong = mann.changed(normalise="transductive", heads=0, usage_decay=1.0).errors()
+    for part in ("transductive", "heads", "usage_decay"):
         assert any(part in message for message in wrong), part
-    assert any("divide" in message for message in OmniglotSNAIL(heads=3, width=32).errors())
+    assert any("divide" in message for message in snail.changed(heads=3, width=32).errors())
+    assert "training_ways" not in mann.values() and "queries" not in mann.values()  # a stream has neither

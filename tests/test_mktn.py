@@ -248,8 +248,16 @@ def test_steps_to_the_goal_without_wind_are_the_shortest_and_in_a_corridor_a_geo
 
 def test_recipes_say_what_is_wrong_with_them():
     for name, values, match in (
-        ("sinusoid-mktn", {"size": 0, "inner_rate": 0.0}, "size must be at least 1, got 0\ninner_rate must be above 0"),
-        ("maze-mktn", {"guidance": -1.0, "discount": 1.0}, "guidance must not be negative, got -1.0\ndiscount must"),
+        (
+            "sinusoid-mktn",
+            {"added_size": 0, "inner_rate": 0.0},
+            "(?s)added_size must be at least 1.*, got 0\ninner_rate must be above 0",
+        ),
+        (
+            "maze-mktn",
+            {"guidance": -1.0, "discount": 1.0},
+            "(?s)guidance must be at least 0.*, got -1.0\ndiscount must",
+        ),
         ("maze-rl2", {"trial_length": 15}, "trial_length must be a multiple of 10"),
     ):
         with pytest.raises(ConfigError, match=match):

@@ -22,8 +22,7 @@ import test_contract
 from quickstudy.cli.main import main
 from quickstudy.config import ConfigError
 from quickstudy.parameters import meta_parameters
-from quickstudy.recipes import all_recipes, named
-from quickstudy.recipes.terms import TERMS, explained
+from quickstudy.recipes import CARDS, named, recipe_of
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "quickstudy"
@@ -214,58 +213,17 @@ def data(tmp_path_factory):
     return folder
 
 
-def test_every_field_of_every_recipe_is_explained():
-    silent = {
-        (name, field) for name, cls in all_recipes().items() for field, text in explained(cls).items() if not text
-    }
-    assert not silent
-
-
-def test_an_own_recipe_is_explained_in_its_own_words(tmp_path, capsys):
-    (tmp_path / "mine.py").write_text(
-        textwrap.dedent(
-            """\
-            from __future__ import annotations
-            import dataclasses
-            from quickstudy.recipes.sinusoid import SinusoidMAML
-
-            @dataclasses.dataclass(frozen=True, kw_only=True)
-            class Mine(SinusoidMAML):
-                needed: int
-                value: str = "#1"  # a colour
-                # and what
-                # stands above
-                above: int = 1
-                below: int = 1
-                \"\"\"What stands below.\"\"\"
-                derived: int = dataclasses.field(default=2, init=False)
-                name = "mine"
-            """
-        )
-    )
-    told = explained(named(f"{tmp_path / 'mine.py'}:Mine"))
-    assert [told[name] for name in ("value", "above", "below", "needed")] == [
-        "a colour", "and what stands above", "What stands below.", ""
-    ]  # fmt: skip
-    assert told["learning_rate"] == TERMS["learning_rate"] and told["meta_batch"].startswith("tasks")
-    with pytest.raises(SystemExit):
-        main(["train", f"{tmp_path / 'mine.py'}:Mine", "--help"])
-    page = capsys.readouterr().out
-    assert "--needed" in page and "a colour" in page and "--derived" not in page
-
-
-@pytest.mark.parametrize("name", sorted(all_recipes()))
+@pytest.mark.parametrize("name", sorted(CARDS))
 def test_every_recipe_builds_and_learns_what_it_should(name, data, monkeypatch):
     monkeypatch.setenv("QUICKSTUDY_DATA", str(data))
     if name.startswith(("acrobot", "cartpole", "pendulum")):
         pytest.importorskip("gymnax", reason="the extra `envs` is not installed")
     if name.startswith("xland"):
         pytest.importorskip("xminigrid", reason="the extra `xland` is not installed")
-    recipe = all_recipes()[name]()
-    recipe.check()
+    recipe = recipe_of(name)
     experiment = recipe.build()
     family = "rl2" if name.endswith("rl2") else name.split("-")[0]
-    learned = LEARNED.get(name, LEARNED.get(family)) if recipe.meta_steps else set()
+    learned = LEARNED.get(name, LEARNED.get(family)) if recipe.training.meta_steps else set()
     assert set(meta_parameters(experiment.learner)) == learned
 
 
@@ -309,7 +267,7 @@ def test_the_learner_of_the_docs_keeps_the_contract_and_trains_from_the_command_
     """The whole page: in Python, through the contract suite, and by its file on the command line."""
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     monkeypatch.chdir(tmp_path)
-    learner, use, recipe = blocks("docs/own-learner.md")
+    learner, use, method, tasks = blocks("docs/own-learner.md")
     assert len(learner.splitlines()) < 40
     page: dict = {"__name__": "page"}
     exec(compile(learner + use, "own-learner.md", "exec"), page)
@@ -322,13 +280,13 @@ def test_the_learner_of_the_docs_keeps_the_contract_and_trains_from_the_command_
         if name.startswith("test_"):
             check("page", tmp_path / "saved") if "tmp_path" in inspect.signature(check).parameters else check("page")
 
-    (tmp_path / "cosine.py").write_text(learner + recipe)
+    (tmp_path / "cosine.py").write_text(learner + method + tasks)
     small = ["--meta-steps", "5", "--meta-batch", "2", "--test-tasks", "10", "--out", "run", "--json"]
-    main(["train", "cosine.py:DigitsCosine", *small])
-    main(["evaluate", "run", "--recipe", "cosine.py:DigitsCosine", "--tasks", "10", "--json"])
+    main(["train", "cosine.py:Digits+cosine.py:CosineMethod", *small])
+    main(["evaluate", "run", "--recipe", "cosine.py:Digits+cosine.py:CosineMethod", "--tasks", "10", "--json"])
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert last["status"] == "ok" and last["recipe"] == "digits-cosine" and last["n"] == 10
-    with pytest.raises(ConfigError, match=r"has no recipe 'Wrong'; it has DigitsCosine"):
+    assert last["status"] == "ok" and last["recipe"] == "Digits-CosineMethod" and last["n"] == 10
+    with pytest.raises(ConfigError, match=r"has no 'Wrong'; it has CosineMethod, Digits"):
         named("cosine.py:Wrong")
     with pytest.raises(ConfigError, match="cannot be loaded"):
         named("nowhere.py:Wrong")

@@ -41,10 +41,10 @@ def train(folder, recipe, *words):
 def runs(tmp_path_factory):
     base = tmp_path_factory.mktemp("runs")
     for seed in ("0", "1"):
-        train(base / f"sine{seed}", "sinusoid-maml", "--hidden", "8", "--seed", seed)
-    train(base / "slow", "sinusoid-maml", "--hidden", "8", "--inner-rate", "0.001")
+        train(base / f"sine{seed}", "sinusoid-maml", "--hidden-size", "8", "--seed", seed)
+    train(base / "slow", "sinusoid-maml", "--hidden-size", "8", "--inner-rate", "0.001")
     train(base / "bandit", "bandit-rl2", "--minibatches", "2", "--size", "8", "--pulls", "4")
-    train(base / "navigation", "navigation-maml", "--trajectories", "3", "--hidden", "8")
+    train(base / "navigation", "navigation-maml", "--trajectories", "3", "--hidden-size", "8")
     return base
 
 
@@ -280,7 +280,7 @@ def test_runs_are_not_compared_where_tasks_or_metrics_differ(runs, tmp_path):
     main(["evaluate", str(fewer), "--tasks", "6", "--quiet"])
     [pair] = differences(groups([sine, Run.read(fewer)]))
     assert pair.n == 6 and not pair.refused  # the first six of ten are the same
-    other = train(tmp_path / "other", "sinusoid-maml", "--hidden", "8", "--shots", "4")
+    other = train(tmp_path / "other", "sinusoid-maml", "--hidden-size", "8", "--shots", "4")
     both = [sine, Run.read(other)]
     assert refusal(*both) == "their held-out tasks are not the same"
     assert "not compared: their held-out tasks are not the same" in page_of(both)
@@ -384,7 +384,7 @@ def test_each_metric_has_a_table(runs):
 
 
 def test_a_run_composed_in_python_is_tested_reported_and_never_sent_to_a_command(runs, tmp_path):
-    experiment = configure("sinusoid-maml", {"hidden": 8}).build()
+    experiment = configure("sinusoid-maml", {"hidden_size": 8}).build()
     assert isinstance(experiment.learner, Gradient)
     result = quickstudy.train(
         experiment.learner, FewShot(), experiment.meta_optimizer, experiment.tasks,
@@ -408,9 +408,9 @@ def test_the_command_makes_the_run_again(runs):
     about = json.loads((runs / "sine0" / "run.json").read_text())
     words = commands(about).split()
     assert words[:3] == ["quickstudy", "train", "sinusoid-maml"]
-    assert "--meta-steps 6" in commands(about) and "--hidden 8" in commands(about)
+    assert "--meta-steps 6" in commands(about) and "--hidden-size 8" in commands(about)
     assert "--shots" not in commands(about) and "--devices" not in commands(about)
-    assert configure("sinusoid-maml", about["config"]).hidden == 8
+    assert configure("sinusoid-maml", about["config"]).tasks.hidden_size == 8
 
 
 def test_the_commands_make_a_run_again_that_went_on_longer(runs, tmp_path):

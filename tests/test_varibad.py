@@ -18,7 +18,7 @@ from quickstudy.nn.cells import GRU
 from quickstudy.nn.models import MLP, Chain
 from quickstudy.objectives.trial import Trial
 from quickstudy.parameters import combine, partition
-from quickstudy.recipes import get
+from quickstudy.recipes import recipe_of
 from quickstudy.report.drawings import tasks as task_pictures
 from quickstudy.report.traces import goals, grid_beliefs
 from quickstudy.rl import losses
@@ -215,7 +215,7 @@ def test_what_is_drawn_is_where_the_goal_is_believed_to_be():
     assert [text.get_text() for text in figure.axes[0].texts] == ["after 0", "after 4"]
 
 
-@pytest.mark.parametrize("wrong", [{"latent": 0}, {"foretelling": -1.0}, {"episodes": 0}])
+@pytest.mark.parametrize("wrong", [{"latent": 0}, {"reconstruction": -1.0}, {"episodes": 0}])
 def test_the_recipe_says_what_is_wrong(wrong):
-    assert not get("grid-varibad")().errors()
-    assert next(iter(wrong)) in " ".join(get("grid-varibad")(**wrong).errors())
+    assert not recipe_of("grid-varibad").errors()
+    assert next(iter(wrong)) in " ".join(recipe_of("grid-varibad").changed(**wrong).errors())

@@ -128,12 +128,17 @@ class Contextual(eqx.Module):
 
 
 class CategoricalPolicy(eqx.Module):
-    """A policy over as many actions as the network has outputs."""
+    """A policy over as many actions as the network has outputs. With `critic` its last output is the value of what is
+    seen."""
 
     net: Callable
+    critic: bool = eqx.field(static=True, default=False)
 
     def __call__(self, x: Float[Array, "inputs"]) -> Output:
-        return Output(policy=Categorical(self.net(x)))
+        said = self.net(x)
+        if self.critic:
+            return Output(policy=Categorical(said[:-1]), value=said[-1])
+        return Output(policy=Categorical(said))
 
 
 class GaussianPolicy(eqx.Module):

@@ -8,7 +8,7 @@ import os
 import time
 from typing import Any
 
-from quickstudy.config import ConfigError, Training
+from quickstudy.config import ConfigError, Training, errors_in
 from quickstudy.core import HeldOut, Learner, MetaOptimizer, Objective, TaskDistribution
 from quickstudy.display.events import Listener, Plain, waiting
 from quickstudy.evaluate.config import EvaluationConfig
@@ -97,7 +97,7 @@ def train(
     config, about = config or Training(), about or {"recipe": None}
     check_kinds(learner, objective, meta_optimizer, tasks)
     stages = stages_of(curriculum, objective, config)
-    if wrong := config.errors():
+    if wrong := errors_in(config):
         raise ConfigError(wrong)
     learned = meta_parameters(learner)
     if config.meta_steps and not learned:
@@ -106,7 +106,7 @@ def train(
     splits = tasks.split()
     loop = Loop(learner, meta_optimizer, splits.train, stages, config)
     config = loop.config
-    about = {**about, "config": dataclasses.asdict(config)}
+    about = {**about, "config": {**about.get("config", {}), **dataclasses.asdict(config)}}
     evaluation = evaluation or EvaluationConfig(objective)
     listener = listener or Plain()
     use_compilation_cache()
