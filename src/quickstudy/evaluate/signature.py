@@ -1,7 +1,6 @@
 """Numbers that tell tasks apart, so that two tests are paired where their tasks are the same, and nowhere else."""
 
 import math
-from typing import Any
 
 import jax
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 MOST = 4096  # numbers read of an array of a task: more would take long of images
 
 
-def signatures(tasks: PyTree[Any, "tasks"]) -> Float[NDArray, "tasks"]:
+def signatures(tasks: PyTree) -> Float[NDArray, "tasks"]:
     """A random projection of the numbers of each task. Equal up to rounding where tasks are, on whatever device they
     were drawn; two that differ have other values almost surely."""
     leaves = jax.tree.leaves(tasks)
