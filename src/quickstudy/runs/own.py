@@ -3,11 +3,12 @@
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from quickstudy.runs.errors import refused
 from quickstudy.runs.files import read_regular, sha256
-from quickstudy.runs.schema import Run
 
 MOST = 2**24  # bytes of a recipe's file
 
@@ -31,9 +32,9 @@ def digest_of(reference: str) -> str | None:
     return sha256(read_regular(where, MOST, "name the file of the recipe"))
 
 
-def recipe_of(run: Run, folder: str | os.PathLike, given: str | None = None) -> str:
-    """The recipe to build for this run: the one that run.json names if it is quickstudy's own, else the one that the
-    person has `given`, if it is the same. Nothing is imported.
+def recipe_of(run: Mapping[str, Any], folder: str | os.PathLike, given: str | None = None) -> str:
+    """The recipe to build for a run, of which `schema.Run` is the type: the one that run.json names if it is
+    quickstudy's own, else the one that the person has `given`, if it is the same. Nothing is imported.
 
     Raises CheckpointRefused, with the mend, ValueError where no recipe made the run, and FileNotFoundError where the
     file that was given is not there.
