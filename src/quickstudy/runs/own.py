@@ -4,11 +4,12 @@ when a person names it in the very command, and only if it is what made the run.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from quickstudy.runs.errors import refused
 from quickstudy.runs.files import read_regular, sha256
-from quickstudy.runs.schema import Run
 
 MOST = 2**24  # bytes of a recipe's file
 
@@ -37,9 +38,9 @@ def _file(part: str) -> tuple[str, str]:
     return (where, name) if where.endswith(".py") else ("", part)
 
 
-def recipe_of(run: Run, folder: str | os.PathLike, given: str | None = None) -> str:
-    """The recipe to build for this run: the one that run.json names if it is quickstudy's own, else the one that the
-    person has `given`, if it is the same. Nothing is imported.
+def recipe_of(run: Mapping[str, Any], folder: str | os.PathLike, given: str | None = None) -> str:
+    """The recipe to build for a run, of which `schema.Run` is the type: the one that run.json names if it is
+    quickstudy's own, else the one that the person has `given`, if it is the same. Nothing is imported.
 
     Raises CheckpointRefused, with the mend, ValueError where no recipe made the run, and FileNotFoundError where the
     file that was given is not there.

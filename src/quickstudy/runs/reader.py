@@ -57,21 +57,22 @@ def _checked(path: Path, kind: Any, value: Any, mend: str) -> Any:
 
 def read_run(folder: str | os.PathLike) -> schema.Run:
     """run.json. Raises FileNotFoundError where the folder is none of a run."""
-    path = Path(folder, "run.json")
-    mend = "restore it from a copy of the folder"
+    path, mend = Path(folder, "run.json"), "restore it from a copy of the folder"
     try:
-        data = read_regular(path, SMALL, mend)
+        return cast(schema.Run, read_json(path, schema.Run, mend))
     except FileNotFoundError:
         raise FileNotFoundError(f"{os.fspath(folder)} is not a run folder: it has no run.json") from None
-    value = _parsed(path, data, mend)
-    if isinstance(value, dict) and isinstance(value.get("config"), dict):
+    except CheckpointRefused:
+        value = _parsed(path, read_regular(path, SMALL, mend), mend)
+        if not isinstance(value, dict) or not isinstance(value.get("config"), dict):
+            raise
         if value.get("format", 1) != schema.FORMAT:
             fingerprint = value.get("fingerprint")
             by = value.get("quickstudy") or (fingerprint.get("quickstudy") if isinstance(fingerprint, dict) else None)
             made = f"quickstudy {by:.30}" if isinstance(by, str) else "another version of quickstudy"
-            raise refused(path, f"is not of format {schema.FORMAT}", f"use the version that made it: {made}")
-        mend = _as_saved(Path(folder), value["config"]) or mend
-    return cast(schema.Run, read_json(path, schema.Run, mend))
+            what, mend = f"is not of format {schema.FORMAT}", f"use the version that made it: {made}"
+            raise refused(path, what, mend) from None
+        return cast(schema.Run, read_json(path, schema.Run, _as_saved(Path(folder), value["config"]) or mend))
 
 
 def _as_saved(folder: Path, config: dict[str, Any]) -> str:

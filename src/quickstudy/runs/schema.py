@@ -6,6 +6,7 @@ allowed if it is of the type that `REST` has for it, by default any `Value`.
 """
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -314,16 +315,23 @@ def _check_any(kinds: tuple, value: Any, where: str) -> None:
 def _check_fields(kind: Any, value: Any, where: str) -> None:
     _must(isinstance(value, dict), f"{where or 'it'} ", "an object", value)
     dot = f"{where}." if where else ""
-    fields = typing.get_type_hints(kind, include_extras=True)
+    fields = _fields(kind)
     for name, inner in fields.items():
         if name in value:
-            inner = typing.get_args(inner)[0] if typing.get_origin(inner) is NotRequired else inner
             check(inner, value[name], f"{dot}{name}")
         elif name in kind.__required_keys__:
             raise ValueError(f"{dot}{name} is missing")
     rest = REST.get(kind, Value)
     for name in sorted(value.keys() - fields.keys()):
         check(rest, value[name], f"{dot}{name}")
+
+
+@functools.cache
+def _fields(kind: Any) -> dict[str, Any]:
+    """The types of a TypedDict's fields, whether they have to be there or not."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    bare = lambda hint: typing.get_args(hint)[0] if typing.get_origin(hint) is NotRequired else hint
+    return {name: bare(hint) for name, hint in hints.items()}
 
 
 def _must(holds: bool, at: str, what: str, value: Any) -> None:
