@@ -19,7 +19,14 @@ from pathlib import Path
 
 STEPS, LOG, SAVE = 4000, 20, 200
 RECIPE = dict(
-    meta_batch=26, devices=2, cores=2, meta_steps=STEPS, log_every=LOG, save_every=SAVE, validate_every=-1, hidden=16
+    meta_batch=26,
+    devices=2,
+    cores=2,
+    meta_steps=STEPS,
+    log_every=LOG,
+    save_every=SAVE,
+    validate_every=-1,
+    hidden_size=16,
 )
 
 

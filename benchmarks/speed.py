@@ -265,10 +265,10 @@ def main() -> None:
     if options.child and options.child != "ours":
         return peer_sinusoid(options.child)
     from quickstudy.parallel.mesh import use_cores
-    from quickstudy.recipes import get
+    from quickstudy.recipes import recipe_of
 
     # As the command line has it: a core for sinusoids beside their peers, all of them for the rest.
-    use_cores(0, get("sinusoid-maml").cores if options.child else 0)
+    use_cores(0, recipe_of("sinusoid-maml").training.cores if options.child else 0)
     if options.child:
         return ours_sinusoid()
     if options.what is None:

@@ -30,7 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 # As their train_meta_task.py has it, where a core can: it runs 8,192 rooms in 16 minibatches, lives of 4,096 steps.
-XLAND = {"rooms": 256, "trial_length": 64, "bptt_length": 32, "minibatches": 4, "epochs": 1, "hidden": 64}
+XLAND = {"rooms": 256, "trial_length": 64, "bptt_length": 32, "minibatches": 4, "epochs": 1, "head_size": 64}
 PPO = {"num_envs": 4, "segment": 128, "epochs": 4, "minibatches": 4, "updates": 400}
 STEPS = PPO["updates"] * PPO["num_envs"] * PPO["segment"]
 
@@ -78,12 +78,12 @@ def ours_xland(folder: Path, peer: Path) -> None:
     experiment = quickstudy.recipe(
         "xland-rl2", meta_batch=n["rooms"], trial_length=n["trial_length"], bptt_length=n["bptt_length"],
         minibatches=n["minibatches"],
-        epochs=n["epochs"], hidden=n["hidden"], size=64, log_every=windows,
+        epochs=n["epochs"], head_size=n["head_size"], memory_size=64, log_every=windows,
     )  # fmt: skip
     rulesets = experiment.tasks.split().train.rulesets
     np.savez(folder / "rulesets.npz", goals=rulesets.goal, rules=rulesets.rules, init_tiles=rulesets.init_tiles)
     parts = experiment.learner, experiment.meta_optimizer, experiment.tasks.split().train
-    loop = Loop(*parts, [(10**9, experiment.objective)], experiment.recipe)
+    loop = Loop(*parts, [(10**9, experiment.objective)], experiment.recipe.training)
     began = clocks()
     progress = loop.begin()
     program = loop.program(0, progress)
@@ -117,7 +117,7 @@ def peer_xland(folder: Path, peer: Path) -> None:
     config = theirs.TrainConfig(
         num_envs=n["rooms"], num_steps_per_env=n["trial_length"], num_steps_per_update=n["bptt_length"],
         num_minibatches=n["minibatches"], update_epochs=n["epochs"], total_timesteps=n["rooms"] * n["trial_length"],
-        rnn_hidden_dim=64, head_hidden_dim=n["hidden"], eval_num_envs=1, eval_num_episodes=1,
+        rnn_hidden_dim=64, head_hidden_dim=n["head_size"], eval_num_envs=1, eval_num_episodes=1,
     )  # fmt: skip
     began = clocks()
     rng, environment, settings, benchmark, hidden, state = theirs.make_states(config)
@@ -132,17 +132,18 @@ def ours_ppo(folder: Path, peer: Path) -> None:
     import jax
 
     import quickstudy
+    from quickstudy.core import ObjectiveMemory
 
     n = PPO
     experiment = quickstudy.recipe(
-        "cartpole-ppo", steps=STEPS, num_envs=n["num_envs"], segment=n["segment"], epochs=n["epochs"],
+        "cartpole-ppo", steps=STEPS, num_envs=n["num_envs"], segment_length=n["segment"], epochs=n["epochs"],
         minibatches=n["minibatches"],
     )  # fmt: skip
     key, life = jax.random.key(0), experiment.objective
-    task = experiment.tasks.sample(1, key=key)
+    task = experiment.tasks.batch(jax.random.split(key, 1))
 
     def live(learner, task):
-        batch, _ = life.collect(learner, (), task, key=key)
+        batch, _ = life.collect(learner, ObjectiveMemory(), task, keys=jax.random.split(key, 1))
         return life.score(batch), life.curve(batch)
 
     began = clocks()

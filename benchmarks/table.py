@@ -2,7 +2,8 @@
 
 import sys
 
-from quickstudy.report.page import Run, command
+from quickstudy.report.again import commands
+from quickstudy.report.reading import Run
 
 
 def main() -> None:
@@ -14,8 +15,11 @@ def main() -> None:
         minutes = sum(line["seconds"] for line in run.timing) / 60
         show = lambda mean, ci: f"{mean:.4g} [{ci[0]:.4g}, {ci[1]:.4g}]"
         curve = " | ".join(show(p["mean"], p["ci"]) for p in evaluation["curve"] if len(evaluation["curve"]) < 7)
-        print(f"| {run.recipe} | {run.seed} | {curve or show(evaluation['score'], evaluation['ci'])} ", end="")
-        print(f"| {evaluation['n']:,} | {run.metrics[-1]['step']:,} | {minutes:.1f} | `{command(run.about)}` |")
+        print(
+            f"| {run.recipe} | {run.config.get('seed', '?')} | {curve or show(evaluation['score'], evaluation['ci'])} ",
+            end="",
+        )
+        print(f"| {evaluation['n']:,} | {run.metrics[-1]['step']:,} | {minutes:.1f} | `{commands(run.about)}` |")
         for name, baseline in evaluation["baselines"].items():
             points = baseline["curve"] or []
             along = " | ".join(show(p["mean"], p["ci"]) for p in points) if 0 < len(points) < 7 else ""

@@ -1,5 +1,8 @@
 """Shapes and types are checked while the tests run; compilations are kept between runs."""
 
+import contextlib
+import ctypes
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -22,14 +25,23 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.devices()  # JAX starts with the devices it has here, whichever test comes first
 
 
+MOST_BYTES, MOST_MAPPINGS = 1_200_000_000, 30_000  # of a worker, before it drops its compiled programs
+
+
 @pytest.fixture(autouse=True)
-def mappings():
-    """Every compiled program keeps some mappings of memory, of which Linux allows a process 65,530: one more and it
-    dies of a segmentation fault, so programs are dropped in time."""
+def programs_are_dropped():
+    """Compiled programs stay in memory, several GB of a worker in the end; and each keeps mappings of memory, of which
+    Linux allows a process 65,530: one more and it dies of a segmentation fault."""
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+    statm, maps = Path("/proc/self/statm"), Path("/proc/self/maps")
+    if not statm.exists():
+        return
+    resident = int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if resident > MOST_BYTES or maps.read_bytes().count(b"\n") > MOST_MAPPINGS:
         jax.clear_caches()
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system, with glibc
 
 
 @pytest.fixture

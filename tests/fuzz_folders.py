@@ -29,7 +29,7 @@ import quickstudy
 from quickstudy.cli import commands
 from quickstudy.config import ConfigError
 from quickstudy.core import Incompatible
-from quickstudy.recipes.sinusoid import SinusoidMAML
+from quickstudy.recipes import Recipe, configure
 from quickstudy.report import style
 from quickstudy.report.page import report
 from quickstudy.runs import CheckpointRefused, FolderInUse, RunFolder, StorageFailed, digest
@@ -71,9 +71,12 @@ class Harness:
         self.base, self.run, self.pwned = base, base / "run", base / "pwned"
         with contextlib.redirect_stdout(None):
             commands.train(
-                SinusoidMAML(
-                    meta_steps=6, meta_batch=2, hidden=4, test_tasks=6, log_every=1, save_every=2, validate_every=3,
-                    devices=1,
+                configure(
+                    "sinusoid-maml",
+                    {
+                        "meta_steps": 6, "meta_batch": 2, "hidden_size": 4, "test_tasks": 6, "log_every": 1,
+                        "save_every": 2, "validate_every": 3, "devices": 1,
+                    },
                 ),
                 self.run, commands.Output(quiet=True), commands.Writers(),
             )  # fmt: skip
@@ -370,7 +373,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 def quick() -> Iterator[None]:
     """Learners are built once for each configuration, nothing is tested again, and no picture is made."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_replaced(SinusoidMAML, "build", functools.cache(SinusoidMAML.build)))
+        stack.enter_context(_replaced(Recipe, "build", functools.cache(Recipe.build)))
         stack.enter_context(_replaced(commands, "test", lambda *_, **__: None))
         stack.enter_context(_replaced(style, "to_png", lambda figure: b""))
         yield

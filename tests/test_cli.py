@@ -14,7 +14,7 @@ from quickstudy.cli.main import main
 from quickstudy.runs import StorageFailed
 from quickstudy.runs.reader import signed
 
-SMALL = ["--meta-steps", "20", "--meta-batch", "4", "--test-tasks", "20", "--hidden", "8"]
+SMALL = ["--meta-steps", "20", "--meta-batch", "4", "--test-tasks", "20", "--hidden-size", "8"]
 
 
 NO_JAX = "import sys; from quickstudy.cli.main import main; main({}); sys.exit('jax' in sys.modules)"
@@ -150,7 +150,11 @@ def test_a_test_under_another_setting_leaves_the_runs_own_alone(trained, capsys)
     written = json.loads((trained / "evaluation-shots=3-inner_rate=0.02.json").read_text())
     assert written["score"] == last["score"] != json.loads(before)["score"]
     assert (trained / "evaluation.json").read_bytes() == before
-    for word, message in (("shots", "takes name=value"), ("shotz=3", "did you mean 'shots'"), ("hidden=9", "another")):
+    for word, message in (
+        ("shots", "takes name=value"),
+        ("shotz=3", "did you mean 'shots'"),
+        ("hidden_size=9", "another"),
+    ):
         code, out, err = call(capsys, "evaluate", trained, "--other", word)
         assert code in (2, 4) and message in out + err and "Traceback" not in out + err
 
@@ -315,7 +319,7 @@ def test_a_learner_is_not_saved_over_a_run(trained):
     from quickstudy.runs import RunFolder
 
     steps = RunFolder(trained).steps()
-    result = quickstudy.recipe("sinusoid-maml", meta_steps=2, meta_batch=4, hidden=8, test_tasks=20).train()
+    result = quickstudy.recipe("sinusoid-maml", meta_steps=2, meta_batch=4, hidden_size=8, test_tasks=20).train()
     with pytest.raises(ConfigError, match="holds a run"):
         result.save(trained)
     assert RunFolder(trained).steps() == steps

@@ -1,6 +1,7 @@
 """Policy gradients, DQN and DDPG as inner loops: their updates against ones worked out by hand."""
 
 import dataclasses
+import itertools
 
 import equinox as eqx
 import jax
@@ -9,9 +10,11 @@ import numpy as np
 import optax
 import pytest
 
+from per_task import BLANK, per_task
 from quickstudy.core import Incompatible
 from quickstudy.data.batches import Output, Transition
 from quickstudy.data.ring import Ring
+from quickstudy.learners.gradient.learned_updates import LSTMOptimizer
 from quickstudy.learners.gradient.updates import SGD, Scaled
 from quickstudy.learners.initialisation import RandomInit
 from quickstudy.learners.inner_rl.actor_critic import actor_critic
@@ -99,7 +102,7 @@ def test_ppo_does_not_follow_a_policy_beyond_the_clip():
     for clip in (1e-6, 1e3):
         learner = ppo(actor_and_critic(), SGD(0.3), clip=clip, **options)
         state = learner.init(key=K[0])
-        judged = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), learner.judge(state, t))
+        judged = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), learner.batch(state, t))
         moved = learner.adapt(state, t, key=K[1]).weights
         log_prob = jax.vmap(lambda o, a, m=learner, w=moved: m._network(w)(o).policy.log_prob(a))
         ratio = jnp.exp(log_prob(judged.transition.observation, judged.transition.action) - judged.log_prob)
@@ -114,11 +117,11 @@ def test_advantages_bootstrap_from_what_was_cut_and_not_from_what_ended():
 
     t = segment()
     learner = actor_critic(Knows(), SGD(0.1), discount=0.5, gae_lambda=0.0)
-    judged = learner.judge(learner.init(key=K[0]), t)
+    judged = learner.batch(learner.init(key=K[0]), t)
     value, following = 10 + t.observation[..., 0], 10 + t.next_observation[..., 0]
-    np.testing.assert_allclose(judged.target, t.reward + 0.5 * following, rtol=1e-5)
+    np.testing.assert_allclose(judged.value_target, t.reward + 0.5 * following, rtol=1e-5)
     ended = dataclasses.replace(t, terminated=jnp.ones_like(t.terminated))
-    np.testing.assert_allclose(learner.judge(learner.init(key=K[0]), ended).advantage, t.reward - value, rtol=1e-4)
+    np.testing.assert_allclose(learner.batch(learner.init(key=K[0]), ended).advantage, t.reward - value, rtol=1e-4)
 
 
 def one_hot_walk(rows):
@@ -216,13 +219,28 @@ def test_td3_takes_the_steps_worked_out_by_hand():
     np.testing.assert_allclose(twice.target.actor.weight, halfway, rtol=1e-5)
 
 
+@pytest.mark.parametrize("update", [Scaled(0.1), LSTMOptimizer(4, key=K[0])])
+def test_between_its_steps_the_actor_and_its_optimiser_stand_still(update):
+    """Whatever the optimiser's memory looks like: by weight, or in one flat array for all of them."""
+    t = Transition(jnp.ones((1, 2)), jnp.ones((1, 1)), jnp.ones(1), *jnp.zeros((3, 1), bool), jnp.full((1, 2), 0.5))
+    start = ActorAndCritics(Linear(jnp.array([[0.4, -0.3]])), [Linear(jnp.array([[0.2, 0.1, 0.5]]))])
+    learner = DDPG(start, update, 2, capacity=2, learning_starts=1, batch=2, policy_delay=3)
+    states = [learner.init(key=K[0])]
+    for _ in range(6):
+        states.append(eqx.filter_jit(learner.adapt)(states[-1], t, key=K[1]))
+    same = lambda a, b: all((x == y).all() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+    actors = [(state.weights.actor, state.memory[1]) for state in states]
+    assert [same(a, b) for a, b in itertools.pairwise(actors)] == [True, True, False, True, True, False]
+    assert not any(same(a.memory[0], b.memory[0]) for a, b in itertools.pairwise(states))
+
+
 def test_a_ring_forgets_the_oldest():
     ring = Ring.empty(jnp.zeros((), int), 3)
     assert not ring.known.any()
     ring = ring.push(jnp.arange(1, 3)).push(jnp.arange(3, 5))
     np.testing.assert_array_equal(ring.items, [4, 2, 3])
     assert ring.known.all()
-    assert set(np.asarray(ring.sample(50, key=K[0])).tolist()) == {2, 3, 4}
+    assert set(np.asarray(ring.batch(jax.random.split(K[0], 50))).tolist()) == {2, 3, 4}
     with pytest.raises(ValueError, match="do not fit"):
         ring.push(jnp.arange(4))
     with pytest.raises(ValueError, match="capacity"):
@@ -340,13 +358,13 @@ def test_the_return_per_episode_counts_episodes_that_ended():
         curve_interval=4,
         per_episode=True,
     )
-    batch, _ = trial.collect(learner, (), jnp.array([True, False]), key=K[0])
+    batch, _ = trial.collect(learner, BLANK, jnp.array([True, False]), keys=per_task(jnp.array([True, False]), K[0]))
     assert trial.metric == "return per episode"
     np.testing.assert_allclose(trial.score(batch), [3, 12])  # of what never ends, all there is
     np.testing.assert_allclose(trial.curve(batch), [[3, 3, 3], [4, 8, 12]])
 
 
-@pytest.mark.parametrize("values", [{"segment": 0}, {"steps": 100}, {"rate": 0.0}])
+@pytest.mark.parametrize("values", [{"segment_length": 0}, {"steps": 100}, {"rate": 0.0}])
 def test_recipes_say_what_is_wrong(values):
     with pytest.raises(ValueError, match=next(iter(values))):
         configure("cartpole-ppo", values)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from per_task import BLANK, per_task
 from quickstudy.baselines import bandits
 from quickstudy.baselines.goal_grids import BestExplorer, GoalSampling, best_path, towards
 from quickstudy.baselines.structured_bandits import TargetSearch
@@ -23,8 +24,9 @@ from quickstudy.nn.linear_recurrence import LinearRecurrence
 from quickstudy.objectives.trial import Trial
 from quickstudy.parallel.axes import over_axes
 from quickstudy.parameters import Bounded
-from quickstudy.recipes import get
-from quickstudy.report import behaviour, figures
+from quickstudy.recipes import recipe_of
+from quickstudy.report import behaviour
+from quickstudy.report.drawings import behaviour as pictures
 from quickstudy.rl.exploration import explore, shortest
 from quickstudy.tasks.corners import CORNERS, Corners, best_return
 from quickstudy.tasks.mazes import MOVES, GoalGrids, Maze
@@ -40,7 +42,7 @@ def live(learner, tasks, drawn, trial_length, curve_interval=1):
     trial = Trial(
         tasks.environment, trial_length=trial_length, baseline="none", normalise=False, curve_interval=curve_interval
     )
-    lived = jax.jit(lambda drawn, key: trial.collect(learner, (), drawn, key=key)[0])(drawn, K[0])
+    lived = jax.jit(lambda drawn, key: trial.collect(learner, BLANK, drawn, keys=per_task(drawn, key))[0])(drawn, K[0])
     return lived, np.asarray(trial.curve(lived))
 
 
@@ -97,7 +99,7 @@ def test_the_best_explorer_is_that_of_brute_force(then):
 
 
 def every_goal(tasks):
-    like = jax.tree.map(lambda x: x[0], tasks.sample(1, key=K[0]))
+    like = jax.tree.map(lambda x: x[0], tasks.batch(jax.random.split(K[0], 1)))
     return jax.vmap(lambda goal: Maze(like.wall, like.start, goal, like.wind))(tasks.goals)
 
 
@@ -141,9 +143,12 @@ def test_walks_are_shortest_and_posterior_sampling_believes_what_it_saw():
 
 def test_of_opposed_arms_the_greedy_choice_is_the_best():
     tasks = OpposedBandits()
-    drawn = tasks.sample(5000, key=K[1])
+    drawn = tasks.batch(jax.random.split(K[1], 5000))
     np.testing.assert_allclose(drawn.sum(1), 1.0, rtol=1e-6)
-    assert set(np.unique(OpposedBandits(0.75).sample(50, key=K[1]).round(6))) == {np.float32(0.25), np.float32(0.75)}
+    assert set(np.unique(OpposedBandits(0.75).batch(jax.random.split(K[1], 50)).round(6))) == {
+        np.float32(0.25),
+        np.float32(0.75),
+    }
     pulls = 10
 
     def best(won, lost, left):
@@ -166,7 +171,7 @@ def test_of_opposed_arms_the_greedy_choice_is_the_best():
 
 def test_the_informative_arm_is_worth_asking():
     tasks = InformativeBandits()
-    drawn = tasks.sample(500, key=K[2])
+    drawn = tasks.batch(jax.random.split(K[2], 500))
     assert (drawn[:, :-1] == 5).sum(1).tolist() == [1] * 500 and (np.sort(drawn, 1)[:, 1:10] == np.float32(1.1)).all()
     np.testing.assert_allclose(drawn[:, -1], 0.1 * (1 + drawn[:, :-1].argmax(1)), rtol=1e-6)
     asked, curve = live(TargetSearch(), tasks, drawn, 5)
@@ -249,20 +254,20 @@ def test_behaviour_is_measured_of_all_agents_and_drawn():
     ours, theirs = summary["behaviour"], summary["baselines"]["model-free"]["behaviour"]
     assert ours["model effect"][0]["ci"][0] > 0.25 > 0.15 > theirs["model effect"][0]["ci"][1]
     assert theirs["reward effect"][0]["ci"][0] > 0.1 > ours["reward effect"][0]["ci"][1]
-    figure = figures.behaviour({"ours": ours, "model-free": theirs})
+    assert summary["drawings"] == {"behaviour": "stays"}
+    figure = pictures.behaviour("stays", {"ours": ours, "model-free": theirs})
     assert figure is not None and [ax.get_title() for ax in figure.axes] == ["ours", "model-free"]
     heights = [bar.get_height() for bar in figure.axes[0].patches]
     assert heights == pytest.approx([point["mean"] for point in ours["stays"]])
     points = [{"mean": 1.0, "ci": [0.5, 1.5]}, {"mean": 2.0, "ci": [1.5, 2.5]}]
-    assert len(figures.behaviour({"a": {"regret": points}, "b": {"regret": points}}).axes) == 1
+    assert len(pictures.behaviour("regret", {"a": {"regret": points}, "b": {"regret": points}}).axes) == 1
     kinds = dict.fromkeys(("informative arm", "target", "another arm"), points)
-    assert len(figures.behaviour({"a": kinds, "b": kinds}).axes) == 2
-    assert figures.behaviour({}) is None and figures.behaviour({"a": {"unknown": points}}) is None
+    assert len(pictures.behaviour("pulls", {"a": kinds, "b": kinds}).axes) == 2
 
 
 def test_corners_pay_only_close_by_and_the_straight_walk_is_the_optimum():
     tasks = Corners(12)
-    drawn = tasks.sample(64, key=K[3])
+    drawn = tasks.batch(jax.random.split(K[3], 64))
     assert {tuple(goal) for goal in drawn.tolist()} == set(CORNERS)
     environment, goal = tasks.environment, jnp.array(CORNERS[1])
     step = jax.jit(environment.step)
@@ -284,13 +289,13 @@ def test_corners_pay_only_close_by_and_the_straight_walk_is_the_optimum():
         ("correlated-bandit-rl2", {"pulls": 15}),
         ("informative-bandit-rl2", {"pulls": 4}),
         ("two-step-rl2", {"choices": 3}),
-        ("corners-maml", {"episode": 3}),
+        ("corners-maml", {"episode_length": 3}),
         ("corners-es-maml", {"population": 3}),
     ],
 )
 def test_recipes_say_what_is_wrong(name, wrong):
-    assert not get(name)().errors()
-    assert next(iter(wrong)) in " ".join(get(name)(**wrong).errors())
+    assert not recipe_of(name).errors()
+    assert next(iter(wrong)) in " ".join(recipe_of(name).changed(**wrong).errors())
 
 
 def test_a_linear_recurrence_is_gone_through_in_parallel_and_does_not_explode():
@@ -322,6 +327,6 @@ def test_a_stretch_in_which_nothing_was_earned_has_a_gradient():
         jnp.ones((5, 2, 2)), jnp.ones((5, 2, 2)), jnp.zeros((5, 2)), *[jnp.zeros((5, 2), bool)] * 3, jnp.ones((5, 2, 2))
     )
     said = over_axes(policy(), 2)(t.observation)
-    loss = lambda inner: inner.judged(said, t)
+    loss = lambda inner: inner.of_outputs(said, t)
     for leaf in jax.tree.leaves(jax.grad(loss)(PolicyGradient(Bounded(0.9), Bounded(0.9)))):
         assert leaf == 0

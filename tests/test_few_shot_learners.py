@@ -293,11 +293,15 @@ def test_logistic_regression_is_at_its_optimum():
     state = learned_from(learner)
 
     def loss(weight, bias):
-        each = jax.vmap(lambda x, y: cross_entropy(weight @ x + bias, y))(X, Y)
+        each = jax.vmap(lambda x, y: cross_entropy(weight @ (x - state.centre) + bias, y))(X, Y)
         return each.mean() + 0.05 * (weight**2).sum()
 
     for g in jax.grad(loss, (0, 1))(state.weight, state.bias):
         np.testing.assert_allclose(g, 0.0, atol=1e-4)
+
+
+def test_a_logistic_regression_that_did_not_converge_says_so():
+    assert jnp.isnan(learned_from(LogisticRegression(4, 3, capacity=6, penalty=0.1, iterations=1)).weight).all()
 
 
 def test_positive_sharpness_is_learned():

@@ -13,13 +13,13 @@ import pytest
 import small_data
 from quickstudy.data.batches import Labelled
 from quickstudy.parallel.axes import over_axes
-from quickstudy.recipes import get
+from quickstudy.recipes import configure, recipe_of
 from quickstudy.tasks.classes import Classes, check, distinct, from_arrays, moved, pool_of, turn
 from quickstudy.tasks.clinc150 import clinc150
 from quickstudy.tasks.files import DataError
 from quickstudy.tasks.omniglot import omniglot
 
-sample = eqx.filter_jit(lambda tasks, num, key: tasks.sample(num, key=key))
+sample = eqx.filter_jit(lambda tasks, num, key: tasks.batch(jax.random.split(key, num)))
 
 
 def toy(classes=12, each=8, **kw):
@@ -68,8 +68,9 @@ def test_held_out_classes_are_held_out():
 
 def test_classes_of_unlike_sizes_draw_only_their_own_examples():
     y = np.array([0] * 3 + [1] * 7 + [2] * 4 + [3] * 3)
+    y = np.append(y, [4, 4, 4, 5, 5, 5])
     pool = pool_of(100.0 * y[:, None] + np.arange(len(y))[:, None], y)
-    classes = check(Classes(pool, jnp.arange(2), 2, 1, 2, ((0, 1), (2, 3), (2, 3))))
+    classes = check(Classes(pool, jnp.arange(2), 2, 1, 2, ((0, 1), (2, 3), (4, 5))))
     tasks = sample(classes, 100, jax.random.key(0))
     drawn = np.asarray(tasks.query.x).ravel()
     assert set(drawn.tolist()) == {100.0 * y[i] + i for i in range(10)}
@@ -113,7 +114,6 @@ def test_training_images_are_moved_and_warped_about_their_middle_and_others_are_
 def test_a_test_never_moves_what_is_held_out(tmp_path):
     small_data.omniglot(tmp_path, characters=1623)
     from quickstudy.config import ConfigError
-    from quickstudy.recipes import configure
     from quickstudy.runs import RunFolder
     from quickstudy.runs.load import experiment_of
 
@@ -230,12 +230,13 @@ def test_clinc150_holds_out_whole_domains(tmp_path):
 def test_clinc150_maml_begins_by_comparing_with_each_example(tmp_path):
     """From a head of zeros one step says of class k: rate · scale² · x_k · x / ways, beside what all classes have."""
     small_data.clinc150(tmp_path)
-    recipe = get("clinc150-maml")(ways=3, queries=3, dims=64, inner_steps=1, inner_rate=0.5, data=str(tmp_path))
+    small = {"ways": 3, "queries": 3, "dims": 64, "inner_steps": 1, "inner_rate": 0.5, "data": str(tmp_path)}
+    recipe = configure("clinc150-maml", small)
     learner, key = recipe.build().learner, jax.random.key(0)
     x = jax.random.normal(key, (8, 64))
     state = learner.adapt(learner.init(key=key), Labelled(x[:3], jnp.arange(3)), key=key)
     said = over_axes(lambda x: learner.apply(state, x).prediction)(x[3:])
-    alike = 0.5 * recipe.scale**2 * x[3:] @ x[:3].T / 3
+    alike = 0.5 * recipe.tasks.scale**2 * x[3:] @ x[:3].T / 3
     np.testing.assert_allclose(said - said.mean(1, keepdims=True), alike - alike.mean(1, keepdims=True), rtol=1e-3)
 
 
@@ -249,8 +250,9 @@ def test_clinc150_as_published():
 def test_a_recipe_says_what_is_wrong_with_its_tasks(tmp_path):
     small_data.omniglot(tmp_path)
     with pytest.raises(ValueError, match="60-way tasks need at least 60 training classes, and there are 40"):
-        get("omniglot-proto")(ways=20, data=str(tmp_path)).build()
-    assert any("ways must be at least 2" in e for e in get("omniglot-maml")(ways=1).errors())
-    assert any("training_ways must be 0" in e for e in get("omniglot-maml")(training_ways=20).errors())
-    assert len(get("omniglot-meta-lstm")(retain=1.0, inner_rate=1.5, hidden=0).errors()) == 3
-    assert any("future images" in e for e in get("omniglot-mann")(normalise="support").errors())
+        configure("omniglot-proto", {"ways": 20, "data": str(tmp_path)}).build()
+    wrong = lambda name, **values: recipe_of(name).changed(**values).errors()
+    assert any("ways must be at least 2" in e for e in wrong("omniglot-maml", ways=1))
+    assert any("training_ways must be 0" in e for e in wrong("omniglot-maml", training_ways=20))
+    assert len(wrong("omniglot-meta-lstm", retain=1.0, inner_rate=1.5, lstm_size=0)) == 3
+    assert any("future images" in e for e in wrong("omniglot-mann", normalise="support"))

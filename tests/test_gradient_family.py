@@ -9,9 +9,10 @@ import numpy as np
 import optax
 import pytest
 
+from per_task import BLANK, per_task
 from quickstudy.core import Incompatible
 from quickstudy.data.batches import FewShotTask
-from quickstudy.learners.gradient.adjoints import FirstOrder, Implicit, Unrolled
+from quickstudy.learners.gradient.adjoints import FirstOrder, Implicit, Unrolled, conjugate_gradients
 from quickstudy.learners.gradient.inner_losses import PolicyAndValue, PolicyGradient, Supervised
 from quickstudy.learners.gradient.maml import Gradient, minibatches
 from quickstudy.learners.gradient.updates import SGD, Optax, Scaled, clipped, per_weight
@@ -43,7 +44,7 @@ def meta_gradient(learner, tasks, objective=None):
 
     @eqx.filter_jit
     def gradient(learner, tasks):
-        batch, _ = objective.collect(learner, (), tasks, key=K)
+        batch, _ = objective.collect(learner, BLANK, tasks, keys=per_task(tasks, K))
         return mean_gradient(objective, learner, batch)[2]
 
     return gradient(learner, tasks)
@@ -60,7 +61,7 @@ def close(a, b, rtol=1e-5, atol=1e-6):
 
 def test_maml_is_the_two_liner():
     model, plain = small()
-    tasks = Sinusoids(5, 7).sample(4, key=K)
+    tasks = Sinusoids(5, 7).batch(jax.random.split(K, 4))
 
     def by_hand(params):
         adapt = lambda s: jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(mse)(params, s.x, s.y))
@@ -72,7 +73,7 @@ def test_maml_is_the_two_liner():
 
 def test_fomaml_is_the_query_gradient_at_the_adapted_weights():
     model, plain = small()
-    tasks = Sinusoids(5, 7).sample(4, key=K)
+    tasks = Sinusoids(5, 7).batch(jax.random.split(K, 4))
 
     def one(e):
         adapted = jax.tree.map(lambda p, g: p - 0.1 * g, plain, jax.grad(mse)(plain, e.support.x, e.support.y))
@@ -88,7 +89,7 @@ def test_fomaml_is_the_query_gradient_at_the_adapted_weights():
 def test_maml_agrees_with_pytorch():
     torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
     model, plain = small()
-    tasks = Sinusoids(5, 7).sample(3, key=K)
+    tasks = Sinusoids(5, 7).batch(jax.random.split(K, 3))
     params = [torch.tensor(np.asarray(p), dtype=torch.float64, requires_grad=True) for p in jax.tree.leaves(plain)]
     t = lambda x: torch.tensor(np.asarray(x), dtype=torch.float64)
 
@@ -125,9 +126,24 @@ def test_imaml_has_the_closed_form_of_a_quadratic():
     np.testing.assert_allclose(jax.grad(outer)(start), jax.grad(closed)(start), rtol=1e-4)
 
 
+def test_conjugate_gradients_solve_in_as_many_steps_as_there_are_eigenvalues_and_then_stand_still():
+    root = jax.random.normal(K, (6, 6))
+    matrix = root @ root.T + 6 * jnp.eye(6)
+    target = {"a": jnp.arange(4.0), "b": jnp.array([1.0, -1.0])}
+    flat = lambda tree: jnp.concatenate([tree["a"], tree["b"]])
+    product = lambda tree: (lambda y: {"a": y[:4], "b": y[4:]})(matrix @ flat(tree))
+    exact = np.linalg.solve(np.asarray(matrix, float), np.asarray(flat(target), float))
+    np.testing.assert_allclose(flat(conjugate_gradients(product, target, 6)), exact, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(flat(conjugate_gradients(product, target, 60)), exact, rtol=1e-4, atol=1e-6)
+    nothing = jax.tree.map(jnp.zeros_like, target)
+    assert not flat(conjugate_gradients(product, nothing, 5)).any()
+    loop = jax.make_jaxpr(lambda target: conjugate_gradients(product, target, 5))(target)
+    assert "while" not in {equation.primitive.name for equation in loop.eqns}
+
+
 def test_imaml_is_the_regularised_problem_unrolled_to_convergence():
     model, _ = small()
-    e = jax.tree.map(lambda x: x[0], Sinusoids(5, 7).sample(1, key=K))
+    e = jax.tree.map(lambda x: x[0], Sinusoids(5, 7).batch(jax.random.split(K, 1)))
     strength, rate = 2.0, 0.05
     learned, rest = partition(model)
 
@@ -154,7 +170,7 @@ def test_imaml_is_the_regularised_problem_unrolled_to_convergence():
 
 
 def test_meta_sgd_with_equal_rates_is_sgd_and_learns_its_rates():
-    tasks = Sinusoids(5, 7).sample(4, key=K)
+    tasks = Sinusoids(5, 7).batch(jax.random.split(K, 4))
     same, ours = gradient(SGD(0.05)), gradient(per_weight(predictor(), 0.05))
     g_same, g_ours = meta_gradient(same, tasks), meta_gradient(ours, tasks)
     close(jax.tree.leaves(g_ours.start), jax.tree.leaves(g_same.start))
@@ -163,7 +179,7 @@ def test_meta_sgd_with_equal_rates_is_sgd_and_learns_its_rates():
 
 def test_a_step_of_cut_entries_is_the_one_written_by_hand():
     model, plain = small()
-    tasks = Sinusoids(5, 7).sample(4, key=K)
+    tasks = Sinusoids(5, 7).batch(jax.random.split(K, 4))
     gradients = jax.vmap(lambda s: jax.grad(mse)(plain, s.x, s.y))(tasks.support)
     assert 0.1 < np.mean([(abs(g) > 0.2).mean() for g in jax.tree.leaves(gradients)]) < 0.9
 
@@ -259,9 +275,9 @@ def test_what_is_learned_is_what_is_listed():
 
 @pytest.mark.parametrize("chunk", [1, 3, 4])
 def test_any_chunking_of_the_tasks_gives_the_same_gradient(chunk):
-    tasks = Sinusoids(5, 7).sample(8, key=K)
+    tasks = Sinusoids(5, 7).batch(jax.random.split(K, 8))
     learner, objective = gradient(), FewShot()
-    batch, _ = objective.collect(learner, (), tasks, key=K)
+    batch, _ = objective.collect(learner, BLANK, tasks, keys=per_task(tasks, K))
     whole, parts = mean_gradient(objective, learner, batch), mean_gradient(objective, learner, batch, chunk=chunk)
     close(whole[0], parts[0])
     close(whole[2], parts[2])
@@ -279,7 +295,9 @@ def navigation_trial(**changes):
 def test_chunking_gives_the_same_gradient_in_rl():
     tasks, trial = navigation_trial()
     learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
-    batch, _ = eqx.filter_jit(trial.collect)(learner, (), tasks.sample(4, key=K), key=K)
+    batch, _ = eqx.filter_jit(trial.collect)(
+        learner, BLANK, tasks.batch(jax.random.split(K, 4)), keys=jax.random.split(K, 4)
+    )
     whole, parts = (
         eqx.filter_jit(lambda learner, batch, c=chunk: mean_gradient(trial, learner, batch, chunk=c)[2])(learner, batch)
         for chunk in (None, 2)
@@ -331,13 +349,15 @@ def test_e_maml_credits_the_steps_before_adaptation_with_what_came_after():
         baseline="linear", across_episodes=False,
     )  # fmt: skip
     learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
-    batch, _ = eqx.filter_jit(trial.collect)(learner, (), tasks.sample(6, key=K), key=K)
+    batch, _ = eqx.filter_jit(trial.collect)(
+        learner, BLANK, tasks.batch(jax.random.split(K, 6)), keys=jax.random.split(K, 6)
+    )
     earned = trial.score(batch)
-    close(batch.worth, (earned - earned.mean()) / earned.std(), rtol=1e-3)
+    close(batch.standardised_return, (earned - earned.mean()) / earned.std(), rtol=1e-3)
     # Before adaptation the policy is the start itself, so that the term is a score function of the start alone.
     loss, _ = eqx.filter_jit(trial.loss)(learner, batch)
     log_prob = batch.log_prob[:, 0].sum((1, 2))
-    close(loss, -batch.worth * log_prob / (5 * 4), rtol=1e-4, atol=1e-5)
+    close(loss, -batch.standardised_return * log_prob / (5 * 4), rtol=1e-4, atol=1e-5)
 
 
 def test_a_fixed_leaf_is_not_learned_and_not_lost():
@@ -358,7 +378,7 @@ class _Shifted(eqx.Module):
 
 
 def test_episode_is_a_pytree_of_examples():
-    e = Sinusoids(5, 7).sample(2, key=K)
+    e = Sinusoids(5, 7).batch(jax.random.split(K, 2))
     assert isinstance(e, FewShotTask)
     assert e.support.x.shape == (2, 5, 1) and e.query.y.shape == (2, 7, 1)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from per_task import per_task
 from quickstudy.data.batches import Labelled
 from quickstudy.evaluate.config import EvaluationConfig
 from quickstudy.evaluate.run import evaluate
@@ -23,7 +24,7 @@ from quickstudy.nn.measures import accuracy, cross_entropy
 from quickstudy.objectives.online import Online, Streamed
 from quickstudy.parallel.axes import over_axes
 from quickstudy.parameters import meta_parameters
-from quickstudy.recipes.omniglot_memory import OmniglotMANN, OmniglotSNAIL
+from quickstudy.recipes import recipe_of
 from quickstudy.tasks.classes import from_arrays
 
 K = jax.random.key(3)
@@ -297,18 +298,20 @@ def test_the_points_of_the_curve_are_named_by_instance():
 
 
 def test_instances_that_cannot_be_are_refused():
-    tasks = streams().sample(2, key=K)
+    tasks = streams().batch(jax.random.split(K, 2))
     learner = Prototypical(IDENTITY, 3, 2)
     with pytest.raises(ValueError, match="instances=9"):
-        online(instances=9).init(learner, tasks, key=K)
+        online(instances=9).init(learner, tasks, keys=per_task(tasks, K))
     real = dataclasses.replace(tasks, y=tasks.y.astype(float))
     with pytest.raises(ValueError, match="whole-number"):
-        online(instances=2).init(learner, real, key=K)
+        online(instances=2).init(learner, real, keys=per_task(real, K))
 
 
 def test_recipes_say_what_is_wrong_with_them():
-    assert not OmniglotMANN().errors() and not OmniglotSNAIL().errors()
-    wrong = OmniglotMANN(normalise="transductive", heads=0, usage_decay=1.0, training_ways=7).errors()
-    for part in ("transductive", "heads", "usage_decay", "training_ways"):
+    mann, snail = recipe_of("omniglot-mann"), recipe_of("omniglot-snail")
+    assert not mann.errors() and not snail.errors()
+    wrong = mann.changed(normalise="transductive", heads=0, usage_decay=1.0).errors()
+    for part in ("transductive", "heads", "usage_decay"):
         assert any(part in message for message in wrong), part
-    assert any("divide" in message for message in OmniglotSNAIL(heads=3, width=32).errors())
+    assert any("divide" in message for message in snail.changed(heads=3, width=32).errors())
+    assert "training_ways" not in mann.values() and "queries" not in mann.values()  # a stream has neither

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from per_task import BLANK, per_task
 from quickstudy.baselines import bandits
 from quickstudy.config import Training
 from quickstudy.core import Incompatible
@@ -35,16 +36,20 @@ def lived_by_population(evolution, learner, tasks, key=K):
     objective = FewShot()
     candidates = evolution.candidates(learner, evolution.init(learner), key=key)
     learned, rest = partition(candidates)
-    return objective, jax.vmap(lambda w: objective.collect(combine(w, rest), (), tasks, key=K)[0])(learned)
+    return objective, jax.vmap(lambda w: objective.collect(combine(w, rest), BLANK, tasks, keys=per_task(tasks, K))[0])(
+        learned
+    )
 
 
 def test_evolution_points_where_back_propagation_does():
-    learner, tasks = gradient(SGD(0.01)), Sinusoids(5, 10).sample(8, key=K)
+    learner, tasks = gradient(SGD(0.01)), Sinusoids(5, 10).batch(jax.random.split(K, 8))
     evolution = Evolution(optax.sgd(1.0), population=4096, sigma=0.02, floor=1.0, fitness="raw")
     objective, batch = lived_by_population(evolution, learner, tasks)
     improved, _, _ = evolution.update(objective, learner, evolution.init(learner), batch, key=K)
     ours = flat(partition(learner)[0]) - flat(partition(improved)[0])
-    exact = flat(mean_gradient(objective, learner, objective.collect(learner, (), tasks, key=K)[0])[2])
+    exact = flat(
+        mean_gradient(objective, learner, objective.collect(learner, BLANK, tasks, keys=per_task(tasks, K))[0])[2]
+    )
     cosine = ours @ exact / np.linalg.norm(ours) / np.linalg.norm(exact)
     # with m pairs in d dimensions the expected cosine is about 1/√(1 + d/m): 0.97 for d=105, m=2048
     assert cosine > 0.94
@@ -66,7 +71,7 @@ def test_candidates_are_antithetic_scaled_by_leaf_and_leave_fixed_arrays_alone()
 
 
 def test_evolution_is_the_estimate_worked_out_by_hand():
-    learner, tasks = gradient(SGD(0.01)), Sinusoids(5, 10).sample(3, key=K)
+    learner, tasks = gradient(SGD(0.01)), Sinusoids(5, 10).batch(jax.random.split(K, 3))
     evolution = Evolution(optax.sgd(1.0), population=4, sigma=0.1, floor=1.0, fitness="raw")
     objective, batch = lived_by_population(evolution, learner, tasks)
     improved, _, _ = evolution.update(objective, learner, evolution.init(learner), batch, key=K)
@@ -89,7 +94,7 @@ def test_equal_scores_are_no_reason_to_move():
     )
     batch = jax.tree.map(
         lambda x: jnp.broadcast_to(x[:1], x.shape),
-        lived_by_population(evolution, learner, Sinusoids(5, 10).sample(3, key=K))[1],
+        lived_by_population(evolution, learner, Sinusoids(5, 10).batch(jax.random.split(K, 3)))[1],
     )
     improved, _, _ = evolution.update(FewShot(), learner, evolution.init(learner), batch, key=K)
     for old, new in zip(*map(jax.tree.leaves, (partition(learner)[0], partition(improved)[0])), strict=True):
@@ -129,7 +134,7 @@ def test_diverged_tasks_contribute_exactly_zero(where, chunk):
     learner = gradient(SGD(0.05))
     objective = FewShot()
     of_loss, of_gradient = {"loss": ([2, 6], []), "gradient": ([], [0, 5]), "both": ([2], [3])}[where]
-    tasks = Sinusoids(5, 5).sample(7, key=K)
+    tasks = Sinusoids(5, 5).batch(jax.random.split(K, 7))
     if of_gradient:  # where the prediction is the label: the loss is finite, its derivative is not
         objective = FewShot(of_loss=lambda p, y: jnp.sqrt(jnp.abs(p[0] - y[0])) ** 2)
         last = lambda l: (l.start.net.layers[-1].weight, l.start.net.layers[-1].bias)
@@ -137,8 +142,12 @@ def test_diverged_tasks_contribute_exactly_zero(where, chunk):
         tasks = eqx.tree_at(lambda t: t.query.y, tasks, tasks.query.y.at[jnp.array(of_gradient)].set(0.0))
     for task in of_loss:
         tasks = poison(tasks, task)
-    batch, _ = objective.collect(learner, (), tasks, key=K)
-    losses, _, ours, diverged = eqx.filter_jit(lambda l, b: mean_gradient(objective, l, b, chunk=chunk))(learner, batch)
+    batch, _ = objective.collect(learner, BLANK, tasks, keys=per_task(tasks, K))
+    compiled = eqx.filter_jit(lambda l, b, chunk: mean_gradient(objective, l, b, chunk=chunk))
+    first = compiled(learner, batch, chunk)
+    assert first.undecided == (chunk != 1 and bool(of_gradient))
+    losses, _, ours, diverged, undecided = compiled(learner, batch, 1) if first.undecided else first
+    assert not undecided
     assert np.flatnonzero(diverged).tolist() == of_loss + of_gradient
     assert np.flatnonzero(~np.isfinite(losses)).tolist() == of_loss
     good = jax.tree.map(lambda x: x[~diverged], batch)
@@ -147,35 +156,36 @@ def test_diverged_tasks_contribute_exactly_zero(where, chunk):
     np.testing.assert_allclose(losses[~diverged], [one[0][0] for one in alone], rtol=1e-4)
 
 
-def test_many_bad_gradients_are_found_in_bounded_time_and_none_is_kept():
+def test_gradients_that_are_not_finite_are_left_out_and_no_other():
     objective = FewShot(of_loss=lambda p, y: jnp.sqrt(jnp.abs(p[0] - y[0])) ** 2)
     last = lambda l: (l.start.net.layers[-1].weight, l.start.net.layers[-1].bias)
     learner = eqx.tree_at(last, gradient(SGD(0.0)), replace_fn=jnp.zeros_like)
-    tasks = Sinusoids(5, 5).sample(256, key=K)
+    tasks = Sinusoids(5, 5).batch(jax.random.split(K, 256))
     bad = np.arange(256) % 3 == 0
     tasks = eqx.tree_at(lambda t: t.query.y, tasks, jnp.where(bad[:, None, None], 0.0, tasks.query.y))
-    batch, _ = objective.collect(learner, (), tasks, key=K)
-    both = eqx.filter_jit(lambda l, b: mean_gradient(objective, l, b))
-    _, _, ours, diverged = both(learner, batch)
-    assert (diverged[bad]).all() and not diverged[1]  # what is left of the others is left out with them in the end
-    _, _, good, _ = both(learner, jax.tree.map(lambda x: x[~diverged], batch))
-    np.testing.assert_allclose(flat(ours), flat(good) * (~diverged).sum() / 256, rtol=1e-4, atol=1e-6)
+    batch, _ = objective.collect(learner, BLANK, tasks, keys=per_task(tasks, K))
+    together = eqx.filter_jit(lambda l, b: mean_gradient(objective, l, b))
+    assert together(learner, batch).undecided
+    _, _, ours, diverged, undecided = mean_gradient(objective, learner, batch, chunk=1)
+    assert not undecided and (diverged == bad).all()
+    good = together(learner, jax.tree.map(lambda x: x[~bad], batch))
+    np.testing.assert_allclose(flat(ours), flat(good.gradient) * (~bad).sum() / 256, rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
         mean_gradient(objective, learner, batch, chunk=0)
 
 
 def test_where_all_diverge_nothing_moves():
     learner, objective = gradient(), FewShot()
-    tasks = poison(poison(Sinusoids(5, 5).sample(2, key=K), 0), 1)
-    batch, _ = objective.collect(learner, (), tasks, key=K)
-    _, _, ours, diverged = mean_gradient(objective, learner, batch)
+    tasks = poison(poison(Sinusoids(5, 5).batch(jax.random.split(K, 2)), 0), 1)
+    batch, _ = objective.collect(learner, BLANK, tasks, keys=per_task(tasks, K))
+    _, _, ours, diverged, _ = mean_gradient(objective, learner, batch)
     assert diverged.all() and not flat(ours).any()
 
 
 def test_minibatches_and_epochs_take_that_many_steps():
-    learner, tasks = gradient(), Sinusoids(5, 5).sample(8, key=K)
+    learner, tasks = gradient(), Sinusoids(5, 5).batch(jax.random.split(K, 8))
     objective = FewShot()
-    batch, _ = objective.collect(learner, (), tasks, key=K)
+    batch, _ = objective.collect(learner, BLANK, tasks, keys=per_task(tasks, K))
     optimizer = Backprop(optax.sgd(0.0), epochs=3, minibatches=4)
     count = Backprop(optax.adam(0.0), epochs=3, minibatches=4)
     _, memory, metrics = count.update(objective, learner, count.init(learner), batch, key=K)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from per_task import BLANK, per_task
 from quickstudy.config import ConfigError
 from quickstudy.data.batches import Output, Transition
 from quickstudy.evaluate.config import EvaluationConfig
@@ -17,7 +18,8 @@ from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.trial import Trial
 from quickstudy.parameters import meta_parameters
 from quickstudy.recipes import configure
-from quickstudy.report import task_figures, traces
+from quickstudy.report import traces
+from quickstudy.report.drawings import tasks as task_pictures
 from quickstudy.rl import losses
 from quickstudy.tasks.mazes import GoalGrids, Maze, Mazes, expected_steps, shortest
 from quickstudy.tasks.sinusoid import Sinusoids
@@ -147,7 +149,7 @@ def test_more_steps_of_the_ridge_change_nothing():
 
 def test_the_meta_gradient_is_that_of_the_closed_form():
     learner = regressor(Ridge(0.2))
-    tasks = jax.jit(lambda key: Sinusoids(5, 7).sample(4, key=key))(K)
+    tasks = jax.jit(lambda key: Sinusoids(5, 7).batch(jax.random.split(key, 4)))(K)
 
     def by_hand(net):
         def one(e):
@@ -162,7 +164,7 @@ def test_the_meta_gradient_is_that_of_the_closed_form():
 
     @eqx.filter_jit
     def gradient(learner):
-        batch, _ = FewShot().collect(learner, (), tasks, key=K)
+        batch, _ = FewShot().collect(learner, BLANK, tasks, keys=per_task(tasks, K))
         return mean_gradient(FewShot(), learner, batch)[2].net.layers
 
     ours, theirs = gradient(learner), eqx.filter_jit(eqx.filter_grad(by_hand))(learner.net).layers
@@ -199,8 +201,8 @@ def trial():
 
     @jax.jit
     def live(key):
-        task = tasks.sample(1, key=key)
-        lived, _ = objective.collect(learner, (), task, key=key)
+        task = tasks.batch(jax.random.split(key, 1))
+        lived, _ = objective.collect(learner, BLANK, task, keys=per_task(task, key))
         return task, lived, objective.loss(learner, lived)[0]
 
     return learner, objective, *jax.tree.map(lambda x: x[0], live(K))
@@ -210,12 +212,11 @@ def test_the_outer_loss_regresses_the_taken_actions_value_on_what_came_later(tri
     learner, _, _, lived, loss = trial
     t = lived.transition
     q = said(learner, t)[jnp.arange(HORIZON), 0, t.action[:, 0]]
-    # The first episode was cut, and worth beyond that what was said then; the second one ended with the trial.
-    before = jax.tree.map(lambda x: x[:EPISODE], t)
-    before = eqx.tree_at(
-        lambda t: t.observation, before, before.observation.at[-1].set(t.next_observation[EPISODE - 1])
-    )
-    beyond = float(said(learner, before)[-1, 0].max())
+    # The first episode was cut, and worth beyond that what is said when the cut is known; the second one ended with the
+    # trial.
+    until = jax.tree.map(lambda x: x[: EPISODE + 1], t)
+    until = eqx.tree_at(lambda t: t.observation, until, until.observation.at[-1].set(t.next_observation[EPISODE - 1]))
+    beyond = float(said(learner, until)[-1, 0].max())
     target, following = np.zeros(HORIZON), 0.0
     for i in reversed(range(HORIZON)):
         following = beyond if i == EPISODE - 1 else following
@@ -230,14 +231,14 @@ def test_what_is_drawn_adds_up_to_q(trial):
     np.testing.assert_allclose(drawn["knowledge"] + drawn["inner"], q, rtol=1e-5, atol=1e-6)
     assert drawn["inner"][0] == 0 and np.abs(drawn["inner"][1:]).min() > 0
     five = {name: np.stack([part] * 5) for name, part in drawn.items()}
-    figure = task_figures.tasks({**five, "task": np.arange(5), "value": np.ones(5)}, "return")
+    figure = task_pictures.tasks(traces.transfer.kind, {**five, "task": np.arange(5), "value": np.ones(5)}, "return")
     lines = figure.axes[0].get_lines()
     np.testing.assert_allclose(lines[0].get_ydata(), drawn["knowledge"], rtol=1e-6)
     np.testing.assert_allclose(lines[1].get_ydata(), drawn["inner"], rtol=1e-6)
 
 
 def test_steps_to_the_goal_without_wind_are_the_shortest_and_in_a_corridor_a_geometric_series():
-    drawn = jax.jit(lambda key: Mazes(5, 0.25, layout=3).sample(4, key=key))(K)
+    drawn = jax.jit(lambda key: Mazes(5, 0.25, layout=3).batch(jax.random.split(key, 4)))(K)
     np.testing.assert_allclose(jax.jit(expected_steps)(drawn), jax.jit(shortest)(drawn), rtol=1e-3)
     wall = jnp.zeros((2, 2), bool).at[1].set(True)
     corridor = Maze(wall, jnp.zeros((), int), jnp.ones((), int), jnp.array([0.0, 0.0, 0.4, 0.0]))
@@ -247,8 +248,16 @@ def test_steps_to_the_goal_without_wind_are_the_shortest_and_in_a_corridor_a_geo
 
 def test_recipes_say_what_is_wrong_with_them():
     for name, values, match in (
-        ("sinusoid-mktn", {"size": 0, "inner_rate": 0.0}, "size must be at least 1, got 0\ninner_rate must be above 0"),
-        ("maze-mktn", {"guidance": -1.0, "discount": 1.0}, "guidance must not be negative, got -1.0\ndiscount must"),
+        (
+            "sinusoid-mktn",
+            {"added_size": 0, "inner_rate": 0.0},
+            "(?s)added_size must be at least 1.*, got 0\ninner_rate must be above 0",
+        ),
+        (
+            "maze-mktn",
+            {"guidance": -1.0, "discount": 1.0},
+            "(?s)guidance must be at least 0.*, got -1.0\ndiscount must",
+        ),
         ("maze-rl2", {"trial_length": 15}, "trial_length must be a multiple of 10"),
     ):
         with pytest.raises(ConfigError, match=match):

@@ -11,8 +11,9 @@ import optax
 import pytest
 from scipy import special, stats
 
+from per_task import BLANK, per_task
 from quickstudy.config import ConfigError
-from quickstudy.data.batches import Transition
+from quickstudy.data.batches import Output, RolloutBatch, Transition
 from quickstudy.display.events import quiet
 from quickstudy.evaluate.config import EvaluationConfig
 from quickstudy.evaluate.run import evaluate
@@ -38,7 +39,7 @@ TERMS = ((1.0, likelihood), (0.1, equivalence))
 
 begin = eqx.filter_jit(lambda agent: agent.init(key=K[0]))
 after = eqx.filter_jit(lambda agent, t: agent.adapt(agent.init(key=K[0]), t, key=K[1]))
-draw = eqx.filter_jit(lambda tasks, num, key: tasks.sample(num, key=key))
+draw = eqx.filter_jit(lambda tasks, num, key: tasks.batch(jax.random.split(key, num)))
 
 
 def trial(tasks, trial_length, terms=TERMS):
@@ -84,7 +85,7 @@ def test_in_a_maze_it_knows_it_takes_the_shortest_way_and_starts_again():
     agent = MML(constant(SURE * transition, reward, jnp.full(reward.shape, SURE), 1e-3), 12, 0.9, spread=0.0)
     way = int(shortest(task)[0])
     objective = trial(tasks, 3 * way, ())
-    batch, _ = jax.jit(lambda task: objective.collect(agent, (), task, key=K[3]))(task)
+    batch, _ = jax.jit(lambda task: objective.collect(agent, BLANK, task, keys=per_task(task, K[3])))(task)
     assert np.flatnonzero(batch.transition.reward[0, :, 0]).tolist() == [way - 1, 2 * way - 1, 3 * way - 1]
 
 
@@ -185,15 +186,19 @@ def test_statistics_of_a_life_are_those_of_its_steps():
         np.testing.assert_allclose(found.rewards, rewards)
 
 
+def batch_of(steps) -> RolloutBatch:
+    """Of one trial [segments, steps], all of which counts."""
+    nothing = jnp.zeros_like(steps.reward)
+    keys = jax.random.split(K[1], len(nothing))
+    return RolloutBatch(steps, nothing, nothing, nothing, nothing == 0, key=K[0], keys=keys, is_first=jnp.array(True))
+
+
 def test_the_loss_terms_by_hand():
     """The steps of the life, each foretold by the conjugate posterior of those before it."""
     discount, episode = 0.8, 3
     agent = MML(conjugate(), episode, discount, spread=0.0)
     steps = jax.tree.map(lambda x: x[:, None], lived(LIFE))
-    said = jax.jit(lambda: agent.replay(agent.init(key=K[0]), steps, key=jax.random.split(K[1], 4)))()
-
-    class RolloutBatch:
-        transition, log_prob, counts = steps, jnp.zeros((4, 1)), jnp.ones((4, 1), bool)
+    batch = batch_of(steps)
 
     moves, rewards = np.ones((*PAIRS, STATES)), np.ones(PAIRS)
     visits, time, surprise, error = np.ones(PAIRS), 0, [], []
@@ -208,14 +213,18 @@ def test_the_loss_terms_by_hand():
         rewards[s, a] += r
         visits[s, a] += 1
         time = 0 if truncated else time + 1
-    np.testing.assert_allclose(likelihood(said, RolloutBatch), np.mean(surprise), rtol=1e-5)
-    np.testing.assert_allclose(equivalence(said, RolloutBatch), np.mean(error), rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(likelihood)(agent, Output(), batch), np.mean(surprise), rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(equivalence)(agent, Output(), batch), np.mean(error), rtol=1e-5)
 
 
 def test_what_the_values_are_of_is_held_constant():
     """A value that could be learned would be learned to be nothing, and every model right about it."""
     loss = lambda model: foretold(model).following.sum()
-    foretold = lambda model: (agent := MML(model, EPISODE)).apply(agent.init(key=K[0]), jnp.eye(STATES)[0]).prediction
+
+    def foretold(model):
+        agent = MML(model, EPISODE)
+        return agent.predictions(agent.init(key=K[0]), jax.tree.map(lambda x: x[:1], lived(LIFE)))
+
     assert float(jax.jit(loss)(conjugate())) > 1
     assert not any(leaf.any() for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(conjugate())))
 
@@ -227,7 +236,7 @@ def test_trained_on_random_mdps_it_comes_near_to_the_conjugate_posterior():
     wrong = constant(jnp.full((*PAIRS, STATES), 3.0), jnp.zeros(PAIRS), jnp.ones(PAIRS)).own.bias
     learner = MML(eqx.tree_at(lambda m: m.own.bias, start, wrong), EPISODE, spread=0.0)
     ideal = MML(conjugate(), EPISODE, spread=0.0)
-    live = jax.jit(lambda tasks, key: objective.collect(ideal, (), tasks, key=key)[0])
+    live = jax.jit(lambda tasks, key: objective.collect(ideal, BLANK, tasks, keys=per_task(tasks, key))[0])
     judge = jax.jit(jax.value_and_grad(lambda learner, batch: objective.loss(learner, batch)[0].mean()))
     train, test = live(draw(TASKS, 200, K[1]), K[2]), live(draw(TASKS, 200, K[4]), K[3])
     optimizer = optax.adam(0.1)
@@ -303,13 +312,9 @@ def test_what_a_mixture_foretells_of_each_step_adds_up_to_the_marginal_likelihoo
     model = mixture()
     agent = MML(model, EPISODE, spread=0.0)
     steps = jax.tree.map(lambda x: x[:, None], lived(LIFE))
-    said = jax.jit(lambda: agent.replay(agent.init(key=K[0]), steps, key=jax.random.split(K[1], 4)))()
-
-    class RolloutBatch:
-        transition, log_prob, counts = steps, jnp.zeros((4, 1)), jnp.ones((4, 1), bool)
-
+    surprise = jax.jit(likelihood)(agent, Output(), batch_of(steps))
     joint = [np.log((1 + kind) / 3) + marginal(model, kind, LIFE) for kind in range(2)]
-    np.testing.assert_allclose(4 * likelihood(said, RolloutBatch), -special.logsumexp(joint), rtol=1e-5)
+    np.testing.assert_allclose(4 * surprise, -special.logsumexp(joint), rtol=1e-5)
 
 
 def test_a_draw_of_a_kind_agrees_with_itself():
@@ -354,7 +359,7 @@ def test_trained_a_mixture_tells_two_kinds_of_task_apart():
     two = draw(TASKS, 2, K[6])
     of = lambda which: jax.tree.map(lambda x: x[which], two)
     objective = trial(TASKS, 3 * EPISODE, ((1.0, likelihood),))
-    live = lambda learner, which, key: objective.collect(learner, (), of(which), key=key)[0]
+    live = lambda learner, which, key: objective.collect(learner, BLANK, of(which), keys=per_task(of(which), key))[0]
     which, told = jnp.arange(64) % 2, {}
     for kinds in (1, 2):
         learner = MML(Mixture(*PAIRS, STATES, kinds=kinds, key=K[0]), EPISODE, spread=0.0, epsilon=1.0)
@@ -396,8 +401,8 @@ def test_kernel_mdps_mix_what_they_share():
 
 
 def test_a_configuration_that_makes_no_sense_is_refused():
-    with pytest.raises(ConfigError, match=r"(?s)spread must lie in \[0, 1\].*episodes must be"):
-        configure("kernels-mml", {"spread": 2.0, "episodes": 7})
+    with pytest.raises(ConfigError, match=r"(?s)episodes must be.*spread must lie in \[0, 1\]"):
+        configure("kernels-mml", {"spread": 2.0, "episodes": 0})
     with pytest.raises(ConfigError, match="trial_length"):
         configure("maze-mml", {"trial_length": 55})
     with pytest.raises(ConfigError, match="refinements must be 0 with kinds=32"):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from per_task import BLANK
 from quickstudy.core import Incompatible
 from quickstudy.data.distributions import Categorical, Gaussian
 from quickstudy.learners.generated.mpo import no_generation_yet
@@ -19,7 +20,7 @@ from quickstudy.learners.replay import scan_replay
 from quickstudy.nn.models import MLP, GaussianPolicy, input_bias
 from quickstudy.objectives.trial import Trial
 from quickstudy.parameters import Positive, combine, meta_parameters, partition
-from quickstudy.recipes.mpo import KernelsMPO, MazeMPO, NavigationMPO
+from quickstudy.recipes import configure, recipe_of
 from quickstudy.rl import losses
 from quickstudy.tasks.mdps import KernelMDPs
 from quickstudy.tasks.navigation import Navigation
@@ -140,7 +141,7 @@ def test_one_correction_is_a_policy_gradient_step_with_a_pull():
         ratio = ours.std / alone.std
         kl = (0.5 * (ratio**2 + ((ours.mean - alone.mean) / alone.std) ** 2 - 1) - jnp.log(ratio)).sum(-1).mean()
         wide = lambda tree: jax.tree.map(lambda x: x[:, None], tree)
-        return learner.inner_loss.judged(wide(acting), wide(t)) + learner.kl_weight.value * kl
+        return learner.inner_loss.of_outputs(wide(acting), wide(t)) + learner.kl_weight.value * kl
 
     correction, size = jnp.zeros_like(state.correction), 1e-2
     for _ in range(2):
@@ -200,7 +201,9 @@ def test_lived_and_replayed_are_one_and_tasks_need_not_end_together():
     """Among many tasks at once, corrections come where they are due and leave the others as they are."""
     learner = whole()
     trial = Trial(TASKS.environment, trial_length=2 * EPISODE, terms=TERMS)
-    batch, _ = eqx.filter_jit(trial.collect)(learner, (), TASKS.sample(5, key=K), key=K)
+    batch, _ = eqx.filter_jit(trial.collect)(
+        learner, BLANK, TASKS.batch(jax.random.split(K, 5)), keys=jax.random.split(K, 5)
+    )
     replay = jax.jit(
         jax.vmap(lambda lived: learner.replay(learner.init(key=lived.key), lived.transition, key=lived.keys))
     )
@@ -221,7 +224,9 @@ def test_lived_and_replayed_are_one_and_tasks_need_not_end_together():
 def test_ppo_reaches_every_leaf_through_generation_and_corrections():
     learner = whole(update=SGD(Positive(0.02)))
     trial = Trial(TASKS.environment, trial_length=2 * EPISODE, terms=TERMS)
-    batch, _ = eqx.filter_jit(trial.collect)(learner, (), TASKS.sample(4, key=K), key=K)
+    batch, _ = eqx.filter_jit(trial.collect)(
+        learner, BLANK, TASKS.batch(jax.random.split(K, 4)), keys=jax.random.split(K, 4)
+    )
     learned, rest = partition(learner)
     gradient = jax.jit(jax.grad(lambda learned: trial.loss(combine(learned, rest), batch)[0].mean()))(learned)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
@@ -262,14 +267,14 @@ def test_goals_of_the_shifted_test_lie_outside_of_the_training_range():
     # Uniform: of the ring's area of 3, each corner square has a quarter and what lies above the range has a half.
     np.testing.assert_allclose((jnp.abs(goals) > 0.5).all(-1).mean(), 1 / 3, atol=0.02)
     np.testing.assert_allclose((far < 0.75).mean(), (1.5**2 - 1) / 3, atol=0.02)
-    for inside in (splits.train.sample(100, key=K), splits.validation.tasks(100)):
+    for inside in (splits.train.batch(jax.random.split(K, 100)), splits.validation.tasks(100)):
         assert jnp.abs(inside).max() <= 0.5
     np.testing.assert_array_equal(Navigation().split().test.tasks(9), Navigation(unit=0.1).split().test.tasks(9))
 
 
 def test_the_recipe_takes_its_parts_away():
     unrolled = {"adjoint": "unrolled", "learn_corrections": True, "kl_weight": 0.003}
-    learned = lambda **fields: meta_parameters(NavigationMPO(**{**unrolled, **fields}).build().learner)
+    learned = lambda **fields: meta_parameters(configure("navigation-mpo", {**unrolled, **fields}).build().learner)
     everything = learned()
     assert {"kl_weight.log", "update.rate.log", "generator", "inner_loss.discount.logit"} <= set(everything)
     assert everything["generator"] == (84, 64)
@@ -284,14 +289,14 @@ def test_the_recipe_takes_its_parts_away():
     without = set(everything) - set(learned(correction_steps=0))
     assert without == {"kl_weight.log", "update.rate.log", "inner_loss.discount.logit", "inner_loss.gae_lambda.logit"}
     assert set(learned(adjoint="first-order")) - set(fixed) == {"update.rate.log"}
-    shifted = NavigationMPO(test_goals="outside", test_episodes=3).build()
+    shifted = configure("navigation-mpo", {"test_goals": "outside", "test_episodes": 3}).build()
     assert shifted.evaluation.objective.trial_length == 60 and shifted.objective.trial_length == 100
     assert jnp.abs(shifted.tasks.split().test.tasks(10)).max() > 0.5
-    assert NavigationMPO(generates="all", correction_steps=1, kl_weight=0.1).errors()
+    assert recipe_of("navigation-mpo").changed(generates="all", correction_steps=1, kl_weight=0.1).errors()
 
 
 def test_the_recipe_of_mdps_says_what_it_shifts_and_what_a_task_is():
-    shifted = KernelsMPO(test_residual="outside", test_episodes=3).build()
+    shifted = configure("kernels-mpo", {"test_residual": "outside", "test_episodes": 3}).build()
     assert shifted.evaluation.objective.trial_length == 30 and shifted.objective.trial_length == 100
     assert isinstance(shifted.learner.start(jnp.zeros(10)).policy, Categorical)
     tested = shifted.evaluation.eval_view(shifted.learner)
@@ -300,10 +305,11 @@ def test_the_recipe_of_mdps_says_what_it_shifts_and_what_a_task_is():
     inside, outside = (held_out.tasks(200).reward.std(0).mean() for held_out in (splits.validation, splits.test))
     assert outside > 1.3 * inside
     # Without a residual the rewards are a mixture of the kernels, and its weights are what there is to know.
-    weights = KernelsMPO().parameter(KernelMDPs(spread=0.0).sample(50, key=K))
+    features = recipe_of("kernels-mpo").tasks.build("trial", 0).task_features
+    weights = features(KernelMDPs(spread=0.0).batch(jax.random.split(K, 50)))
     assert weights.shape == (50, 2) and weights.min() > -1e-4 and weights.sum(1).max() < 1 + 1e-4
     assert weights.std(0).min() > 0.1
-    assert len(KernelsMPO(test_episodes=-1, hidden=0).errors()) == 2
+    assert len(recipe_of("kernels-mpo").changed(test_episodes=-1, hidden_size=0).errors()) == 2
 
 
 def test_corrections_start_anywhere_in_a_share_of_the_tasks_of_training():
@@ -315,18 +321,20 @@ def test_corrections_start_anywhere_in_a_share_of_the_tasks_of_training():
     with pytest.raises(ValueError, match="lie in"):
         mpo(init_noise_share=1.5)
 
-    trained = NavigationMPO(init_noise=0.3).build()
+    noisy = recipe_of("navigation-mpo").changed(init_noise=0.3)
+    trained = noisy.build()
     assert trained.learner.init_noise == 0.3 and trained.evaluation.eval_view(trained.learner).init_noise == 0
     ablations = {"correction_steps": 0}, {"generates": "nothing"}
-    assert all(NavigationMPO(init_noise=0.3, **changes).build().learner.init_noise == 0 for changes in ablations)
+    assert all(noisy.changed(**changes).build().learner.init_noise == 0 for changes in ablations)
     assert trained.evaluation.baselines["from scratch"].init_noise == 0
 
 
 def test_the_recipe_of_mazes_shifts_the_walls_and_says_where_the_goal_is():
-    inside, shifted = MazeMPO().build(), MazeMPO(layout=1, trial_length=400).build()
+    recipe = recipe_of("maze-mpo")
+    inside, shifted = recipe.build(), recipe.changed(layout=1, trial_length=400).build()
     assert shifted.evaluation.objective.trial_length == 400
     mazes, others = (of.tasks.split().test.tasks(100) for of in (inside, shifted))
     assert (mazes.wall == mazes.wall[0]).all() and (mazes.wall[0] != others.wall[0]).any()
-    where = MazeMPO().parameter(mazes)
+    where = recipe.tasks.build("trial", 0).task_features(mazes)
     assert where.shape == (100, 2)
     assert (where @ jnp.array([5, 1]) == mazes.goal).all()

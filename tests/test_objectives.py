@@ -9,9 +9,10 @@ import numpy as np
 import optax
 import pytest
 
+from per_task import BLANK, per_task
 from quickstudy.config import Training
 from quickstudy.core import Incompatible, Objective
-from quickstudy.data.batches import Transition
+from quickstudy.data.batches import Rollout, Transition
 from quickstudy.display.events import quiet
 from quickstudy.learners.gradient.inner_losses import PolicyGradient
 from quickstudy.learners.gradient.maml import Gradient
@@ -24,7 +25,7 @@ from quickstudy.objectives.online import Online
 from quickstudy.objectives.reptile import Reptile
 from quickstudy.objectives.trial import Trial
 from quickstudy.parameters import combine, partition
-from quickstudy.rl import losses, returns
+from quickstudy.rl import advantages, losses
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.mdps import TabularMDPs
 from quickstudy.tasks.sinusoid import Sinusoids, SinusoidStreams
@@ -49,50 +50,53 @@ def test_gae_against_a_table_worked_out_by_hand():
         truncated=jnp.array([0, 0, 0, 1, 0, 0], bool),
         last=jnp.array([0, 0, 0, 0, 0, 1], bool),
     )
-    ours = returns.gae(**table, discount=0.5, gae_lambda=0.5)
+    ours = advantages.gae(**table, discount=0.5, gae_lambda=0.5)
     np.testing.assert_allclose(ours, [1, 0, 4.5, 2, 1.75, -1])
 
 
 def test_rewards_to_go_stop_at_every_kind_of_end():
     flags = np.zeros((3, 6), bool)
     flags[0, 1] = flags[1, 3] = flags[2, 5] = True
-    ours = returns.rewards_to_go(jnp.ones(6), *map(jnp.asarray, flags), discount=0.5)
+    ours = advantages.rewards_to_go(jnp.ones(6), *map(jnp.asarray, flags), discount=0.5)
     np.testing.assert_allclose(ours, [1.5, 1, 1.5, 1, 1.5, 1])
 
 
 def test_linear_baseline_fits_what_is_linear_in_its_features():
     observation = jax.random.normal(K, (30, 5, 2))
     target = 2 * observation[..., 0] - observation[..., 1] ** 2 + 0.3
-    np.testing.assert_allclose(returns.linear_baseline(observation, target, ridge=1e-9), target, atol=1e-2)
+    np.testing.assert_allclose(advantages.linear_baseline(observation, target, ridge=1e-9), target, atol=1e-2)
 
 
 @pytest.mark.parametrize("still", [0.0, 8.0, 10.0, 1e3])
 def test_a_coordinate_that_never_moves_is_no_trouble_to_the_baseline(still):
     observation = jax.random.normal(K, (50, 16, 4)).at[..., 1].set(still).at[..., 2].set(-still)
     target = 2 * observation[..., 0] + 5
-    np.testing.assert_allclose(returns.linear_baseline(observation, target), target, atol=1e-2)
+    np.testing.assert_allclose(advantages.linear_baseline(observation, target), target, atol=1e-2)
     alike = jnp.where(jax.random.bernoulli(K, 0.5, (100, 20, 1)), 10.0, -10.0) * jnp.ones(3)
-    np.testing.assert_allclose(returns.linear_baseline(alike, alike[..., 0]), alike[..., 0], atol=1e-2)
+    np.testing.assert_allclose(advantages.linear_baseline(alike, alike[..., 0]), alike[..., 0], atol=1e-2)
 
 
 def test_a_baseline_held_back_is_the_mean():
     one_hot, target = jnp.eye(10)[:, None], jax.random.normal(K, (10, 1))
-    free, held = (returns.linear_baseline(one_hot, target, ridge=ridge) for ridge in (1e-5, 1e5))
+    free, held = (advantages.linear_baseline(one_hot, target, ridge=ridge) for ridge in (1e-5, 1e5))
     np.testing.assert_allclose(free, target, atol=1e-2)  # as many features as steps: nothing is left
     np.testing.assert_allclose(held, jnp.full((10, 1), target.mean()), atol=1e-3)
 
 
 def test_the_linear_baseline_looks_past_the_end_of_a_stretch():
     """Rewards of 1 for ever in one long episode: segment after segment is worth the same, but for the last."""
-    environment = TabularMDPs(2, 2, episode=60).environment
     trial = Trial(
-        environment, trial_length=60, segment_length=20, num_envs=3, baseline="linear", discount=0.5, normalise=False
-    )
+        TabularMDPs(2, 2, episode=60).environment, trial_length=60, segment_length=20, num_envs=3, baseline="linear",
+        discount=0.5,
+    )  # fmt: skip
     ones = jnp.ones((3, 20, 3))
     never = jnp.zeros((3, 20, 3), bool)
     observation = jax.random.normal(K, (3, 20, 3, 2))
     t = Transition(observation, never.astype(int), ones, never, never, never, observation)
-    np.testing.assert_allclose(trial._values(t, None)[:2], 2.0, atol=1e-2)
+    keys = jax.random.split(K, 3)
+    rollout = Rollout(t, ones, None, None, None, K, keys, (), jnp.zeros((), int))
+    advantage, to_go = trial._advantages(rollout, ())
+    np.testing.assert_allclose((to_go - advantage)[:2], 2.0, atol=1e-2)
 
 
 def test_dice_weights_differentiate_to_the_score_function():
@@ -117,8 +121,8 @@ def test_replay_reproduces_the_collected_log_probabilities(family):
     else:
         tasks, trial = navigation_trial(terms=PPO[:1])
         learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
-    batch, memory = trial.collect(learner, (), tasks.sample(4, key=K), key=K)
-    assert memory == ()
+    batch, memory = trial.collect(learner, BLANK, tasks.batch(jax.random.split(K, 4)), keys=jax.random.split(K, 4))
+    assert not jax.tree.leaves(memory)
 
     def again(lived):
         outputs = learner.replay(learner.init(key=lived.key), lived.transition, key=lived.keys)
@@ -130,7 +134,7 @@ def test_replay_reproduces_the_collected_log_probabilities(family):
 def test_ppo_without_movement_is_reinforce():
     tasks, trial = bandit_trial()
     learner = recurrent()
-    batch, _ = trial.collect(learner, (), tasks.sample(8, key=K), key=K)
+    batch, _ = trial.collect(learner, BLANK, tasks.batch(jax.random.split(K, 8)), keys=jax.random.split(K, 8))
     learned, rest = partition(learner)
 
     def gradient_of(term):
@@ -142,7 +146,7 @@ def test_ppo_without_movement_is_reinforce():
 
 def test_advantages_are_normalised_over_all_tasks():
     tasks, trial = bandit_trial()
-    batch, _ = trial.collect(recurrent(), (), tasks.sample(16, key=K), key=K)
+    batch, _ = trial.collect(recurrent(), BLANK, tasks.batch(jax.random.split(K, 16)), keys=jax.random.split(K, 16))
     np.testing.assert_allclose(batch.advantage.mean(), 0, atol=1e-5)
     np.testing.assert_allclose(batch.advantage.std(), 1, atol=1e-3)
 
@@ -150,11 +154,11 @@ def test_advantages_are_normalised_over_all_tasks():
 def test_the_score_is_the_reward_after_the_burn_in_and_the_curve_is_all_of_it():
     tasks, trial = navigation_trial()
     learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
-    batch, _ = trial.collect(learner, (), tasks.sample(3, key=K), key=K)
+    batch, _ = trial.collect(learner, BLANK, tasks.batch(jax.random.split(K, 3)), keys=jax.random.split(K, 3))
     reward = np.asarray(batch.transition.reward)  # [tasks, segments, steps, width]
     np.testing.assert_allclose(trial.score(batch), reward[:, 1].mean(-1).sum(-1), rtol=1e-5)
     np.testing.assert_allclose(trial.curve(batch), reward.mean(-1).sum(-1), rtol=1e-5)
-    assert trial.adaptations_per_point == 1
+    assert trial.curve_axis(learner, 2) == ("adaptations", (0, 1))
 
 
 def test_the_last_step_of_the_trial_is_marked_and_episodes_end_within_it():
@@ -162,7 +166,7 @@ def test_the_last_step_of_the_trial_is_marked_and_episodes_end_within_it():
     trial = Trial(tasks.environment, trial_length=8, terms=PPO)
     feedback = OutcomeFeedback(2)
     learner = Recurrent(GRU(3 + feedback.size, 4, key=K), ActorCritic(4, 2, key=K), feedback)
-    t = trial.collect(learner, (), tasks.sample(2, key=K), key=K)[0].transition
+    t = trial.collect(learner, BLANK, tasks.batch(jax.random.split(K, 2)), keys=jax.random.split(K, 2))[0].transition
     assert t.last[:, -1].all() and t.last.sum() == 2
     assert (np.flatnonzero(t.truncated[0, :, 0]) == [3, 7]).all()
     # After the cut the agent is back in state 0, but what it saw before the reset is kept.
@@ -173,24 +177,27 @@ def test_one_lifetime_spans_three_meta_steps():
     """horizon 6, window 2: the learner's state and the clock go on, and the life replays as it was lived."""
     tasks, trial = bandit_trial(bptt_length=2)
     whole = bandit_trial()[1]
-    learner, sampled = recurrent(), tasks.sample(4, key=K)
-    memory = trial.init(learner, sampled, key=K)
+    learner, sampled = recurrent(), tasks.batch(jax.random.split(K, 4))
+    memory = trial.init(learner, sampled, keys=per_task(sampled, K))
     seen, times = [], []
     for i in range(4):
-        times.append(np.asarray(memory.time).tolist())
-        other = tasks.sample(4, key=jax.random.key(100 + i))  # must not replace a task that is being lived
-        batch, memory = trial.collect(learner, memory, sampled if i == 0 else other, key=jax.random.key(i))
+        times.append(np.asarray(memory.per_task.time).tolist())
+        other = tasks.batch(jax.random.split(jax.random.key(100 + i), 4))  # must not replace a task that is being lived
+        batch, memory = trial.collect(
+            learner,
+            memory,
+            sampled if i == 0 else other,
+            keys=per_task(sampled if i == 0 else other, jax.random.key(i)),
+        )
         seen.append(batch)
 
         def again(lived):
-            fresh = learner.init(key=lived.key)
-            state = jax.tree.map(lambda new, old: jnp.where(lived.fresh, new, old), fresh, lived.start)
-            outputs = learner.replay(state, lived.transition, key=lived.keys)
+            outputs = learner.replay(losses.start_of(learner, lived), lived.transition, key=lived.keys)
             return losses.log_probs(outputs, lived)
 
         np.testing.assert_allclose(jax.vmap(again)(batch), batch.log_prob, rtol=1e-4, atol=1e-5)
     assert times == [[0] * 4, [2] * 4, [4] * 4, [0] * 4]
-    assert [bool(b.fresh.all()) for b in seen] == [True, False, False, True]
+    assert [bool(b.is_first.all()) for b in seen] == [True, False, False, True]
     assert [bool(b.transition.last.any()) for b in seen] == [False, False, True, False]
     # One life in three windows: replaying it whole from its beginning gives what the windows gave.
     life = jax.tree.map(lambda *x: jnp.concatenate(x, 1), *[b.transition for b in seen[:3]])
@@ -200,13 +207,18 @@ def test_one_lifetime_spans_three_meta_steps():
         lambda b: (b.transition, b.log_prob), seen[0], (life, jnp.concatenate([b.log_prob for b in seen[:3]], 1))
     )
     np.testing.assert_allclose(jax.vmap(losses.log_probs)(said, lived), lived.log_prob, rtol=1e-4, atol=1e-5)
-    assert whole.init(learner, sampled, key=K) == ()
+    assert whole.init(learner, sampled, keys=per_task(sampled, K)).per_task == ()
 
 
-def test_a_lifetime_over_three_meta_steps_trains_and_its_memory_is_kept():
+def test_unfinished_trials_wait_in_the_memory_and_a_run_goes_on_with_them(tmp_path):
+    """Stopped after one meta-step, a third of every trial."""
     tasks, trial = bandit_trial(bptt_length=2)
-    result = train(recurrent(), trial, Backprop(optax.adam(1e-3)), tasks, config=Training(4, 4), listener=quiet)
-    assert set(result.digests) == {"learner", "meta_optimizer", "objective", "key"}
+    config = Training(3, 4, save_every=1)
+    run = lambda **more: train(
+        recurrent(), trial, Backprop(optax.adam(1e-2)), tasks, config=config, out=tmp_path, listener=quiet, **more
+    )
+    whole = run()
+    assert run(resume=1).digests == whole.digests
 
 
 def test_a_window_is_refused_where_the_start_is_learned():
@@ -214,10 +226,10 @@ def test_a_window_is_refused_where_the_start_is_learned():
     trial = lambda **more: Trial(
         tasks.environment, trial_length=20, bptt_length=10, segment_length=5, num_envs=4, baseline="linear", **more
     )
-    learner, sampled = Gradient(policy(), PolicyGradient(), SGD(0.1)), tasks.sample(2, key=K)
+    learner, sampled = Gradient(policy(), PolicyGradient(), SGD(0.1)), tasks.batch(jax.random.split(K, 2))
     with pytest.raises(Incompatible, match="biased"):
-        trial().init(learner, sampled, key=K)
-    assert trial(allow_cut_start=True).init(learner, sampled, key=K).time.shape == (2,)
+        trial().init(learner, sampled, keys=per_task(sampled, K))
+    assert trial(allow_cut_start=True).init(learner, sampled, keys=per_task(sampled, K)).per_task.time.shape == (2,)
 
 
 @pytest.mark.parametrize(
@@ -237,9 +249,9 @@ def test_horizons_that_do_not_fit_are_named(wrong):
 
 
 def test_reptile_points_from_the_start_to_where_adaptation_ends():
-    learner, tasks = gradient(SGD(0.02), steps=5), Sinusoids(5, 5).sample(3, key=K)
+    learner, tasks = gradient(SGD(0.02), steps=5), Sinusoids(5, 5).batch(jax.random.split(K, 3))
     objective = Reptile(FewShot())
-    batch, _ = objective.collect(learner, (), tasks, key=K)
+    batch, _ = objective.collect(learner, BLANK, tasks, keys=per_task(tasks, K))
     learned, rest = partition(learner)
     ours = jax.grad(lambda w: objective.loss(combine(w, rest), batch)[0].mean())(learned)
     state = learner.init(key=K)
@@ -257,7 +269,9 @@ def test_reptile_in_a_trial_points_to_where_policy_gradients_lead():
     tasks, trial = navigation_trial(terms=(), baseline="none", normalise=False)
     objective = Reptile(trial)
     learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
-    batch, _ = jax.jit(lambda: objective.collect(learner, (), tasks.sample(3, key=K), key=K))()
+    batch, _ = jax.jit(
+        lambda: objective.collect(learner, BLANK, tasks.batch(jax.random.split(K, 3)), keys=jax.random.split(K, 3))
+    )()
     learned, rest = partition(learner)
     ours = jax.jit(jax.grad(lambda w: objective.loss(combine(w, rest), batch)[0].mean()))(learned)
 
@@ -282,19 +296,19 @@ def test_reptile_refuses_a_part_of_a_life():
     tasks, trial = navigation_trial(terms=(), bptt_length=5, burn_in=0, allow_cut_start=True)
     learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
     with pytest.raises(Incompatible, match="window"):
-        Reptile(trial).init(learner, tasks.sample(2, key=K), key=K)
+        Reptile(trial).init(learner, tasks.batch(jax.random.split(K, 2)), keys=jax.random.split(K, 2))
 
 
 def test_reptile_refuses_a_state_that_is_not_of_the_parameters():
     with pytest.raises(Incompatible, match="Reptile"):
-        Reptile(FewShot()).init(recurrent(), Sinusoids().sample(2, key=K), key=K)
+        Reptile(FewShot()).init(recurrent(), Sinusoids().batch(jax.random.split(K, 2)), keys=jax.random.split(K, 2))
 
 
 def test_online_predicts_before_it_sees_the_label():
     learner = Recurrent(GRU(2, 8, key=K), Prediction(8, 1, key=K), LabelFeedback(None, 1))
-    stream = SinusoidStreams(6).sample(2, key=K)
+    stream = SinusoidStreams(6).batch(jax.random.split(K, 2))
     changed = eqx.tree_at(lambda s: s.y, stream, stream.y.at[:, 3].add(5.0))
-    errors = lambda s: Online().collect(learner, (), s, key=K)[0].quality
+    errors = lambda s: Online().collect(learner, BLANK, s, keys=per_task(s, K))[0].quality
     prediction = lambda s: jax.vmap(
         lambda l: (
             learner.replay(
@@ -310,7 +324,7 @@ def test_online_predicts_before_it_sees_the_label():
 def test_online_refuses_a_learner_that_predicts_nothing():
     acts = Recurrent(GRU(2, 8, key=K), ActorCritic(8, 2, key=K), LabelFeedback(None, 1))
     with pytest.raises(Incompatible, match="Recurrent must return an Output with a prediction"):
-        Online().collect(acts, (), SinusoidStreams(6).sample(2, key=K), key=K)
+        Online().collect(acts, BLANK, SinusoidStreams(6).batch(jax.random.split(K, 2)), keys=jax.random.split(K, 2))
 
 
 def test_online_trains_on_streams():
@@ -331,12 +345,14 @@ class HostObjective(Objective):
     on_device = False
     metric = "return"
     lower_is_better = False
-    adaptations_per_point = 1
 
-    def init(self, learner, tasks, *, key) -> Any:
+    def curve_axis(self, learner, points):
+        return self.judge.curve_axis(learner, points)
+
+    def init(self, learner, tasks, *, keys) -> Any:
         return {"steps": np.zeros((), np.int32)}  # a cursor on the host, checkpointed like any memory
 
-    def collect(self, learner, memory, tasks, *, key):
+    def collect(self, learner, memory, tasks, *, keys):
         self.calls.append(int(memory["steps"]))
         lives = []
         for i, probabilities in enumerate(np.asarray(tasks)):
@@ -355,10 +371,10 @@ class HostObjective(Objective):
                 state = learner.adapt(state, jax.tree.map(lambda x: x[None], item), key=K)
             lives.append(jax.tree.map(lambda *x: jnp.stack(x)[:, None], *items))
         transition, log_prob, value = jax.tree.map(lambda *x: jnp.stack(x), *lives)
-        template, _ = self.judge.collect(learner, (), tasks, key=key)
+        template, _ = self.judge.collect(learner, BLANK, tasks, keys=keys)
         target = jnp.flip(jnp.cumsum(jnp.flip(transition.reward, 1), 1), 1)
         batch = eqx.tree_at(
-            lambda b: (b.transition, b.log_prob, b.advantage, b.target),
+            lambda b: (b.transition, b.log_prob, b.advantage, b.value_target),
             template,
             (transition, log_prob, target - value, target),
         )

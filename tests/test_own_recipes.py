@@ -15,17 +15,14 @@ from quickstudy.runs.reader import signed
 
 MINE = textwrap.dedent(
     """\
-    import dataclasses, pathlib
-    from quickstudy.recipes.sinusoid import SinusoidMAML
+    import pathlib
+    from quickstudy.recipes import Card
     pathlib.Path(r"{told}").write_text("imported")
 
-    @dataclasses.dataclass(frozen=True)
-    class {name}(SinusoidMAML):
-        name = "mine"
-        description = "sines of my own"
+    {name} = Card("sinusoid", "maml", "sines of my own")
     """
 )
-SMALL = ["--meta-steps", "3", "--meta-batch", "2", "--test-tasks", "4", "--hidden", "4", "--keep", "2", "--quiet"]
+SMALL = ["--meta-steps", "3", "--meta-batch", "2", "--test-tasks", "4", "--hidden-size", "4", "--keep", "2", "--quiet"]
 
 
 def call(capsys, *words):
@@ -147,8 +144,8 @@ def test_which_recipe_is_built(recipe, given, answer):
 
 def test_a_name_of_the_list_imports_nothing_else():
     from quickstudy.config import ConfigError
-    from quickstudy.recipes import get
+    from quickstudy.recipes import recipe_of
 
     for name in ("os:path", "x.py:X"):
         with pytest.raises(ConfigError, match="only where a person names it"):
-            get(name)
+            recipe_of(name)

@@ -22,18 +22,17 @@ import test_contract
 from quickstudy.cli.main import main
 from quickstudy.config import ConfigError
 from quickstudy.parameters import meta_parameters
-from quickstudy.recipes import all_recipes, named
-from quickstudy.recipes.terms import TERMS, explained
+from quickstudy.recipes import CARDS, named, recipe_of
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "quickstudy"
 LAYERS = [
-    {"_version", "config", "parameters", "display", "runs.cache"},
+    {"_version", "checks", "config", "identity", "parameters", "display", "runs.cache"},
     {"core", "parallel"},
     {"data"},
     {"rl", "nn"},
     {"envs"},
-    {"tasks"},
+    {"tasks", "collectors"},
     {"learners"},
     {"baselines", "objectives", "meta_optimizers"},
     {"runs", "evaluate"},
@@ -58,26 +57,15 @@ def layer(module):
 
 
 def test_imports_point_only_downwards():
-    """Within a function too, with two exceptions: the report asks the recipes for their descriptions, and recipes
-    import what they compose when they are built."""
+    """Within a function too. A report imports no recipe, a stranger's least of all."""
     for path in SOURCE.rglob("*.py"):
         parts = path.relative_to(SOURCE).with_suffix("").parts
         own = layer(".".join(parts))
         if own == "__init__":
             continue
-        tree = ast.parse(path.read_text())
-        lazy = {
-            node
-            for function in ast.walk(tree)
-            if isinstance(function, ast.FunctionDef)
-            for node in ast.walk(function)
-            if isinstance(node, ast.ImportFrom)
-        }
-        for node in ast.walk(tree):
+        for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("quickstudy."):
                 other = layer(node.module.removeprefix("quickstudy."))
-                if own == "report" and other == "recipes" and node in lazy:
-                    continue
                 assert RANK[other] <= RANK[own], f"{path.name} ({own}) imports {node.module}"
 
 
@@ -225,58 +213,17 @@ def data(tmp_path_factory):
     return folder
 
 
-def test_every_field_of_every_recipe_is_explained():
-    silent = {
-        (name, field) for name, cls in all_recipes().items() for field, text in explained(cls).items() if not text
-    }
-    assert not silent
-
-
-def test_an_own_recipe_is_explained_in_its_own_words(tmp_path, capsys):
-    (tmp_path / "mine.py").write_text(
-        textwrap.dedent(
-            """\
-            from __future__ import annotations
-            import dataclasses
-            from quickstudy.recipes.sinusoid import SinusoidMAML
-
-            @dataclasses.dataclass(frozen=True, kw_only=True)
-            class Mine(SinusoidMAML):
-                needed: int
-                value: str = "#1"  # a colour
-                # and what
-                # stands above
-                above: int = 1
-                below: int = 1
-                \"\"\"What stands below.\"\"\"
-                derived: int = dataclasses.field(default=2, init=False)
-                name = "mine"
-            """
-        )
-    )
-    told = explained(named(f"{tmp_path / 'mine.py'}:Mine"))
-    assert [told[name] for name in ("value", "above", "below", "needed")] == [
-        "a colour", "and what stands above", "What stands below.", ""
-    ]  # fmt: skip
-    assert told["learning_rate"] == TERMS["learning_rate"] and told["meta_batch"].startswith("tasks")
-    with pytest.raises(SystemExit):
-        main(["train", f"{tmp_path / 'mine.py'}:Mine", "--help"])
-    page = capsys.readouterr().out
-    assert "--needed" in page and "a colour" in page and "--derived" not in page
-
-
-@pytest.mark.parametrize("name", sorted(all_recipes()))
+@pytest.mark.parametrize("name", sorted(CARDS))
 def test_every_recipe_builds_and_learns_what_it_should(name, data, monkeypatch):
     monkeypatch.setenv("QUICKSTUDY_DATA", str(data))
     if name.startswith(("acrobot", "cartpole", "pendulum")):
         pytest.importorskip("gymnax", reason="the extra `envs` is not installed")
     if name.startswith("xland"):
         pytest.importorskip("xminigrid", reason="the extra `xland` is not installed")
-    recipe = all_recipes()[name]()
-    recipe.check()
+    recipe = recipe_of(name)
     experiment = recipe.build()
     family = "rl2" if name.endswith("rl2") else name.split("-")[0]
-    learned = LEARNED.get(name, LEARNED.get(family)) if recipe.meta_steps else set()
+    learned = LEARNED.get(name, LEARNED.get(family)) if recipe.training.meta_steps else set()
     assert set(meta_parameters(experiment.learner)) == learned
 
 
@@ -320,7 +267,7 @@ def test_the_learner_of_the_docs_keeps_the_contract_and_trains_from_the_command_
     """The whole page: in Python, through the contract suite, and by its file on the command line."""
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     monkeypatch.chdir(tmp_path)
-    learner, use, recipe = blocks("docs/own-learner.md")
+    learner, use, method, tasks = blocks("docs/own-learner.md")
     assert len(learner.splitlines()) < 40
     page: dict = {"__name__": "page"}
     exec(compile(learner + use, "own-learner.md", "exec"), page)
@@ -333,13 +280,13 @@ def test_the_learner_of_the_docs_keeps_the_contract_and_trains_from_the_command_
         if name.startswith("test_"):
             check("page", tmp_path / "saved") if "tmp_path" in inspect.signature(check).parameters else check("page")
 
-    (tmp_path / "cosine.py").write_text(learner + recipe)
+    (tmp_path / "cosine.py").write_text(learner + method + tasks)
     small = ["--meta-steps", "5", "--meta-batch", "2", "--test-tasks", "10", "--out", "run", "--json"]
-    main(["train", "cosine.py:DigitsCosine", *small])
-    main(["evaluate", "run", "--recipe", "cosine.py:DigitsCosine", "--tasks", "10", "--json"])
+    main(["train", "cosine.py:Digits+cosine.py:CosineMethod", *small])
+    main(["evaluate", "run", "--recipe", "cosine.py:Digits+cosine.py:CosineMethod", "--tasks", "10", "--json"])
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert last["status"] == "ok" and last["recipe"] == "digits-cosine" and last["n"] == 10
-    with pytest.raises(ConfigError, match=r"has no recipe 'Wrong'; it has DigitsCosine"):
+    assert last["status"] == "ok" and last["recipe"] == "Digits-CosineMethod" and last["n"] == 10
+    with pytest.raises(ConfigError, match=r"has no 'Wrong'; it has CosineMethod, Digits"):
         named("cosine.py:Wrong")
     with pytest.raises(ConfigError, match="cannot be loaded"):
         named("nowhere.py:Wrong")

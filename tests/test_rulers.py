@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from per_task import BLANK, per_task
 from quickstudy.baselines import bandits
 from quickstudy.baselines.gittins import indices
 from quickstudy.baselines.sinusoid_posterior import SinusoidPosterior
@@ -34,6 +35,22 @@ def test_the_index_is_above_the_mean_and_nears_it():
     assert table[20, 20] - 0.5 < table[2, 2] - 0.5
     with pytest.raises(ValueError, match="discount"):
         indices(3, 1.0)
+
+
+def test_a_lookahead_too_short_says_so():
+    """At γ = .9999 the future of an arm weighs more than 20 pulls can tell."""
+    with pytest.raises(ValueError, match=r"uncertain by .* lookahead=20"):
+        indices(3, 0.9999, lookahead=20)
+    near, far = indices(3, 0.99, lookahead=300), indices(3, 0.99, lookahead=900)
+    np.testing.assert_allclose(near, far, atol=1e-3)
+    assert np.isnan(far[3, 1]) and not np.isnan(far[3, 0])
+
+
+def test_after_its_table_the_index_is_the_mean():
+    learner = bandits.gittins(2, pulls=3, discount=0.9)
+    won, lost = jnp.array([5.0, 1.0]), jnp.array([1.0, 0.0])
+    index = learner.index(won, lost, K)
+    np.testing.assert_allclose(index, [6 / 8, indices(3, 0.9)[1, 0]], rtol=1e-6)
 
 
 def after(learner, arms, rewards):
@@ -76,12 +93,12 @@ def test_rulers_stand_where_the_table_says():
     sampled = tasks.split().test.tasks(20_000)
 
     def score(learner):
-        return float(trial.score(trial.collect(learner, (), sampled, key=K)[0]).mean())
+        return float(trial.score(trial.collect(learner, BLANK, sampled, keys=per_task(sampled, K))[0]).mean())
 
     # Expectations by dynamic programming over the counts; the standard error of a score is 0.015.
     assert score(bandits.bayes_greedy(5)) == pytest.approx(6.657, abs=0.05)
     least, random = (
-        trial.score(trial.collect(bandits.bayes_greedy(5, ties=ties), (), sampled, key=K)[0])
+        trial.score(trial.collect(bandits.bayes_greedy(5, ties=ties), BLANK, sampled, keys=per_task(sampled, K))[0])
         for ties in ("least pulled", "random")
     )
     assert float((least - random).mean()) == pytest.approx(6.657 - 6.626, abs=0.025)  # on the same tasks
@@ -92,7 +109,7 @@ def test_rulers_stand_where_the_table_says():
 
 def test_the_sinusoid_posterior_knows_the_function_after_five_points():
     learner = SinusoidPosterior()
-    e = jax.tree.map(lambda x: x[0], Sinusoids(5, 20).sample(1, key=K))
+    e = jax.tree.map(lambda x: x[0], Sinusoids(5, 20).batch(jax.random.split(K, 1)))
     predict = lambda state: jax.vmap(lambda x: learner.apply(state, x).prediction)(e.query.x)
     prior, posterior = learner.init(key=K), learner.adapt(learner.init(key=K), e.support, key=K)
     error = lambda state: float(((predict(state) - e.query.y) ** 2).mean())

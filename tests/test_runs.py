@@ -490,7 +490,7 @@ SYSTEM = """
 import sys
 sys.modules["fcntl"] = sys.modules["resource"] = None
 import quickstudy
-experiment = quickstudy.recipe("sinusoid-maml", meta_steps=4, meta_batch=2, hidden=4, test_tasks=4)
+experiment = quickstudy.recipe("sinusoid-maml", meta_steps=4, meta_batch=2, hidden_size=4, test_tasks=4)
 whole = experiment.train({0!r})
 again = experiment.train({0!r}, resume=2)
 assert whole.digests == again.digests and not [m for m in ("fcntl", "resource") if sys.modules[m]]

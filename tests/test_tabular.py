@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from per_task import BLANK, per_task
 from quickstudy.core import Incompatible
 from quickstudy.data.batches import Transition
 from quickstudy.learners.inner_rl.dyna_q import DynaQ
@@ -114,12 +115,14 @@ def test_choice_is_greedy_but_for_epsilon_and_fair_among_the_best():
 def life(learner, tasks, task, steps):
     """Transitions of one task."""
     trial = Trial(tasks.environment, trial_length=steps, baseline="none", normalise=False)
-    return jax.jit(lambda task, key: trial.collect(learner, (), task, key=key)[0])(task, K[2]).transition
+    return jax.jit(lambda task, key: trial.collect(learner, BLANK, task, keys=per_task(task, key))[0])(
+        task, K[2]
+    ).transition
 
 
 def test_r_max_meets_few_unknown_pairs_and_then_earns_the_optimum():
     tasks = Mazes(size=3, walls=0.0, episode=50)
-    task = tasks.sample(2, key=K[0])
+    task = tasks.batch(jax.random.split(K[0], 2))
     m, states, actions = 2, 9, 4
     learner = RMax(states, actions, visits=m, discount=0.9, most=1.0)
     t = life(learner, tasks, task, 300)
@@ -139,7 +142,7 @@ def test_r_max_meets_few_unknown_pairs_and_then_earns_the_optimum():
 
 
 def test_distances_are_those_of_a_search_and_goals_can_be_reached():
-    tasks = Mazes(size=7, walls=0.3).sample(20, key=K[1])
+    tasks = Mazes(size=7, walls=0.3).batch(jax.random.split(K[1], 20))
     for i in range(20):
         wall, found, queue = np.asarray(tasks.wall[i]), {(0, 0): 0}, deque([(0, 0)])
         while queue:
@@ -155,9 +158,9 @@ def test_distances_are_those_of_a_search_and_goals_can_be_reached():
         assert goal in found and found[goal] >= max(found.values()) / 2 and not wall[0, 0]
         assert 2 * len(found) >= (~wall).sum()
     assert len({tuple(np.asarray(w).ravel()) for w in tasks.wall}) > 15
-    shared = Mazes(size=7, walls=0.3, layout=5).sample(10, key=K[1])
+    shared = Mazes(size=7, walls=0.3, layout=5).batch(jax.random.split(K[1], 10))
     assert (shared.wall == shared.wall[0]).all() and len(set(shared.goal.tolist())) > 3
-    small = Mazes(size=3, walls=0.8).sample(50, key=K[1])  # most draws leave the start alone
+    small = Mazes(size=3, walls=0.8).batch(jax.random.split(K[1], 50))  # most draws leave the start alone
     assert (small.goal != small.start).all()
     with pytest.raises(ValueError, match=r"got 3 and 1\.0"):
         Mazes(size=3, walls=1.0)
@@ -169,7 +172,7 @@ def test_walls_and_edges_stop_a_step_and_wind_carries_it_away():
     assert [after(4, m) for m in range(5)] == [4, 7, 3, 5, 4]  # up is the wall
     assert [after(0, m) for m in range(5)] == [0, 3, 0, 0, 0]
     tasks = Mazes(size=3, walls=0.0, wind=0.5)
-    task = jax.tree.map(lambda x: x[0], tasks.sample(1, key=K[0]))
+    task = jax.tree.map(lambda x: x[0], tasks.batch(jax.random.split(K[0], 1)))
     task = type(task)(jnp.zeros((3, 3), bool), jnp.asarray(4), jnp.asarray(8), jnp.array([0.0, 0.0, 0.3, 0.0]))
     environment = tasks.environment
 
@@ -184,7 +187,7 @@ def test_walls_and_edges_stop_a_step_and_wind_carries_it_away():
 def test_the_open_grid_is_the_published_one():
     tasks = GoalGrids()
     assert len(tasks.goals) == 21 and not {0, 1, 5, 6} & set(tasks.goals.tolist())
-    task = tasks.sample(1, key=K[0])
+    task = tasks.batch(jax.random.split(K[0], 1))
     stay = lambda goal: type(task)(task.wall[0], task.start[0], jnp.asarray(goal), task.wind[0])
     environment = tasks.environment
     _, state = environment.reset(K[0], stay(12))

@@ -27,14 +27,14 @@ def test_held_out_tasks_are_others_and_always_the_same(tasks):
     few, many = splits.test.tasks(3), splits.test.tasks(7)
     for a, b in zip(jax.tree.leaves(few), jax.tree.leaves(many), strict=True):
         np.testing.assert_array_equal(a, b[:3])
-    other = [splits.validation.tasks(7), splits.train.sample(7, key=jax.random.key(0))]
+    other = [splits.validation.tasks(7), splits.train.batch(jax.random.split(jax.random.key(0), 7))]
     for tasks_of_other in other:
         assert not np.allclose(jax.tree.leaves(tasks_of_other)[0], jax.tree.leaves(many)[0])
 
 
 @families
 def test_tasks_have_a_leading_axis_and_differ(tasks):
-    drawn = tasks.sample(6, key=K)
+    drawn = tasks.batch(jax.random.split(K, 6))
     assert all(leaf.shape[0] == 6 for leaf in jax.tree.leaves(drawn))
     first = jax.tree.leaves(drawn)[0]
     assert not np.allclose(first[0], first[1])
@@ -46,7 +46,7 @@ def test_evaluate_refuses_training_tasks():
 
 
 def test_sinusoids_are_what_they_say():
-    e = Sinusoids(50, 50).sample(200, key=K)
+    e = Sinusoids(50, 50).batch(jax.random.split(K, 200))
     assert (jnp.abs(e.support.x) <= 5).all() and (jnp.abs(e.support.y) <= 5).all()
     # y = a sin x + b cos x with two unknowns: a least-squares fit leaves nothing
     for i in range(5):
@@ -100,7 +100,7 @@ def test_the_bayes_optimal_return_of_small_bandits():
 
 def test_mdps_follow_their_tables():
     tasks = TabularMDPs(4, 3, 5)
-    mdp = jax.tree.map(lambda x: x[0], tasks.sample(1, key=K))
+    mdp = jax.tree.map(lambda x: x[0], tasks.batch(jax.random.split(K, 1)))
     np.testing.assert_allclose(mdp.transition.sum(-1), 1, rtol=1e-5)
     environment = tasks.environment
     _, state = environment.reset(K, mdp)
@@ -110,7 +110,7 @@ def test_mdps_follow_their_tables():
     np.testing.assert_allclose(reward.mean(), mdp.reward[0, 1], atol=0.03)
     np.testing.assert_allclose(reward.std(), 1, atol=0.03)
     assert not terminated.any() and not truncated.any()
-    means = TabularMDPs().sample(300, key=K).reward
+    means = TabularMDPs().batch(jax.random.split(K, 300)).reward
     np.testing.assert_allclose([means.mean(), means.std()], [1, 1], atol=0.03)
 
 

@@ -21,12 +21,16 @@ from quickstudy.meta_optimizers.evolution import Evolution
 from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.online import Online
 from quickstudy.objectives.trial import Trial
+from quickstudy.parallel.keys import Stream, stream, task_keys
 from quickstudy.rl import losses
 from quickstudy.runs import METRICS, CheckpointRefused, FolderInUse, RunFolder
 from quickstudy.runs.load import load
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.sinusoid import Sinusoids
-from quickstudy.train.run import Interrupted, TrainingFailed, _check_kinds, train
+from quickstudy.train.checks import TrainingFailed, check_kinds
+from quickstudy.train.interrupts import Interrupted
+from quickstudy.train.loop import RUN_STREAM
+from quickstudy.train.run import train
 from registry import K, gradient, recurrent
 
 CONFIG = Training(meta_steps=12, meta_batch=4, log_every=2, save_every=4, validate_every=-1)
@@ -85,8 +89,8 @@ def test_the_callers_learner_is_left_alone():
 class OneTask(TaskDistribution):
     """Always the same sinusoid."""
 
-    def sample(self, num, *, key):
-        return jax.tree.map(lambda x: jnp.repeat(x[:1], num, 0), Sinusoids().sample(1, key=jax.random.key(3)))
+    def sample(self, *, key):
+        return Sinusoids().sample(key=jax.random.key(3))
 
     def split(self):
         return split_by_stream(self)
@@ -117,35 +121,78 @@ def test_a_curriculum_changes_the_objective_and_survives_a_resume(tmp_path):
 
 
 class Poisoned(TaskDistribution):
-    """Sinusoids of which the first of a batch has a label that is not a number, in a share of the batches."""
+    """Sinusoids of which a share has a label that is not a number."""
 
     share: float = eqx.field(static=True)
 
-    def sample(self, num, *, key):
-        tasks = Sinusoids().sample(num, key=key)
-        bad = jnp.where(jax.random.uniform(key) < self.share, jnp.nan, 0.0)
-        return eqx.tree_at(lambda t: t.support.y, tasks, tasks.support.y.at[0, 0].add(bad))
+    def poisoned(self, key):
+        return jax.random.uniform(key) < self.share
+
+    def sample(self, *, key):
+        task = Sinusoids().sample(key=key)
+        bad = jnp.where(self.poisoned(key), jnp.nan, 0.0)
+        return eqx.tree_at(lambda t: t.support.y, task, task.support.y.at[0].add(bad))
 
     def split(self):
         return split_by_stream(self)
 
 
+def drawn_keys(step, num=CONFIG.meta_batch):
+    """The keys that draw the tasks of a meta-step."""
+    run = jax.random.fold_in(jax.random.key(CONFIG.seed), RUN_STREAM)
+    return stream(task_keys(jax.random.fold_in(run, step), jnp.arange(num)), Stream.DRAW)
+
+
 def test_diverged_tasks_are_counted_named_and_left_out(tmp_path):
+    tasks = Poisoned(0.3)
     result = train(
-        gradient(), FewShot(), Backprop(optax.adam(1e-2)), Poisoned(1.0),
-        config=CONFIG, out=tmp_path, listener=quiet,
+        gradient(), FewShot(), Backprop(optax.adam(1e-2)), tasks,
+        config=dataclasses.replace(CONFIG, max_diverged=1.0), out=tmp_path, listener=quiet,
     )  # fmt: skip
     lines = RunFolder(tmp_path).lines(METRICS)
-    assert [line["diverged"] for line in lines] == [2] * 6
-    assert lines[1]["diverged_tasks"] == [[2, 0], [3, 0]]
+    ill = np.array([[bool(tasks.poisoned(key)) for key in drawn_keys(step)] for step in range(12)])
+    assert 0 < ill.sum() < ill.size
+    assert [line["diverged"] for line in lines] == ill.reshape(6, 2, -1).sum((1, 2)).tolist()
+    named = [where for line in lines for where in line.get("diverged_tasks", [])]
+    assert named == np.argwhere(ill).tolist()
     assert all(np.isfinite(line["loss"]) for line in lines)
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(eqx.filter(result.learner, eqx.is_array)))
 
 
+def _derivative_of_none(prediction, y):
+    """Squared error, whose derivative is not a number where the label is negative."""
+    bad = jnp.where(y[0] < 0, 0.0, 1.0)
+    return (prediction[0] - y[0]) ** 2 + 0 * jnp.sqrt(bad * prediction[0] ** 2)
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+def test_a_step_whose_gradient_is_not_finite_is_taken_again_carefully(on_device):
+    """Whatever the chunk: the same tasks are left out, and the learner is the same but for the order of sums."""
+
+    class OnHost(FewShot):
+        on_device = False
+
+    objective = (FewShot if on_device else OnHost)(of_loss=_derivative_of_none)
+
+    def run(chunk):
+        events = []
+        optimizer = Backprop(optax.sgd(1e-3), chunk=chunk)
+        config = dataclasses.replace(CONFIG, max_diverged=1.0)
+        result = train(gradient(), objective, optimizer, Sinusoids(2, 1), config=config, listener=events.append)
+        return result, [(e["diverged"], e.get("diverged_tasks")) for e in events if e["event"] == "metrics"]
+
+    (together, named), (alone, named_alone) = run(None), run(1)
+    assert named == named_alone
+    assert 0 < sum(diverged for diverged, _ in named) < 48
+    for a, b in zip(jax.tree.leaves(together.learner), jax.tree.leaves(alone.learner), strict=True):
+        if isinstance(a, jax.Array):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
 def test_too_many_diverged_tasks_end_the_run_and_keep_the_last_good_one(tmp_path):
     config = dataclasses.replace(CONFIG, max_diverged=0.2)
-    with pytest.raises(TrainingFailed, match=r"2 of 8 tasks diverged.*\[0, 0\].*max_diverged"):
-        train(gradient(), FewShot(), Backprop(optax.adam(1e-2)), Poisoned(1.0), config=config, listener=quiet)
+    with pytest.raises(TrainingFailed, match=r"\d of 8 tasks diverged.*\[\d, \d\].*max_diverged"):
+        train(gradient(), FewShot(), Backprop(optax.adam(1e-2)), Poisoned(0.7), config=config, listener=quiet)
     with pytest.raises(TrainingFailed, match="checkpoint of step 4"):
         explode = Backprop(
             optax.chain(optax.sgd(1.0), optax.scale_by_schedule(lambda i: jnp.where(i < 5, 1e-3, jnp.inf)))
@@ -187,7 +234,7 @@ def test_save_load_adapt_on_ones_own_data(tmp_path):
     result = run(config=dataclasses.replace(CONFIG, meta_steps=2))
     result.save(tmp_path / "mine")
     learner = load(tmp_path / "mine", like=gradient()).learner
-    support = jax.tree.map(lambda x: x[0], Sinusoids().sample(1, key=K)).support
+    support = jax.tree.map(lambda x: x[0], Sinusoids().batch(jax.random.split(K, 1))).support
     state = learner.adapt(learner.init(key=K), support, key=K)
     ours = result.learner.adapt(result.learner.init(key=K), support, key=K)
     np.testing.assert_array_equal(
@@ -199,9 +246,9 @@ def test_save_load_adapt_on_ones_own_data(tmp_path):
 
 def test_parts_in_the_wrong_places_are_named():
     with pytest.raises(ConfigError, match=r"MetaOptimizer for its meta-optimizer.*goes into Backprop"):
-        _check_kinds(gradient(), FewShot(), optax.adam(1e-3), Sinusoids())
+        check_kinds(gradient(), FewShot(), optax.adam(1e-3), Sinusoids())
     with pytest.raises(ConfigError, match="Learner for its learner, got FewShot"):
-        _check_kinds(FewShot(), gradient(), Backprop(optax.adam(1e-3)), Sinusoids())
+        check_kinds(FewShot(), gradient(), Backprop(optax.adam(1e-3)), Sinusoids())
 
 
 def test_tasks_that_an_objective_cannot_take_are_named():

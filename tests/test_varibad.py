@@ -8,17 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quickstudy.data.batches import Output
+from per_task import BLANK
+from quickstudy.data.batches import Output, RolloutBatch
 from quickstudy.data.distributions import Gaussian
 from quickstudy.evaluate.config import EvaluationConfig
-from quickstudy.learners.inference.varibad import Belief, Decoder, Latent, VariBAD, divergence, reconstruction
+from quickstudy.learners.inference.varibad import Decoder, Latent, VariBAD, divergence, reconstruction
 from quickstudy.learners.memory.recurrent import ActorCritic, Heads, OutcomeFeedback, Recurrent
 from quickstudy.nn.cells import GRU
 from quickstudy.nn.models import MLP, Chain
-from quickstudy.objectives.trial import RolloutBatch, Trial
+from quickstudy.objectives.trial import Trial
 from quickstudy.parameters import combine, partition
-from quickstudy.recipes import get
-from quickstudy.report import task_figures
+from quickstudy.recipes import recipe_of
+from quickstudy.report.drawings import tasks as task_pictures
 from quickstudy.report.traces import goals, grid_beliefs
 from quickstudy.rl import losses
 from quickstudy.tasks.bandits import Bandits
@@ -50,7 +51,9 @@ def gradients(learner, objective, batch):
 
 @eqx.filter_jit
 def collected(learner, objective, tasks, num):
-    return objective.collect(learner, (), tasks.sample(num, key=K[5]), key=K[6])[0]
+    return objective.collect(
+        learner, BLANK, tasks.batch(jax.random.split(K[5], num)), keys=jax.random.split(K[6], num)
+    )[0]
 
 
 def lived_by(learner) -> RolloutBatch:
@@ -109,13 +112,11 @@ def foretold(request):
     choices = {"values": (-0.1, 1.0), "arrival": True} if request.param == "goal or not" else {"transitions": True}
     learner = agent(**choices)
     lived = jax.tree.map(lambda x: x[0], lived_by(learner))
-    replayed = eqx.filter_jit(lambda: learner.replay(learner.init(key=lived.key), lived.transition, key=lived.keys))()
 
     @jax.jit
     def term(mean, std, key):
-        belief = eqx.tree_at(lambda b: b.latent, replayed.prediction, believing(mean, std))
-        told = eqx.tree_at(lambda l: l.keys, lived, lived.keys.at[-1].set(key))
-        return reconstruction(Output(prediction=belief), told)
+        told = dataclasses.replace(lived, loss_key=key)
+        return reconstruction(learner, Output(prediction=believing(mean, std)), told)
 
     in_numpy = lambda tree: jax.tree.map(lambda x: np.asarray(x, float), tree)
     return term, in_numpy(learner.decoder), in_numpy(lived.transition)
@@ -148,8 +149,8 @@ def test_the_divergence_is_the_closed_form_from_belief_to_belief():
     learner = agent(values=(-0.1, 1.0), arrival=True)
     lived = jax.tree.map(lambda x: x[0], lived_by(learner))
     latent = believing(mean, np.exp(0.5 * log_variance))
-    value = lambda fresh: divergence(
-        Output(prediction=Belief(latent, learner.decoder)), dataclasses.replace(lived, fresh=jnp.asarray(fresh))
+    value = lambda is_first: divergence(
+        learner, Output(prediction=latent), dataclasses.replace(lived, is_first=jnp.asarray(is_first))
     )
     before = np.concatenate([np.zeros((1, 3)), mean[:-1]]), np.concatenate([np.zeros((1, 3)), log_variance[:-1]])
     kl = 0.5 * (np.exp(log_variance - before[1]) + (mean - before[0]) ** 2 / np.exp(before[1]) - 1)
@@ -199,20 +200,22 @@ def test_the_policy_and_the_belief_learn_apart():
 
 def test_what_is_drawn_is_where_the_goal_is_believed_to_be():
     learner = agent(values=(-0.1, 1.0), arrival=True)
-    sure = Belief(Gaussian(jnp.array([0.7]), jnp.array([1e-9])), learner.decoder)
+    sure = Gaussian(jnp.array([0.7]), jnp.array([1e-9]))
     logits = np.stack([said(learner.decoder.reward, np.array([0.7]), cell) for cell in np.eye(9)])
-    drawn = jax.jit(lambda: goals(sure, 9, key=K[7], draws=3))()
+    drawn = jax.jit(lambda: goals(learner.decoder, sure, 9, key=K[7], draws=3))()
     np.testing.assert_allclose(drawn, 1 / (1 + np.exp(logits[:, 0] - logits[:, 1])), rtol=1e-5)
     trial = Trial(TASKS.environment, trial_length=TRIAL, terms=PPO)
-    task, lived = (jax.tree.map(lambda x: x[0], tree) for tree in (TASKS.sample(1, key=K[5]), lived_by(learner)))
+    task, lived = (
+        jax.tree.map(lambda x: x[0], tree) for tree in (TASKS.batch(jax.random.split(K[5], 1)), lived_by(learner))
+    )
     arrays = grid_beliefs(learner, EvaluationConfig(trial), task, lived)
     assert arrays["moments"].tolist() == [0, 4] and arrays["believed"].shape == (2, 9)
     stacked = {name: np.stack([array] * 5) for name, array in arrays.items()}
-    figure = task_figures.tasks({**stacked, "task": np.arange(5), "value": np.zeros(5)}, "return")
+    figure = task_pictures.tasks(grid_beliefs.kind, {**stacked, "task": np.arange(5), "value": np.zeros(5)}, "return")
     assert [text.get_text() for text in figure.axes[0].texts] == ["after 0", "after 4"]
 
 
-@pytest.mark.parametrize("wrong", [{"latent": 0}, {"foretelling": -1.0}, {"episodes": 0}])
+@pytest.mark.parametrize("wrong", [{"latent": 0}, {"reconstruction": -1.0}, {"episodes": 0}])
 def test_the_recipe_says_what_is_wrong(wrong):
-    assert not get("grid-varibad")().errors()
-    assert next(iter(wrong)) in " ".join(get("grid-varibad")(**wrong).errors())
+    assert not recipe_of("grid-varibad").errors()
+    assert next(iter(wrong)) in " ".join(recipe_of("grid-varibad").changed(**wrong).errors())

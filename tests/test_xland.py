@@ -119,7 +119,7 @@ def test_a_room_begins_anew_under_the_same_rules():
 
         return state.grid, jax.lax.scan(step, state, jax.random.split(key, steps))[1]
 
-    rulesets = tasks.sample(20, key=K)
+    rulesets = tasks.batch(jax.random.split(K, 20))
     first, lived = live(rulesets, K)
     seen, time, grid, reward, terminated, truncated, final = map(np.asarray, lived)
     ended = terminated | truncated
@@ -142,7 +142,7 @@ def test_another_number_of_rulesets_is_another_split():
     package()
     from quickstudy.envs.xland import XLandTasks
 
-    make = lambda num: XLandTasks.make("trivial", num).parts
+    make = lambda num: XLandTasks.make("trivial", num).split().test.identity()
     assert make(60) == make(60) != make(50)  # which `quickstudy evaluate --other rulesets=50` refuses
 
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from per_task import BLANK, per_task
 from quickstudy.config import ConfigError, Training
 from quickstudy.core import Incompatible
 from quickstudy.display.events import quiet
@@ -48,7 +49,9 @@ def start(kind, out=None, **more):
 
 def test_the_gradient_is_that_of_all_tasks(key):
     learner, objective = gradient(), FewShot()
-    batch, _ = objective.collect(learner, (), Sinusoids().sample(4, key=key), key=key)
+    batch, _ = objective.collect(
+        learner, BLANK, Sinusoids().batch(jax.random.split(key, 4)), keys=jax.random.split(key, 4)
+    )
     of = lambda batch: tuple(mean_gradient(objective, learner, batch)[i] for i in (0, 2))
     losses_apart, apart = shared(of, (P(DEVICES),), (P(DEVICES), P()))(batch)
     losses_whole, whole = of(batch)
@@ -59,8 +62,8 @@ def test_the_gradient_is_that_of_all_tasks(key):
 
 def test_a_task_that_diverges_on_one_device_is_left_out_on_both(key):
     learner, objective = gradient(), FewShot()
-    tasks = Sinusoids().sample(4, key=key)
-    batch, _ = objective.collect(learner, (), tasks, key=key)
+    tasks = Sinusoids().batch(jax.random.split(key, 4))
+    batch, _ = objective.collect(learner, BLANK, tasks, keys=per_task(tasks, key))
     batch = jax.tree.map(lambda x: x.at[3].set(jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x, batch)
     of = lambda batch: tuple(mean_gradient(objective, learner, batch)[i] for i in (2, 3))
     apart, diverged = shared(of, (P(DEVICES),), (P(), P(DEVICES)))(batch)
@@ -73,8 +76,8 @@ def test_a_task_that_diverges_on_one_device_is_left_out_on_both(key):
 def test_advantages_are_normalised_over_the_tasks_of_both(key):
     tasks, learner = Bandits(3), recurrent()
     trial = Trial(tasks.environment, trial_length=6, terms=TERMS)
-    live = lambda arms: trial.collect(learner, (), arms, key=key)[0].advantage
-    arms = tasks.sample(4, key=key)
+    live = lambda arms: trial.collect(learner, BLANK, arms, keys=per_task(arms, key))[0].advantage
+    arms = tasks.batch(jax.random.split(key, 4))
     both = np.asarray(shared(live, (P(DEVICES),), P(DEVICES))(arms))
     np.testing.assert_allclose([both.mean(), both.std()], [0, 1], atol=1e-3)
     assert abs(both[:2].mean()) > 1e-3  # each half alone is not
@@ -87,21 +90,20 @@ def test_interrupted_is_never_interrupted(tmp_path, kind):
     resumed = start(kind, tmp_path / "run", resume=2)
     assert resumed.digests == whole.digests
     single = start(kind, config=Training(**{**vars(CONFIG), "devices": 1}))
-    assert single.digests["learner"] != whole.digests["learner"]  # each device draws tasks of its own
-    shapes = lambda result: jax.tree.map(jnp.shape, partition(result.learner)[0])
-    assert shapes(single) == shapes(whole)
+    for one, two in zip(*(jax.tree.leaves(partition(r.learner)[0]) for r in (single, whole)), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)  # nothing but the order of sums differs
 
 
-def test_each_device_draws_tasks_of_its_own():
+def test_each_device_draws_tasks_of_its_own_and_together_those_of_one_device():
     tasks = Sinusoids()
     loop = Loop(gradient(), Backprop(optax.sgd(0.0)), tasks, [(6, FewShot())], CONFIG)
-    drawn, living, improving = shared(
-        lambda key: tuple(k.reshape(-1) if i else k for i, k in enumerate(loop._sample(tasks, key, jnp.uint32(0)))),
-        (P(),), (P(DEVICES), P(DEVICES), P()),
-    )(jax.random.key(0))  # fmt: skip
+    sample = lambda key: loop._step(FewShot()).sample(tasks, key, jnp.uint32(0))
+    drawn, keys, improving = shared(sample, (P(),), (P(DEVICES), P(DEVICES), P()))(jax.random.key(0))
+    alone = sample(jax.random.key(0))
     assert len(np.unique(drawn.support.y[:, 0, 0])) == CONFIG.meta_batch
-    assert len(np.unique(jax.random.key_data(living), axis=0)) == 2
-    assert improving.shape == (1,)
+    np.testing.assert_array_equal(drawn.support.x, alone[0].support.x)
+    for a, b in zip((keys, improving), alone[1:], strict=True):
+        np.testing.assert_array_equal(jax.random.key_data(a), jax.random.key_data(b))
 
 
 def test_a_mean_over_a_devices_own_tasks_is_found_out():
@@ -118,12 +120,12 @@ def test_a_mean_over_a_devices_own_tasks_is_found_out():
         train(gradient(), FewShot(), Forgetful(optax.sgd(0.1)), Sinusoids(), config=CONFIG, listener=quiet)
 
 
-def test_as_many_devices_as_divide_the_minibatches():
-    assert [choose(0, 4, 1), choose(0, 5, 1), choose(0, 6, 3), choose(0, 6, 2), choose(1, 4, 1)] == [2, 1, 2, 1, 1]
+def test_as_many_devices_as_divide_the_groups_of_tasks():
+    assert [choose(0, 4), choose(0, 5), choose(1, 4)] == [2, 1, 1]
     with pytest.raises(ConfigError, match="devices=3, but JAX has 2; on a CPU set jax_num_cpu_devices"):
-        choose(3, 6, 1)
-    with pytest.raises(ConfigError, match="devices=2 do not divide 5 tasks; use 1"):
-        choose(2, 5, 1)
+        choose(3, 6)
+    with pytest.raises(ConfigError, match="devices=2 do not divide the 5 groups of tasks in a meta-step; use 1"):
+        choose(2, 5)
 
 
 def test_a_shared_program_gives_back_whole_arrays_on_the_first_device():
@@ -137,7 +139,7 @@ def test_a_shared_program_gives_back_whole_arrays_on_the_first_device():
 
 def test_what_devices_cannot_share_is_refused():
     class Counting(FewShot):
-        def init(self, learner, tasks, *, key):
+        def init(self, learner, tasks, *, keys):
             return jnp.zeros(())
 
     class OnHost(FewShot):
@@ -160,7 +162,9 @@ def test_a_run_from_before_there_were_devices_had_one(tmp_path):
 
 def test_a_chunk_need_not_divide_a_devices_tasks(key):
     learner, objective = gradient(), FewShot()
-    batch, _ = objective.collect(learner, (), Sinusoids().sample(6, key=key), key=key)
+    batch, _ = objective.collect(
+        learner, BLANK, Sinusoids().batch(jax.random.split(key, 6)), keys=jax.random.split(key, 6)
+    )
     whole, in_parts = (mean_gradient(objective, learner, batch, chunk=chunk)[2] for chunk in (None, 4))
     for a, b in zip(*map(jax.tree.leaves, (whole, in_parts)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)

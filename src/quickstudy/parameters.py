@@ -67,6 +67,19 @@ def unwrap(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda node: node.value if is_wrapper(node) else node, tree, is_leaf=is_wrapper)
 
 
+def as_floats(x: Any) -> Array:
+    """An array of numbers as floats, those of a float type as they are. Bytes, squared in their own type, wrap round
+    at 256, so this stands wherever an input may meet arithmetic before it meets weights."""
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
+
+
+def in_types_of(old: PyTree, new: PyTree) -> PyTree:
+    """`new` with the types of `old`, a tree of the same arrays, as a loop has to hand them on: weights in 16 bits, a
+    state in 32 and a loss in 64 meet in it, and arithmetic takes the widest."""
+    return jax.tree.map(lambda o, n: n if n.dtype == o.dtype else n.astype(o.dtype), old, new)
+
+
 def partition(learner: PyTree) -> tuple[PyTree, PyTree]:
     """(meta-parameters, all the rest), each with None where the other has a leaf."""
     return eqx.partition(learner, eqx.is_inexact_array, is_leaf=lambda node: isinstance(node, Frozen))

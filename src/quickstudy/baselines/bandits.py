@@ -1,9 +1,9 @@
-"""The baselines of the Bernoulli bandit: strategies with nothing to learn, under uniform priors Beta(1, 1).
+"""The baselines of the Bernoulli bandit: strategies without meta-parameters, under uniform priors Beta(1, 1).
 
     greedy     argmax of the posterior mean (w + 1)/(w + l + 2)
     UCB1       argmax of (w + 1)/(n + 2) + c √(2 ln(t + 1)/(n + 2))       Auer et al. 2002 (c = 1, no prior)
     Thompson   argmax of a draw from each arm's posterior                 Thompson 1933
-    Gittins    argmax of the index of (w, l), see learners.gittins        Gittins 1979
+    Gittins    argmax of the index of (w, l), see baselines.gittins       Gittins 1979
 
 w and l count an arm's ones and zeros, n = w + l, t pulls in all. UCB1 knows the prior too, as two pulls an arm had
 before, or short trials would go into trying every arm once. Ties go to the arm pulled least, then to the first: of
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from quickstudy.baselines.gittins import indices
+from quickstudy.checks import require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Output, Transition
 from quickstudy.data.distributions import Deterministic
@@ -29,7 +30,7 @@ from quickstudy.learners.replay import scan_replay
 class Counts(eqx.Module):
     won: Float[Array, "arms"]
     lost: Float[Array, "arms"]
-    index: Float[Array, "arms"]  # how good each arm looks now; the largest is pulled
+    index: Float[Array, "arms"]  # the arm with the largest is pulled
 
 
 class IndexStrategy(Learner):
@@ -41,6 +42,9 @@ class IndexStrategy(Learner):
     least_first: bool = eqx.field(static=True, default=True)  # of arms that look alike
 
     differentiable = False
+
+    def __check_init__(self):
+        require_whole(1, arms=self.arms)
 
     def init(self, *, key: Key[Array, ""]) -> Counts:
         nothing = jnp.zeros(self.arms)
@@ -61,6 +65,7 @@ class IndexStrategy(Learner):
 
 
 def bayes_greedy(arms: int, *, ties: Literal["least pulled", "random"] = "least pulled") -> IndexStrategy:
+    """The arm with the largest posterior mean."""
     at_random = ties == "random"
 
     def index(won: Float[Array, "arms"], lost: Float[Array, "arms"], key: Key[Array, ""]) -> Float[Array, "arms"]:
@@ -71,8 +76,8 @@ def bayes_greedy(arms: int, *, ties: Literal["least pulled", "random"] = "least 
 
 
 def anticorrelated() -> IndexStrategy:
-    """Of two arms of which one pays with p and the other with 1 − p: what one loses counts for the other. Either arm
-    tells as much as the other, so the greedy choice is Bayes-optimal, whatever symmetric prior p has."""
+    """The greedy choice between two arms that pay with p and 1 − p, so that a loss of one counts for the other. Either
+    arm is as informative as the other, so it is Bayes-optimal, whatever symmetric prior p has."""
     return IndexStrategy(2, lambda won, lost, key: (won + lost[::-1] + 1) / (won.sum() + lost.sum() + 2))
 
 
@@ -88,10 +93,18 @@ def ucb1(arms: int, *, scale: float = 1.0) -> IndexStrategy:
 
 
 def thompson(arms: int) -> IndexStrategy:
+    """Thompson sampling."""
     return IndexStrategy(arms, lambda won, lost, key: jax.random.beta(key, won + 1, lost + 1))
 
 
 def gittins(arms: int, *, pulls: int, discount: float = 0.99) -> IndexStrategy:
-    """`pulls` is the longest trial it is asked to play: the size of its table of indices."""
+    """The Gittins index strategy. `pulls` is the size of its table of indices: the longest trial that it plays by them.
+    For an arm pulled more often the posterior mean stands in for its index, which nears it."""
     table = jnp.asarray(indices(pulls, discount), jnp.float32)
-    return IndexStrategy(arms, lambda won, lost, key: table[won.astype(int), lost.astype(int)])
+
+    def index(won: Array, lost: Array, key: Key[Array, ""]) -> Array:
+        known = won + lost <= pulls
+        row, column = (jnp.where(known, count, 0).astype(int) for count in (won, lost))
+        return jnp.where(known, table[row, column], (won + 1) / (won + lost + 2))
+
+    return IndexStrategy(arms, index)

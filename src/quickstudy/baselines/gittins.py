@@ -5,16 +5,23 @@
     V(w, l; λ) = max( λ/(1−γ),  p (1 + γ V(w+1, l; λ)) + (1−p) γ V(w, l+1; λ) ),   p = (w+1)/(w+l+2)
 
 solved backwards from `lookahead` pulls for a grid of λ at once; ν is where the two sides cross, between two grid
-points by linear interpolation. Gittins 1979; Gittins, Glazebrook and Weber 2011, chapter 8, has tables.
+points by linear interpolation. What comes after those pulls is worth at least playing on without learning, p/(1−γ),
+and at most knowing the arm's probability, E[max(λ, θ)]/(1−γ): the index lies between those of the two, and is taken to
+be their mean.
+Gittins 1979; Gittins, Glazebrook and Weber 2011, chapter 8, has tables.
 """
 
 import numpy as np
+from scipy.special import betainc
+
+ERROR = 1e-3  # the largest uncertainty of an index that is accepted
 
 
 def indices(pulls: int, discount: float, *, lookahead: int | None = None, grid: int = 800) -> np.ndarray:
-    """Array [pulls + 1, pulls + 1] of ν(w, l), zero where w + l > pulls.
+    """Array [pulls + 1, pulls + 1] of ν(w, l), NaN where w + l > pulls.
 
-    `lookahead` pulls beyond the table are looked at (default: until γ^n is below 1e-4, at most 1,000).
+    `lookahead` is a number of pulls beyond the table, by default until γ^n is below 1e-4, at most 1,000. Raises
+    ValueError where that leaves an index uncertain by more than `ERROR`.
     """
     if not 0 < discount < 1:
         raise ValueError(f"the Gittins index needs a discount strictly between 0 and 1, got {discount}")
@@ -22,18 +29,26 @@ def indices(pulls: int, discount: float, *, lookahead: int | None = None, grid: 
         lookahead = min(1000, int(np.ceil(np.log(1e-4) / np.log(discount))))
     sure = np.linspace(0.0, 1.0, grid + 2)[1:-1]
     retire = sure / (1 - discount)
-    table = np.zeros((pulls + 1, pulls + 1))
+    low, high = np.full((2, pulls + 1, pulls + 1), np.nan)
     depth = pulls + lookahead
-    mean = (np.arange(depth + 1) + 1) / (depth + 2)
-    value = np.maximum(retire, mean[:, None] / (1 - discount))  # [w, λ] at w + l = depth: play on knowing the mean
+    won = np.arange(depth + 1.0)[:, None] + 1
+    lost, mean = depth + 2 - won, won / (depth + 2)
+    informed = sure * betainc(won, lost, sure) + mean * (1 - betainc(won + 1, lost, sure))
+    value = np.stack([np.maximum(sure, mean), informed]) / (1 - discount)  # [bound, w, λ] at w + l = depth
     for n in range(depth - 1, -1, -1):
         p = ((np.arange(n + 1) + 1) / (n + 2))[:, None]
-        going_on = p * (1 + discount * value[1:]) + (1 - p) * discount * value[:-1]
+        going_on = p * (1 + discount * value[:, 1:]) + (1 - p) * discount * value[:, :-1]
         if n <= pulls:
             won = np.arange(n + 1)
-            table[won, n - won] = _crossing(going_on - retire, sure)
+            low[won, n - won], high[won, n - won] = (_crossing(bound - retire, sure) for bound in going_on)
         value = np.maximum(retire, going_on)
-    return table
+    error = np.nanmax(high - low) / 2
+    if error > ERROR:
+        raise ValueError(
+            f"Gittins indices for discount={discount} are uncertain by {error:.1g} after lookahead={lookahead} pulls; "
+            f"give a larger lookahead"
+        )
+    return (low + high) / 2
 
 
 def _crossing(gain: np.ndarray, sure: np.ndarray) -> np.ndarray:

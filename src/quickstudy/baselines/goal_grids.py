@@ -1,12 +1,12 @@
-"""The baselines of the grids with a hidden goal (tasks.mazes.GoalGrids): strategies with nothing to learn.
+"""The baselines of the grids with a hidden goal (tasks.mazes.GoalGrids): strategies without meta-parameters.
 
     Bayes-optimal         follows the path that finds the goal soonest, on average and counting later episodes; see
                           rl.exploration
     posterior sampling    at each episode's start draws a goal that is still possible, walks there and stays    Strens
                           2000; Osband et al. 2013
 
-Both go straight to the goal and stay there once they have met it; posterior sampling from the next episode on, unless
-it is asked to draw `anew` whenever it learns something: when it meets the goal, or a target that is none.
+Both go straight to the goal and stay there once they have met it. Posterior sampling does so from the next episode on,
+unless it draws `anew` whenever it learns something: when it meets the goal, or a target that is none.
 """
 
 import equinox as eqx
@@ -27,7 +27,7 @@ STAY = MOVES.index((0, 0))
 
 
 def towards(cell: Int[Array, ""], target: Int[Array, ""], size: int) -> Int[Array, ""]:
-    """The action that begins a shortest way over an open grid: first the row, then the column."""
+    """The first action of a shortest way over an open grid, which takes all vertical moves first."""
     (row, column), (goal_row, goal_column) = jnp.divmod(cell, size), jnp.divmod(target, size)
     vertical = jnp.where(goal_row < row, MOVES.index((-1, 0)), MOVES.index((1, 0)))
     horizontal = jnp.where(goal_column < column, MOVES.index((0, -1)), MOVES.index((0, 1)))
@@ -41,7 +41,7 @@ class OnPath(eqx.Module):
 
 
 class BestExplorer(Learner):
-    """Follows `path`, the cells of a trial, until it meets the goal."""
+    """Follows `path`, the cells of a trial of the length it was made for, until it meets the goal."""
 
     size: int = eqx.field(static=True)
     path: tuple[int, ...] = eqx.field(static=True)
@@ -71,10 +71,10 @@ def best_path(tasks: GoalGrids, episodes: int) -> tuple[tuple[int, ...], float]:
     size, environment = tasks.size, tasks.environment
     open_ = jnp.zeros((size, size), bool)
     step = jax.jit(jax.vmap(jax.vmap(moved, (None, None, 0)), (None, 0, None)))
-    then = np.asarray(step(open_, jnp.arange(size**2), jnp.arange(len(MOVES))))
+    next_cell = np.asarray(step(open_, jnp.arange(size**2), jnp.arange(len(MOVES))))
     goals = np.asarray(tasks.goals).tolist()
-    path, waste = explore(then, 0, goals, episode=tasks.episode, episodes=episodes)
-    at_goal = episodes * (tasks.episode + 1 - shortest(then, 0)[goals]).sum() - waste  # steps, over all goals
+    path, waste = explore(next_cell, 0, goals, episode=tasks.episode, episodes=episodes)
+    at_goal = episodes * (tasks.episode + 1 - shortest(next_cell, 0)[goals]).sum() - waste  # steps, over all goals
     gain = environment.goal_reward - environment.step_reward
     best = environment.step_reward * episodes * tasks.episode + gain * at_goal / len(goals)
     return tuple(path.tolist()), float(best)

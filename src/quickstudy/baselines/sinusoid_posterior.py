@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from quickstudy.checks import require_above, require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Labelled, Output
 from quickstudy.learners.replay import scan_replay
@@ -24,6 +25,10 @@ class SinusoidPosterior(Learner):
     noise: float = eqx.field(static=True, default=0.03)
 
     differentiable = False
+
+    def __check_init__(self):
+        require_whole(2, resolution=self.resolution)
+        require_above(0, noise=self.noise)
 
     def init(self, *, key: Key[Array, ""]) -> Float[Array, "amplitudes phases"]:
         del key

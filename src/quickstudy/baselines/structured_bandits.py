@@ -1,15 +1,17 @@
-"""The baselines of the eleven arms (tasks.structured_bandits.InformativeBandits): strategies with nothing to learn.
+"""The baselines of the eleven arms (tasks.structured_bandits.InformativeBandits): strategies without meta-parameters.
 
     asks        pulls the informative arm, then the one it names                                     Bayes-optimal
     searches    pulls one arm after another until one pays more than the others
 
-Rewards say which of both has happened: 5 is the target, less than 1.1 the number of the target in tenths.
+A reward tells which arm it came from: 5 from the target, less than 1.1 from the informative arm, whose reward is the
+number of the target in tenths.
 """
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, PyTree
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Output, Transition
 from quickstudy.data.distributions import Deterministic
@@ -19,12 +21,15 @@ from quickstudy.tasks.structured_bandits import TARGET, UNIT
 
 
 class TargetSearch(Learner):
-    """The state is the arm to pull next."""
+    """Either strategy; its state is the arm to pull next."""
 
     targets: int = eqx.field(static=True, default=10)
     asks: bool = eqx.field(static=True, default=True)
 
     differentiable = False
+
+    def __check_init__(self):
+        require_whole(1, targets=self.targets)
 
     def init(self, *, key: Key[Array, ""]) -> Int[Array, ""]:
         del key

@@ -1,4 +1,4 @@
-"""The baselines of the two-step task (tasks.two_step): agents with nothing to meta-learn, after Daw et al. 2011.
+"""The baselines of the two-step task (tasks.two_step): agents without meta-parameters, after Daw et al. 2011.
 
     model-free     Q(a) ← Q(a) + α (r − Q(a))  of the choice that was made
     model-based    V(s) ← V(s) + α (r − V(s))  of the state it led to,    Q(a) = Σ_s p(s|a) V(s)
@@ -12,6 +12,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from quickstudy.checks import require_between
 from quickstudy.core import Learner
 from quickstudy.data.batches import Output, Transition
 from quickstudy.data.distributions import Categorical, Deterministic
@@ -21,13 +22,16 @@ from quickstudy.tasks.two_step import COMMON, PAYS, SWITCHES, value
 
 
 class TwoStepValues(Learner):
-    """The state is what is kept of two choices, or of two states: their values."""
+    """Learns values of the two choices or, with a model, of the two states; they are its state."""
 
     rate: float = eqx.field(static=True)
     sharpness: float = eqx.field(static=True)  # β
     with_model: bool = eqx.field(static=True)
 
     differentiable = False
+
+    def __check_init__(self):
+        require_between(0, 1, rate=self.rate)
 
     def init(self, *, key: Key[Array, ""]) -> Float[Array, "2"]:
         del key
@@ -50,7 +54,7 @@ class TwoStepValues(Learner):
 
 
 class TwoStepFilter(Learner):
-    """The state is b."""
+    """The Bayes-optimal agent, whose state is b."""
 
     differentiable = False
 

@@ -1,4 +1,4 @@
-"""What the command line does: list, train, test, resume. `cli.py` reads the words, and says what went wrong.
+"""What the command line does: train, test, resume. `main.py` reads the words, and says what went wrong.
 
 Nothing here imports JAX until there is something to compute.
 """
@@ -9,7 +9,8 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ from quickstudy._version import __version__
 from quickstudy.cli import limits
 from quickstudy.config import ConfigError
 from quickstudy.display import events, terminal, writers
-from quickstudy.recipes import all_recipes, configure
-from quickstudy.recipes.base import Recipe
+from quickstudy.recipes import Recipe, configure
 from quickstudy.runs.errors import CheckpointRefused
 from quickstudy.runs.files import canonical
 from quickstudy.runs.lock import FolderLock
 from quickstudy.runs.own import recipe_of
 from quickstudy.runs.reader import changed, read_run
 from quickstudy.runs.schema import MAY_CHANGE, METRICS
+from quickstudy.train.interrupts import stop_requests
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,23 +67,6 @@ class Writers:
         return events.Together(listener, *extra) if extra else listener
 
 
-def list_recipes(output: Output) -> None:
-    rows = [
-        {
-            "name": name,
-            "description": cls.description,
-            "expected": cls.expected,
-            "source": cls.source,
-        }
-        for name, cls in sorted(all_recipes().items())
-    ]
-    if output.json:
-        print(json.dumps({"status": "ok", "recipes": rows}))
-        return
-    for row in rows:
-        print(f"{row['name']:<22} {row['description']}\n{'':<22} to expect: {row['expected']}")
-
-
 def train(recipe: Recipe, folder: Path, output: Output, writers: Writers) -> None:
     recipe.check()
     limits.check()
@@ -98,13 +82,13 @@ def _train(recipe: Recipe, folder: FolderLock, output: Output, writers: Writers,
     from quickstudy.runs.cache import use_compilation_cache
 
     listener = output.listener(again("resume", folder.path, recipe.reference))
-    _hello(output, f"quickstudy {__version__}: {recipe.name}, seed {recipe.seed}, into {folder.path}")
+    _hello(output, f"quickstudy {__version__}: {recipe.title}, seed {recipe.training.seed}, into {folder.path}")
     try:
-        use_cores(recipe.devices, recipe.cores)
+        use_cores(recipe.training.devices, recipe.training.cores)
         use_compilation_cache()  # a learner is made by dozens of small programs
         with doing("building"):
             experiment = recipe.build()
-        listener = writers.add(listener, folder.path, dataclasses.asdict(recipe))
+        listener = writers.add(listener, folder.path, recipe.values())
         with doing("training"):
             experiment.train(folder, resume=resume, listener=listener)
     finally:
@@ -147,19 +131,17 @@ def test(
     run, loaded = RunFolder(folder), load(folder, recipe=own, step=step, **other)
     aside = dict(other) if loaded.step == run.steps()[-1] else {**other, "step": loaded.step}
     assert loaded.experiment is not None and loaded.evaluation is not None
-    name = loaded.experiment.recipe.name
+    name = loaded.experiment.recipe.title
     changes: dict[str, Any] = (
         {} if tasks is None else {"num_tasks": tasks, "chunk": min(tasks, loaded.evaluation.chunk)}
     )
     count = changes.get("num_tasks", loaded.evaluation.num_tasks)
     _hello(output, f"testing on {count:,} held-out tasks …")
-    with doing("testing"), events.waiting(lambda event: _hello(output, event["text"]), "testing"):
-        result = loaded.evaluate(**changes)
+    with doing("testing"), stop_requests() as stop, stop.during("testing", leave=lambda: None):
+        result = loaded.evaluate(listener=_told_while_testing(output), **changes)
     summary = {"step": loaded.step, **result.summary(), **({"other": other} if other else {})}
-    arrays = {"values": result.values, "curves": result.curves}
-    arrays |= {f"trace/{key}": value for key, value in result.traces.items()}
     called = "-".join(["evaluation", *(f"{key}={value}" for key, value in aside.items())])
-    run.write_evaluation(summary, arrays, called)
+    run.write_evaluation(summary, result.arrays(), called)
     page = folder / f"{called}.json" if aside else report([folder])
     if output.json:
         last = {"status": "ok", "recipe": name, "run": str(folder), **summary, "report": str(page)}
@@ -183,6 +165,17 @@ def test(
     words += ["--tasks", str(tasks)] if tasks is not None else []
     words += ["--other", *(f"{key}={value}" for key, value in other.items())] if other else []
     print(f"{'outcome' if aside else 'report'}: {page}\ntest again: {again('evaluate', folder, own, *words)}")
+
+
+def _told_while_testing(output: Output) -> events.Listener:
+    """Says which learner is tested, where the ones before it took a while."""
+    began = time.monotonic()
+
+    def tell(event: Mapping[str, Any]) -> None:
+        if event["number"] > 1 and time.monotonic() - began > 5:
+            _hello(output, f"testing {event['name']} ({event['number']} of {event['of']}) …")
+
+    return tell
 
 
 def _hello(output: Output, line: str) -> None:
@@ -244,16 +237,16 @@ def _to_go_on_with(
     saved = (run.manifest(at)["config"] if at else None) or about["config"]
     where = {**about["config"], **changes.given()}
     use_cores(where["devices"], where["cores"])
-    recipe = dataclasses.replace(configure(name, dict(about["config"])), **changes.given())
+    recipe = configure(name, dict(about["config"])).changed(**changes.given())
     recipe.check()
     if changes.devices is not None:
         experiment = recipe.build()
-        devices = choose(changes.devices, recipe.meta_batch, experiment.meta_optimizer.minibatches)
-        recipe = dataclasses.replace(recipe, devices=devices)
-    now = json.loads(canonical(dataclasses.asdict(recipe)))
+        devices = choose(changes.devices, experiment.meta_optimizer.groups(recipe.training.meta_batch))
+        recipe = recipe.changed(devices=devices)
+    now = json.loads(canonical(recipe.values()))
     said = changed(*({name: config.get(name) for name in MAY_CHANGE} for config in (saved, now)))
-    if recipe.meta_steps < at:
-        raise ConfigError([f"meta_steps={recipe.meta_steps} lies before step {at}, where the run goes on"])
+    if recipe.training.meta_steps < at:
+        raise ConfigError([f"meta_steps={recipe.training.meta_steps} lies before step {at}, where the run goes on"])
     if said:
         _hello(
             output, f"changed: {said}; what follows from that, as schedules or the tasks drawn, changes from here on"

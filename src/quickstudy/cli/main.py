@@ -11,24 +11,25 @@ import json
 import os
 import re
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import tyro
 
 from quickstudy._version import __version__
 from quickstudy.cli import limits
-from quickstudy.cli.commands import Changes, Output, Writers, again, list_recipes, resume, test, train
+from quickstudy.cli.commands import Changes, Output, Writers, again, resume, test, train
+from quickstudy.cli.listing import show
 from quickstudy.cli.streams import make_last, refused
-from quickstudy.config import ConfigError
-from quickstudy.recipes import all_recipes, named
-from quickstudy.recipes.base import Recipe
-from quickstudy.recipes.terms import explained
+from quickstudy.config import ConfigError, nearest
+from quickstudy.recipes import CARDS, Recipe, named
 from quickstudy.runs.errors import CheckpointRefused
 from quickstudy.runs.reader import read_run, steps
+from quickstudy.train.interrupts import answering
 
 EXIT = {
     "ConfigError": 2, "Incompatible": 2, "DataError": 2,
@@ -62,12 +63,12 @@ _FOLDER = tyro.conf.arg(
 
 
 def _parse_train(name: str, words: Sequence[str]) -> Callable[[], None]:
-    cls = named(name)
-    told, kinds = explained(cls), get_type_hints(cls, include_extras=True)
-    of = lambda name: Annotated[kinds[name], tyro.conf.arg(help=told[name])] if told[name] else kinds[name]
-    same = lambda field: dataclasses.field(default=field.default, default_factory=field.default_factory)
-    given = [field for field in dataclasses.fields(cls) if field.init]
-    fields = dataclasses.make_dataclass("Fields", [(f.name, of(f.name), same(f)) for f in given], kw_only=True)
+    recipe = named(name)
+    given = [
+        (option, Annotated[field.kind, tyro.conf.arg(help=field.help)], dataclasses.field(default=value))
+        for option, (field, value) in recipe.options().items()
+    ]
+    fields = dataclasses.make_dataclass("Fields", given, kw_only=True)
 
     def options(
         fields: Annotated[fields, tyro.conf.arg(name="")],  # type: ignore[valid-type]
@@ -75,17 +76,17 @@ def _parse_train(name: str, words: Sequence[str]) -> Callable[[], None]:
         output: Annotated[Output, tyro.conf.arg(name="")] = Output(),
         writers: Annotated[Writers, tyro.conf.arg(name="")] = Writers(),
     ) -> None:
-        recipe = cls(**vars(fields))
-        folder = out or _free_folder(recipe)
-        with _of_run(folder, own=recipe.reference):
-            train(recipe, folder, output, writers)
+        chosen = recipe.changed(**vars(fields))
+        folder = out or _free_folder(chosen)
+        with _of_run(folder, own=chosen.reference):
+            train(chosen, folder, output, writers)
 
-    options.__doc__ = f"{cls.description}.\n\nExpected: {cls.expected}.\nSource: {cls.source}."
+    options.__doc__ = f"{recipe.description}.\n\nExpected: {recipe.expected}.\nSource: {recipe.source}."
     return _parsed(f"train {name}", options, words)
 
 
 def _free_folder(recipe: Recipe) -> Path:
-    base = Path("runs", f"{recipe.name}-seed{recipe.seed}")
+    base = Path("runs", f"{recipe.title}-seed{recipe.training.seed}")
     candidates = (base if i == 1 else base.with_name(f"{base.name}-{i}") for i in range(1, 10_000))
     return next(path for path in candidates if not path.exists())
 
@@ -104,7 +105,7 @@ def _parse_resume(words: Sequence[str]) -> Callable[[], None]:
         Args:
             folder: The run folder.
             step: Go on from this checkpoint instead of the newest; what came after it is dropped.
-            recipe: The recipe, as FILE.py:CLASS, of a run that was made by one of your own; the file is imported.
+            recipe: The recipe, as FILE.py:NAME, of a run that was made by one of your own; the file is imported.
         """
         with _of_run(folder, own=recipe):
             resume(folder, output, step=step, changes=changes, writers=writers, own=recipe)
@@ -126,7 +127,7 @@ def _parse_evaluate(words: Sequence[str]) -> Callable[[], None]:
         Args:
             folder: The run folder.
             step: Test this checkpoint instead of the newest.
-            recipe: The recipe, as FILE.py:CLASS, of a run that was made by one of your own; the file is imported.
+            recipe: The recipe, as FILE.py:NAME, of a run that was made by one of your own; the file is imported.
             tasks: Number of held-out tasks (default: as the recipe says).
             other: Fields of the recipe that differ from training, as `--other ways=20 shots=5`.
         """
@@ -171,22 +172,35 @@ def _parse_report(words: Sequence[str]) -> Callable[[], None]:
 
         Args:
             folders: Run folders; those that differ only in the seed are pooled.
-            out: Where to write (default: the first folder).
+            out: Where to write (default: the folder of the one run; of several, report-A-B beside the first).
         """
-        from quickstudy.report.page import report
+        from quickstudy.report.numbers import numbers
+        from quickstudy.report.page import write
+        from quickstudy.report.reading import Run
 
         if not folders:
             raise ConfigError(["report needs at least one run folder"])
-        page = report(folders, out)
-        print(json.dumps({"status": "ok", "report": str(page)}) if output.json else f"report: {page}")
+        runs = [Run.read(folder) for folder in folders]
+        page = write(runs, out)
+        if output.json:
+            print(json.dumps({"status": "ok", "report": str(page), **numbers(runs)}, allow_nan=False))
+        else:
+            print(f"report: {page}")
 
     return _parsed("report", options, words)
 
 
 def _parse_list(words: Sequence[str]) -> Callable[[], None]:
-    def options(output: Annotated[Output, tyro.conf.arg(name="")] = Output()) -> None:
-        """Lists the recipes, with what to expect of each."""
-        list_recipes(output)
+    def options(
+        name: Annotated[str | None, tyro.conf.Positional] = None,
+        output: Annotated[Output, tyro.conf.arg(name="")] = Output(),
+    ) -> None:
+        """Shows which methods suit which tasks, with what to expect of those that are published.
+
+        Args:
+            name: Tasks, a method, or a recipe: all of it alone, and why it is refused.
+        """
+        show(name, output.json)
 
     return _parsed("list", options, words)
 
@@ -197,7 +211,7 @@ usage: quickstudy [-h] [--version] COMMAND ...
 Meta-train models and agents that adapt fast, test them on held-out tasks, and show it.
 
 commands:
-  list                      the recipes, with what to expect of each
+  list [NAME]               tasks × methods, with what to expect; of one in full, or why it is refused
   train RECIPE [options]    meta-train, test on held-out tasks, write the report
   resume DIR                go on from the newest checkpoint, bit for bit
   evaluate DIR              test on held-out tasks again
@@ -218,17 +232,19 @@ def _command(words: Sequence[str]) -> Callable[[], None]:
     command, *rest = words
     if command == "train":
         if not rest or rest[0] in ("-h", "--help"):
-            listed = "\n".join(f"  {name:<22} {cls.description}" for name, cls in sorted(all_recipes().items()))
-            text = f"usage: quickstudy train RECIPE [options]\n\nrecipes:\n{listed}\n"
+            listed = "\n".join(f"  {name:<26} {card.description}" for name, card in sorted(CARDS.items()))
+            text = (
+                "usage: quickstudy train TASKS-METHOD [options]\n\nA part of your own is named by its file, as "
+                "my.py:MyTasks+rl2 "
+                "or grid+my.py:MyMethod; `quickstudy list` has what\nelse is possible.\n\npublished recipes:\n"
+                f"{listed}\n"
+            )
             if rest:
                 return lambda: print(text, end="")
             raise ConfigError([f"train needs a recipe\n{text}"])
         return _parse_train(rest[0], rest[1:])
     if command not in COMMANDS:
-        import difflib
-
-        near = difflib.get_close_matches(command, [*COMMANDS, "train"], 1)
-        raise ConfigError([f"there is no command {command!r}" + (f"; did you mean {near[0]}?" if near else "")])
+        raise ConfigError([f"there is no command {command!r}{nearest(command, [*COMMANDS, 'train'])}"])
     return COMMANDS[command](rest)
 
 
@@ -259,13 +275,23 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(words: Sequence[str]) -> None:
     try:
-        _command(words)()
+        answering(_command(words))
     except SystemExit as error:  # the parser's own: it has said what is wrong
         if error.code and "--json" in words:
             print(json.dumps({"status": "error", "code": 2, "message": "bad command line; see stderr"}), flush=True)
         raise
     except KeyboardInterrupt as error:
-        _fail(words, 128 + getattr(error, "signum", 2), str(error) or "stopped", error)
+        signum = getattr(error, "signum", 2)
+        try:
+            _fail(words, 128 + signum, str(error) or "stopped", error)
+        finally:
+            if threading.active_count() > 1 and getattr(error, "left", False):  # what still computes would not end
+                sys.stdout.flush()
+                os._exit(128 + signum)
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.exit(1)
     except Exception as error:
         if "--debug" in words:
             traceback.print_exc()

@@ -5,6 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
+from quickstudy.checks import require_whole
+from quickstudy.parameters import in_types_of
+
 
 class Ring(eqx.Module):
     """The newest items: leaves of `items` are [capacity, ...]."""
@@ -15,8 +18,7 @@ class Ring(eqx.Module):
     @staticmethod
     def empty(item: PyTree, capacity: int) -> "Ring":
         """For items like `item`. Raises ValueError for a capacity below 1."""
-        if capacity < 1:
-            raise ValueError(f"capacity must be at least 1, got {capacity}")
+        require_whole(1, capacity=capacity)
         return Ring(
             jax.tree.map(lambda x: jnp.zeros((capacity, *jnp.shape(x)), jnp.result_type(x)), item),
             jnp.zeros((), int),
@@ -43,6 +45,7 @@ class Ring(eqx.Module):
         if num > self.capacity:
             raise ValueError(f"{num} examples at once do not fit into a memory of capacity={self.capacity}")
         at = (self.count + jnp.arange(num)) % self.capacity
+        items = in_types_of(self.items, items)
         return Ring(jax.tree.map(lambda kept, new: kept.at[at].set(new), self.items, items), self.count + num)
 
     def sample(self, num: int, *, key: Key[Array, ""]) -> PyTree:

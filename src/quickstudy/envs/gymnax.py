@@ -52,11 +52,10 @@ class GymnaxTasks(EnvironmentTasks):
             raise TypeError(f"{name} takes actions from {done}; supported: discrete choices and vectors")
         return Spec(observation=seen.shape[0], actions=None, dims=done.shape[0])
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> PyTree:
-        # Constants of the parameters become arrays: a task is a pytree with a task axis on every leaf.
+    def sample(self, *, key: Key[Array, ""]) -> PyTree:
+        # Constants of the parameters become arrays: in a batch every leaf of a task has a task axis.
         default = jax.tree.map(jnp.asarray, self.environment.default_params)
-        draw = lambda k: jax.tree.map(jnp.asarray, self.vary(k, default))
-        return jax.vmap(draw)(jax.random.split(key, num))
+        return jax.tree.map(jnp.asarray, self.vary(key, default))
 
     def split(self) -> Splits:
         return split_by_stream(self)

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key, PyTree, UInt8
 
+from quickstudy.checks import require_whole
 from quickstudy.core import TEST_STREAM, VALIDATION_STREAM, HeldOut, Splits
 from quickstudy.envs.device import auto_reset
 from quickstudy.envs.spec import EnvironmentTasks, Spec, Stepped
@@ -63,14 +64,15 @@ class XLandEnvironment(eqx.Module):
         from xminigrid.types import EnvCarry, State, StepType, TimeStep
 
         environment, settings = packaged(self.room)
-        now = State(key, state.time, state.grid, state.agent, params.goal, params.rules, EnvCarry())
+        move, reset = jax.random.split(key)
+        now = State(move, state.time, state.grid, state.agent, params.goal, params.rules, EnvCarry())
         nothing = jnp.zeros(())
         before = TimeStep(now, StepType.MID, nothing, nothing, nothing)
         then = environment.step(settings.replace(ruleset=params), before, action)
         terminated = then.discount == 0
         state = XLandState(then.state.grid, then.state.agent, then.state.step_num)
         after = (_seen(then), state, then.reward, terminated, then.last() & ~terminated)
-        return auto_reset(self, key, after, params)
+        return auto_reset(self, reset, after, params)
 
 
 def _seen(timestep: PyTree) -> UInt8[Array, "seen"]:
@@ -90,6 +92,7 @@ class XLandTasks(EnvironmentTasks):
         """Of `num` rulesets drawn for "trivial" or "small", those with goals and rules of their own.
 
         Raises ImportError when the extra is missing, ValueError for a benchmark or a room that is not known."""
+        require_whole(3, num=num)  # one for each part
         if benchmark not in BENCHMARKS:
             raise ValueError(f"no benchmark {benchmark!r}: there are {', '.join(BENCHMARKS)}")
         if room not in (known := [name for name in _package().registered_environments() if "XLand" in name]):
@@ -99,10 +102,9 @@ class XLandTasks(EnvironmentTasks):
         first = np.sort(np.unique(told, axis=0, return_index=True)[1])
         return XLandTasks(jax.tree.map(lambda x: x[first], drawn), room)
 
-    @property
-    def parts(self) -> bytes:
-        """Which rulesets there are, and so which are held out: another number of them is another split."""
-        return np.asarray(self.rulesets.goal).tobytes() + np.asarray(self.rulesets.rules).tobytes()
+    def split_fields(self) -> tuple[str, ...]:
+        """Another number of rulesets is another split of them."""
+        return ("rulesets",)
 
     @property
     def environment(self) -> XLandEnvironment:
@@ -114,8 +116,8 @@ class XLandTasks(EnvironmentTasks):
         view = int(np.prod(environment.observation_shape(settings)))
         return Spec(observation=view + 1, actions=environment.num_actions(settings))
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> PyTree:
-        which = jax.random.randint(key, (num,), 0, len(self.rulesets.goal))
+    def sample(self, *, key: Key[Array, ""]) -> PyTree:
+        which = jax.random.randint(key, (), 0, len(self.rulesets.goal))
         return jax.tree.map(lambda x: x[which], self.rulesets)
 
     def split(self) -> Splits:

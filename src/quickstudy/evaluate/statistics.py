@@ -44,12 +44,26 @@ def interval_over_seeds(values: NDArray) -> tuple[float, float]:
 
     No bootstrap: of three seeds it would cover the mean in 70 % of the cases, and be called 95 %.
     """
-    parts = [
-        (means.var(ddof=1) / len(means), len(means) - 1) for means in (values.mean(0), values.mean(1)) if len(means) > 1
-    ]
+    return _student(float(values.mean()), values.mean(0), values.mean(1))
+
+
+def interval_of_difference(ours: NDArray, theirs: NDArray) -> tuple[float, float]:
+    """95 % interval of the mean of `ours` minus that of `theirs`, [seeds, tasks] each, where all saw the same tasks: of
+    one seed each the bootstrap's of the paired differences; else Student's as above, with the variance over tasks of
+    the paired differences and those over either's seeds."""
+    paired = ours.mean(0) - theirs.mean(0)
+    if len(ours) == len(theirs) == 1:
+        return interval(paired)
+    return _student(float(paired.mean()), paired, ours.mean(1), theirs.mean(1))
+
+
+def _student(mean: float, *samples: NDArray) -> tuple[float, float]:
+    """About a mean whose variance is the sum of those of the means of independent samples; one of a single value says
+    nothing of its variance."""
+    parts = [(sample.var(ddof=1) / len(sample), len(sample) - 1) for sample in samples if len(sample) > 1]
     variance = sum(part for part, _ in parts)
     if variance == 0:
-        return float(values.mean()), float(values.mean())
+        return mean, mean
     freedom = variance**2 / sum(part**2 / free for part, free in parts)
-    half = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * np.sqrt(variance)
-    return float(values.mean() - half), float(values.mean() + half)
+    half = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * np.sqrt(variance))
+    return mean - half, mean + half

@@ -4,29 +4,45 @@
 is a surrogate. The mean over tasks is plain, so the tasks may be gone through in chunks of any size.
 """
 
+import dataclasses
 from functools import partial
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from quickstudy.core import Batch, Incompatible, Learner, Memory, MetaOptimizer, Metrics, Objective
-from quickstudy.parallel.reduce import mean_over_devices
+from quickstudy.parallel.keys import task_keys
+from quickstudy.parallel.platform import on_accelerator
+from quickstudy.parallel.reduce import DEVICES, mean_over_devices, num_devices, sum_over_devices
 from quickstudy.parameters import combine, partition
 
-PATIENCE = 32  # halvings in a meta-step, in search of the tasks whose gradient is not finite
+
+class MeanGradient(NamedTuple):
+    """Of the tasks of a batch.
+
+    gradient: that of the mean of their losses, over all devices
+    diverged: the tasks that contributed exactly zero
+    undecided: some task has a gradient that is not finite though its loss is, and which one was not found out
+    """
+
+    losses: Float[Array, "tasks"]
+    metrics: Metrics
+    gradient: PyTree
+    diverged: Bool[Array, "tasks"]
+    undecided: Bool[Array, ""]
 
 
-def mean_gradient(objective: Objective, learner: Learner, batch: Batch, *, chunk: int | None = None):
-    """(losses [tasks], metrics, gradient of their mean, mask of the diverged tasks), from at most `chunk` tasks at a
-    time. Where devices share the tasks, the gradient is that of all of them, the rest of this device's.
+def mean_gradient(objective: Objective, learner: Learner, batch: Batch, *, chunk: int | None = None) -> MeanGradient:
+    """The gradient of the mean loss, from at most `chunk` tasks at a time (None: all).
 
-    A task whose loss or gradient is not finite contributes exactly zero. To tell whose gradient it is would take one
-    gradient a task, so that is asked only when something was not finite: tasks whose loss is not are left out first,
-    then halves are tried, each of which takes as long as a chunk, and after `PATIENCE` halvings what fails is left out
-    whole. All in one program, because a second one takes as long to compile as the first.
+    A task whose loss or gradient is not finite contributes exactly zero. Tasks whose loss is not finite are left out
+    and the chunk is tried again. Whose gradient it is, where all losses are finite, is known only of a task that is
+    differentiated alone (`chunk` = 1); of others the result is undecided. On an accelerator, where a loop of unknown
+    length would wait for the host, nothing is tried again.
     """
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
@@ -34,54 +50,48 @@ def mean_gradient(objective: Objective, learner: Learner, batch: Batch, *, chunk
     num = jax.tree.leaves(batch)[0].shape[0]
     most = num if chunk is None else min(chunk, num)
 
-    def total(learned, part, counts):
+    def total(learned: PyTree, part: Batch, counted: Array) -> tuple[Array, tuple]:
         losses, metrics = objective.loss(combine(learned, rest), part)
-        return (counts * losses).sum(), (losses, metrics)
+        return (counted * losses).sum(), (losses, metrics)
 
-    def attempt(progress):
-        first, size, halvings, summed, told, diverged = progress
+    def attempt(progress: tuple, again: bool) -> tuple:
+        first, summed, kept, diverged, undecided = progress
         start = jnp.minimum(first, num - most) if most < num else 0
         place = start + jnp.arange(most)
         cut = lambda tree: jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, most), tree)
         paste = lambda tree, part: jax.tree.map(
             lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, start, 0), tree, part
         )
-
-        counts = (place >= first) & (place < first + size) & ~cut(diverged)
+        counted = (place >= first) & ~cut(diverged)
         part = cut(batch)
-        if most > 1:  # 0·NaN is NaN, so the place of a task that does not count is taken by one that does
-            one = jnp.argmax(counts)
+        if again and most > 1:  # 0·NaN is NaN, so the place of a task that does not count is taken by one that does
+            one = jnp.argmax(counted)
             put = jax.vmap(jnp.where, (0, 0, None))
             part = jax.lax.cond(
-                counts.all(), lambda: part, lambda: jax.tree.map(lambda x: put(counts, x, x[one]), part)
+                counted.all(), lambda: part, lambda: jax.tree.map(lambda x: put(counted, x, x[one]), part)
             )
-        (_, new), gradient = jax.value_and_grad(total, has_aux=True)(learned, part, counts)
+        (_, new), gradient = jax.value_and_grad(total, has_aux=True)(learned, part, counted)
 
         clean, sound = _finite((new[0], gradient)), jnp.isfinite(new[0])
-        stuck = ~clean & sound.all()  # it is a gradient that is not finite, of whichever task
-        last = stuck & ((counts.sum() == 1) | (halvings >= PATIENCE))
-        left = counts & sound & ~last
-        done = clean | ~left.any()
+        ill = counted & ~sound if most > 1 else counted & ~clean
+        left = counted & ~ill
+        done = clean | ~left.any() | (~ill.any() if again else True)
         summed = jax.tree.map(lambda s, g: s + jnp.where(clean, g, 0.0), summed, gradient)
-        told = paste(told, jax.tree.map(partial(jax.vmap(jnp.where), counts), new, cut(told)))
-        diverged = paste(diverged, cut(diverged) | (counts & ~left))
-        return (
-            jnp.where(done, first + size, first),
-            jnp.where(done, jnp.minimum(2 * size, most), jnp.where(stuck, size // 2, size)),
-            halvings + stuck,
-            summed,
-            told,
-            diverged,
-        )
+        kept = paste(kept, jax.tree.map(partial(jax.vmap(jnp.where), counted), new, cut(kept)))
+        undecided = undecided | (done & ~clean & left.any())
+        return jnp.where(done, first + most, first), summed, kept, paste(diverged, cut(diverged) | ill), undecided
 
     empty = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
-    told = empty(jax.eval_shape(lambda: objective.loss(learner, batch)))
-    *_, summed, (losses, metrics), diverged = jax.lax.while_loop(
-        lambda progress: progress[0] < num,
-        attempt,
-        (jnp.int32(0), jnp.int32(most), jnp.int32(0), empty(learned), told, jnp.zeros(num, bool)),
-    )
-    return losses, metrics, jax.tree.map(lambda g: g / num, mean_over_devices(summed)), diverged
+    nothing = empty(jax.eval_shape(lambda: objective.loss(learner, batch)))
+    progress = (jnp.int32(0), empty(learned), nothing, jnp.zeros(num, bool), jnp.zeros((), bool))
+    if on_accelerator():
+        progress = jax.lax.fori_loop(0, -(-num // most), lambda _, progress: attempt(progress, False), progress)
+    else:
+        progress = jax.lax.while_loop(lambda p: p[0] < num, lambda progress: attempt(progress, True), progress)
+    _, summed, (losses, metrics), diverged, undecided = progress
+    undecided = sum_over_devices(undecided.astype(int)) > 0
+    gradient = jax.tree.map(lambda g: g / num, mean_over_devices(summed))
+    return MeanGradient(losses, metrics, gradient, diverged, undecided)
 
 
 def tasks_at_once(num: int, bytes_each: int) -> int | None:
@@ -101,14 +111,40 @@ def _finite(tree: PyTree) -> Array:
 
 
 class Backprop(MetaOptimizer):
-    """`optimizer` moves the meta-parameters; at most `chunk` tasks at a time are differentiated (None: all)."""
+    """`optimizer` moves the meta-parameters.
+
+    epochs: passes over the tasks of a meta-step
+    minibatches: equal parts of the tasks, each with a gradient step of its own in every pass
+    chunk: tasks that are differentiated at a time, at most; None: all
+    task_groups: with minibatches, each of them takes equal parts of so many groups of consecutive tasks, so that what
+        is drawn into a minibatch does not depend on how many devices share the groups; None: as many of 8, 4, 2 or 1 as
+        the tasks allow
+    """
 
     optimizer: optax.GradientTransformation = eqx.field(static=True)
     epochs: int = eqx.field(static=True, default=1)
     minibatches: int = eqx.field(static=True, default=1)
     chunk: int | None = eqx.field(static=True, default=None)
+    task_groups: int | None = eqx.field(static=True, default=None)
 
     population = None
+
+    def __check_init__(self):
+        if min(self.epochs, self.minibatches, self.chunk or 1, self.task_groups or 1) < 1:
+            raise ValueError(
+                f"epochs={self.epochs}, minibatches={self.minibatches}, chunk={self.chunk} and "
+                f"task_groups={self.task_groups} must be at least 1"
+            )
+
+    def groups(self, num_tasks: int) -> int:
+        if self.minibatches == 1:
+            return num_tasks
+        if num_tasks % (self.minibatches * (self.task_groups or 1)):
+            raise ValueError(
+                f"{self.minibatches} minibatches of {self.task_groups or 1} groups must divide the {num_tasks} tasks "
+                "of a meta-step"
+            )
+        return self.task_groups or next(g for g in (8, 4, 2, 1) if num_tasks % (self.minibatches * g) == 0)
 
     def init(self, learner: Learner) -> Memory:
         if not learner.differentiable:
@@ -120,6 +156,9 @@ class Backprop(MetaOptimizer):
             raise Incompatible(f"{type(learner).__name__} has no meta-parameters: there is nothing to improve")
         return self.optimizer.init(learned)
 
+    def careful(self) -> "Backprop":
+        return dataclasses.replace(self, chunk=1)
+
     def candidates(self, learner: Learner, memory: Memory, *, key: Key[Array, ""]) -> Learner:
         del memory, key
         return learner
@@ -129,27 +168,36 @@ class Backprop(MetaOptimizer):
     ) -> tuple[Learner, Memory, Metrics]:
         learned, rest = partition(learner)
         num = jax.tree.leaves(batch)[0].shape[0]
-        if num % self.minibatches:
-            raise ValueError(f"{self.minibatches} minibatches must divide the {num} tasks of a device")
 
         def improve(carry, indices):
             learned, memory = carry
             part = batch if self.minibatches == 1 else jax.tree.map(lambda x: x[indices], batch)
-            losses, metrics, gradient, diverged = mean_gradient(
-                objective, combine(learned, rest), part, chunk=self.chunk
-            )
-            moves, memory = self.optimizer.update(gradient, memory, learned)
-            metrics = {"loss": losses, **metrics, "diverged": diverged}
-            norm = optax.tree.norm(gradient)
-            return (optax.apply_updates(learned, moves), memory), (metrics, norm)
+            mean = mean_gradient(objective, combine(learned, rest), part, chunk=self.chunk)
+            moves, memory = self.optimizer.update(mean.gradient, memory, learned)
+            metrics = {"loss": mean.losses, **mean.metrics, "diverged": mean.diverged}
+            norm = optax.tree.norm(mean.gradient)
+            return (optax.apply_updates(learned, moves), memory), (metrics, norm, mean.undecided)
 
-        shuffled = [jax.random.permutation(k, num) for k in jax.random.split(key, self.epochs)]
-        if self.minibatches == 1:
-            shuffled = [jnp.arange(num)] * self.epochs
-        order = jnp.stack(shuffled).reshape(self.epochs * self.minibatches, -1)
-        (learned, memory), (metrics, norms) = jax.lax.scan(improve, (learned, memory), order)
-        # What the tasks were worth before this update: the first epoch's, put back in the tasks' order.
+        order = jnp.stack([self._order(num, k) for k in jax.random.split(key, self.epochs)])
+        order = order.reshape(self.epochs * self.minibatches, -1)
+        (learned, memory), (metrics, norms, undecided) = jax.lax.scan(improve, (learned, memory), order)
+        # What each task's minibatch of the first epoch saw, put back in the tasks' order.
         first = jnp.argsort(order[: self.minibatches].reshape(-1))
-        told = jax.tree.map(lambda m: m[: self.minibatches].reshape(num, *m.shape[2:])[first], metrics)
+        first_seen = jax.tree.map(lambda m: m[: self.minibatches].reshape(num, *m.shape[2:])[first], metrics)
         ever = jnp.zeros(num, bool).at[order.reshape(-1)].max(metrics["diverged"].reshape(-1))
-        return combine(learned, rest), memory, {**told, "diverged": ever, "gradient_norm": norms[0]}
+        return (
+            combine(learned, rest),
+            memory,
+            {**first_seen, "diverged": ever, "gradient_norm": norms[0], "undecided": undecided.any()},
+        )
+
+    def _order(self, num: int, key: Key[Array, ""]) -> Int[Array, "minibatches size"]:
+        """Which of the tasks on this device each minibatch takes: an equal part of every group, in random order."""
+        if self.minibatches == 1:
+            return jnp.arange(num)[None]
+        groups = self.groups(num * num_devices()) // num_devices()
+        first = jax.lax.axis_index(DEVICES) * groups if num_devices() > 1 else 0
+        keys = task_keys(key, first + jnp.arange(groups))
+        size = num // groups
+        within = jax.vmap(lambda k: jax.random.permutation(k, size))(keys) + size * jnp.arange(groups)[:, None]
+        return jnp.moveaxis(within.reshape(groups, self.minibatches, -1), 1, 0).reshape(self.minibatches, -1)

@@ -16,8 +16,10 @@ import optax
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from quickstudy.core import Batch, Incompatible, Learner, MetaOptimizer, Metrics, Objective
-from quickstudy.parallel.reduce import mean_over_devices
+from quickstudy.parallel.keys import task_keys
+from quickstudy.parallel.reduce import mean_over_devices, sum_over_devices
 from quickstudy.parameters import combine, partition
+from quickstudy.rl.standardise import standardise
 
 
 class EvolutionMemory(eqx.Module):
@@ -33,12 +35,25 @@ def scales(learned: PyTree, floor: float) -> PyTree:
 def outcome(
     objective: Objective, batch: Batch
 ) -> tuple[Float[Array, "population"], Float[Array, "population tasks"], Bool[Array, "tasks"]]:
-    """(mean score of each candidate over all tasks, its scores, mask of the tasks left out)."""
+    """(fitness of each candidate: its mean score over all tasks, its scores, mask of the tasks left out).
+
+    A task is left out where no candidate has a finite score: it says nothing of their difference. A candidate whose
+    score is not finite in another task ranks last: below the worst of the others by as much as they differ.
+    """
     scores = jax.vmap(objective.score)(batch)
-    # A task that any candidate broke tells nothing of the difference between candidates.
-    diverged = ~jnp.isfinite(scores).all(0)
-    mean = mean_over_devices(jnp.where(diverged, 0.0, scores).mean(1))
-    return mean, scores, diverged
+    finite = jnp.isfinite(scores)
+    diverged = ~finite.any(0)
+    ill = sum_over_devices((~finite & ~diverged).any(1)) > 0
+    mean = mean_over_devices(jnp.where(finite, scores, 0.0).mean(1))
+    worst, best = jnp.where(ill, jnp.inf, mean).min(), jnp.where(ill, -jnp.inf, mean).max()
+    last = worst - jnp.maximum(best - worst, 1e-3 * jnp.maximum(jnp.abs(worst), 1.0))
+    return jnp.where(ill.all(), 0.0, jnp.where(ill, last, mean)), scores, diverged
+
+
+def finite_mean(scores: Float[Array, "population tasks"]) -> Float[Array, "tasks"]:
+    """Of each task, over the candidates whose score is finite there; NaN where there is none."""
+    finite = jnp.isfinite(scores)
+    return jnp.where(finite, scores, 0.0).sum(0) / finite.sum(0)
 
 
 class Evolution(MetaOptimizer):
@@ -82,20 +97,25 @@ class Evolution(MetaOptimizer):
         plus, minus = jnp.split(fitness, 2)
         estimate = lambda e: -jnp.tensordot(plus - minus, e, 1) / (self.population * self.sigma)
         # ε was scaled leaf by leaf: dividing by the scale twice gives the gradient in the leaf's own units.
-        gradient = jax.tree.map(lambda e, s: estimate(e) / s**2, noise, memory.scale)
+        gradient = jax.tree.map(lambda e, s: (estimate(e) / s**2).astype(e.dtype), noise, memory.scale)
         moves, optimizer = self.optimizer.update(gradient, memory.optimizer, learned)
         metrics = {
-            "loss": -scores.mean(0),
+            "loss": -finite_mean(scores),
             "diverged": diverged,
             "gradient_norm": optax.tree.norm(gradient),
         }
         return combine(optax.apply_updates(learned, moves), rest), EvolutionMemory(optimizer, memory.scale), metrics
 
     def _noise(self, learned: PyTree, scale: PyTree, key: Key[Array, ""]) -> PyTree:
+        """Of each pair of candidates, [pairs, ...] a leaf; a pair's depends on its number alone."""
         leaves, structure = jax.tree.flatten(learned)
-        keys = jax.random.split(key, len(leaves))
-        draw = lambda k, w, s: s * jax.random.normal(k, (self.population // 2, *w.shape))
-        return jax.tree.unflatten(structure, list(map(draw, keys, leaves, jax.tree.leaves(scale))))
+        draw = lambda k, w, s: (s * jax.random.normal(k, w.shape, w.dtype)).astype(w.dtype)
+
+        def of_pair(key: Key[Array, ""]) -> PyTree:
+            keys = jax.random.split(key, len(leaves))
+            return jax.tree.unflatten(structure, list(map(draw, keys, leaves, jax.tree.leaves(scale))))
+
+        return jax.vmap(of_pair)(task_keys(key, jnp.arange(self.population // 2)))
 
     def _shape(self, score: Float[Array, "population"]) -> Float[Array, "population"]:
         if self.fitness == "ranks":
@@ -103,5 +123,5 @@ class Evolution(MetaOptimizer):
             below, up_to = (jnp.searchsorted(ordered, score, side=side) for side in ("left", "right"))
             return (below + up_to - 1) / 2 / (self.population - 1) - 0.5
         if self.fitness == "standardised":
-            return (score - score.mean()) / (score.std() + 1e-8)
+            return standardise(score)
         return score

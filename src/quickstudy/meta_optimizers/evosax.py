@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Array, Key, PyTree
 
 from quickstudy.core import Batch, Incompatible, Learner, MetaOptimizer, Metrics, Objective
-from quickstudy.meta_optimizers.evolution import outcome, scales
+from quickstudy.meta_optimizers.evolution import finite_mean, outcome, scales
 from quickstudy.parameters import combine, partition
 
 
@@ -68,7 +68,7 @@ class Evosax(MetaOptimizer):
         moved = self._at(memory, searcher.get_mean(state))
         state = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), state, memory.state)
         metrics = {
-            "loss": -scores.mean(0),
+            "loss": -finite_mean(scores),
             "diverged": diverged,
             "step_norm": optax.tree.norm(jax.tree.map(jnp.subtract, moved, learned)),
         }

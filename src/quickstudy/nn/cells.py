@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from quickstudy.nn.layers import GRUCell, LSTMCell
+from quickstudy.parameters import in_types_of
 
 
 class Cell(eqx.Module):
@@ -36,7 +37,7 @@ def scan_along(cell: Any, hidden: PyTree, x: Float[Array, "time inputs"]) -> Flo
     """One step after the other."""
 
     def step(hidden, x):
-        hidden = cell(hidden, x)
+        hidden = in_types_of(hidden, cell(hidden, x))
         return hidden, cell.features(hidden)
 
     return jax.lax.scan(step, hidden, x)[1]

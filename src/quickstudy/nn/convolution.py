@@ -30,10 +30,11 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
+from quickstudy.parallel.platform import program_platform
 from quickstudy.runs.cache import cache_folder
 
 WAYS = ("patches", "winograd", "xla")
-MEASURED = "convolution.json"
+MEASURED = "convolution"  # a folder with a file for each place, so that processes which measure at once lose nothing
 
 
 def convolve(
@@ -52,12 +53,13 @@ def convolve_quads(
 
 
 def choose(stride: int, channels: int, size: int, platform: str | None = None) -> str:
-    """How to convolve images `size` high of `channels` channels: forced, measured on this machine, or known good."""
+    """The way to convolve images `size` high of `channels` channels: forced, measured on this machine, or known to be
+    good. `platform` is by default that of the program being traced."""
     if forced := os.environ.get("QUICKSTUDY_CONVOLUTION"):
         if forced not in WAYS:
             raise ValueError(f"QUICKSTUDY_CONVOLUTION must be one of {', '.join(WAYS)}, got {forced!r}")
         return "patches" if forced == "winograd" and stride != 1 else forced
-    platform = platform or jax.default_backend()
+    platform = platform or program_platform()
     if (found := _remembered().get(_place(platform, stride, channels, size))) is not None:
         return found
     if platform != "cpu":
@@ -84,10 +86,11 @@ def measure(*, size: int = 14, channels: int = 64, filters: int = 64, stride: in
     folder = cache_folder()
     if folder is None:
         raise FileNotFoundError("there is no home folder to remember it in: set QUICKSTUDY_CACHE")
+    folder = folder / MEASURED
     folder.mkdir(parents=True, exist_ok=True)
-    place = _place(jax.default_backend(), stride, channels, size)
-    known = {**_remembered(), place: min(took, key=lambda how: took[how])}
-    Path(folder, MEASURED).write_text(json.dumps(known, indent=1, sort_keys=True))
+    unfinished = folder / f".{os.getpid()}"
+    unfinished.write_text(min(took, key=lambda how: took[how]))
+    os.replace(unfinished, folder / _place(jax.default_backend(), stride, channels, size))  # seen whole or not at all
     _remembered.cache_clear()
     return took
 
@@ -98,16 +101,20 @@ def settings() -> str:
 
 
 def _place(platform: str, stride: int, channels: int, size: int) -> str:
-    return f"{platform}: stride {stride}, {channels} channels, {size} high"
+    return f"{platform}, stride {stride}, {channels} channels, {size} high"
 
 
 @functools.cache
 def _remembered() -> dict[str, str]:
     try:
-        found = json.loads(Path(cache_folder() or "", MEASURED).read_text())
-        return {name: how for name, how in found.items() if how in WAYS}
-    except (OSError, ValueError, AttributeError):
+        found = {
+            path.name: path.read_text()[:16]
+            for path in Path(cache_folder() or "", MEASURED).iterdir()
+            if path.is_file()
+        }
+    except (OSError, ValueError):
         return {}
+    return {name: how for name, how in found.items() if how in WAYS and not name.startswith(".")}
 
 
 @functools.cache

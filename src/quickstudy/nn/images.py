@@ -31,7 +31,7 @@ from quickstudy.nn.statistics import SupportNorm
 from quickstudy.parallel.axes import EXAMPLES, over_axes
 
 Normalise = Literal["support", "layer", "group", "transductive", "none"]
-Moments = tuple[Array, Array]  # the mean and the mean square
+Moments = tuple[Array, Array]  # mean and variance
 Film = tuple[Array, Array]  # what a block's channels are scaled by and shifted by, before its ReLU
 GROUPS = 8
 
@@ -47,16 +47,18 @@ def _over_examples(x: Array) -> Array:
 
 
 def moments(y: Float[Array, "*positions channels"], how: Normalise) -> Moments:
-    """Mean and mean square to normalise one image with; they broadcast against its channels."""
+    """Mean and variance to normalise one image with; they broadcast against its channels."""
     places = tuple(range(y.ndim - 1))
     if how == "group":
         grouped = y.reshape(*y.shape[:-1], GROUPS, -1)
         over = (*places, y.ndim)
         spread = lambda m: jnp.repeat(m, y.shape[-1] // GROUPS)
-        return spread(grouped.mean(over)), spread((grouped**2).mean(over))
+        return spread(grouped.mean(over)), spread(grouped.var(over))
     if how == "layer":
-        return y.mean(), (y**2).mean()
-    return _over_examples(y.mean(places)), _over_examples((y**2).mean(places))
+        return y.mean(), y.var()
+    # Of differences from the mean, as `var` has it: a mean square less the mean's is next to nothing far from 0.
+    mean = _over_examples(y.mean(places))
+    return mean, _over_examples(((y - mean) ** 2).mean(places))
 
 
 class Norm(eqx.Module):
@@ -77,8 +79,8 @@ class Norm(eqx.Module):
         if self.normalise == "none":
             mean, inverse = 0.0, 1.0
         else:
-            mean, square = moments(y, self.normalise) if given is None else given
-            inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + 1e-5)
+            mean, variance = moments(y, self.normalise) if given is None else given
+            inverse = jax.lax.rsqrt(variance + 1e-5)
         slope = self.scale * inverse
         if pool is None:
             return y * slope + (self.shift - mean * slope)
@@ -178,7 +180,7 @@ class Conv4(SupportNorm):
     ) -> Float[Array, "features"]:
         """film: scales and shifts of the third block's channels. Raises ValueError for images of another size."""
         check_size(image, self.size)
-        x = image.astype(float)
+        x = image.astype(self.blocks[0].kernel.dtype)
         for block, of_support, change in zip(self.blocks, given or (None,) * 4, _third(film), strict=True):
             x = block(x, of_support, change)
         return x.reshape(-1)
@@ -190,7 +192,7 @@ class Conv4(SupportNorm):
             return ()
 
         def along(image):
-            x, found = image.astype(float), []
+            x, found = image.astype(self.blocks[0].kernel.dtype), []
             for block, change in zip(self.blocks, _third(film), strict=True):
                 found.append(moments(block.convolved(x)[0], "support"))
                 x = block(x, found[-1], change)
@@ -282,7 +284,7 @@ class ResNet(eqx.Module):
 
     def __call__(self, image: Num[Array, "height width channels"]) -> Float[Array, "features"]:
         check_size(image, self.size)
-        x = image.astype(float)
+        x = image.astype(self.stages[0].shortcut.dtype)
         for stage in self.stages:
             x = stage(x)
         return x.mean((0, 1))

@@ -41,8 +41,9 @@ class GRUCell(eqx.Module):
 
     def __init__(self, inputs: int, size: int, *, key: Key[Array, ""]):
         drawn = eqx.nn.GRUCell(inputs, size, key=key)
-        weight_ih, weight_hh, self.bias, self.bias_n = jax.tree.leaves(drawn)
-        self.weight_ih, self.weight_hh = weight_ih.T, weight_hh.T
+        assert drawn.bias is not None and drawn.bias_n is not None
+        self.weight_ih, self.weight_hh = drawn.weight_ih.T, drawn.weight_hh.T
+        self.bias, self.bias_n = drawn.bias, drawn.bias_n
         self.size = size
 
     def __call__(self, x: Float[Array, "inputs"], h: Float[Array, "size"]) -> Float[Array, "size"]:
@@ -63,8 +64,8 @@ class LSTMCell(eqx.Module):
 
     def __init__(self, inputs: int, size: int, *, key: Key[Array, ""]):
         drawn = eqx.nn.LSTMCell(inputs, size, key=key)
-        weight_ih, weight_hh, self.bias = jax.tree.leaves(drawn)
-        self.weight_ih, self.weight_hh = weight_ih.T, weight_hh.T
+        assert drawn.bias is not None
+        self.weight_ih, self.weight_hh, self.bias = drawn.weight_ih.T, drawn.weight_hh.T, drawn.bias
         self.size = size
 
     def __call__(self, x: Float[Array, "inputs"], hidden: Both) -> Both:

@@ -14,8 +14,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Key
 
+from quickstudy.checks import require_whole
 from quickstudy.nn.cells import Cell
 from quickstudy.nn.layers import Linear
+
+
+def _complex(real: Float[Array, "*shape"], imaginary: Float[Array, "*shape"]) -> Complex[Array, "*shape"]:
+    """Of halves of 32 bits at least: there are no complex numbers of fewer."""
+    kind = jnp.promote_types(real.dtype, jnp.float32)
+    return jax.lax.complex(real.astype(kind), imaginary.astype(kind))
 
 
 class Layer(eqx.Module):
@@ -40,12 +47,12 @@ class Layer(eqx.Module):
 
     @property
     def rate(self) -> Complex[Array, "states"]:
-        return jnp.exp(jax.lax.complex(-jnp.exp(self.decay), jnp.exp(self.angle)))
+        return jnp.exp(_complex(-jnp.exp(self.decay), jnp.exp(self.angle)))
 
     def driven(self, u: Float[Array, "width"]) -> Complex[Array, "states"]:
         """What an input adds to the state."""
-        gain = jnp.sqrt(1 - jnp.exp(-2 * jnp.exp(self.decay)))
-        return gain * (self.norm(u) @ jax.lax.complex(*self.into).T)
+        gain = jnp.sqrt(-jnp.expm1(-2 * jnp.exp(self.decay)))  # 1 − |λ|², which near 1 no difference can tell
+        return gain * (self.norm(u) @ _complex(*self.into).T)
 
     def read(self, z: Complex[Array, "states"], u: Float[Array, "width"]) -> Float[Array, "width"]:
         """What the next layer is given."""
@@ -70,6 +77,9 @@ class LinearRecurrence(Cell):
         least: float = 0.5,
         most: float = 0.999,
     ):
+        require_whole(1, size=size, layers=layers, states=states)
+        if not 0 < least < most < 1:
+            raise ValueError(f"0 < least < most < 1 is needed for |λ|, got least={least} and most={most}")
         enter, *rest = jax.random.split(key, layers + 1)
         self.enter = Linear(inputs, size, key=enter)
         self.layers = [Layer(size, states or size, least, most, key=k) for k in rest]
@@ -80,7 +90,7 @@ class LinearRecurrence(Cell):
     def __call__(self, hidden: tuple[list[Array], Array], x: Float[Array, "inputs"]) -> tuple[list[Array], Array]:
         u, states = self.enter(x), []
         for layer, before in zip(self.layers, hidden[0], strict=True):
-            z = layer.rate * jax.lax.complex(*before) + layer.driven(u)
+            z = layer.rate * _complex(*before) + layer.driven(u)
             u = layer.read(z, u)
             states.append(jnp.stack([z.real, z.imag]))
         return states, u
@@ -89,7 +99,7 @@ class LinearRecurrence(Cell):
         u = jax.vmap(self.enter)(x)
         for layer, before in zip(self.layers, hidden[0], strict=True):
             driven = jax.vmap(layer.driven)(u)
-            driven = driven.at[0].add(layer.rate * jax.lax.complex(*before))
+            driven = driven.at[0].add(layer.rate * _complex(*before))
             rates = jnp.broadcast_to(layer.rate, driven.shape)
             _, z = jax.lax.associative_scan(lambda a, b: (b[0] * a[0], b[0] * a[1] + b[1]), (rates, driven))
             u = jax.vmap(layer.read)(z, u)

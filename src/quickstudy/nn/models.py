@@ -7,10 +7,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from quickstudy.checks import require_whole
 from quickstudy.data.batches import Output
 from quickstudy.data.distributions import Categorical, Gaussian
 from quickstudy.nn.layers import Linear
 from quickstudy.nn.statistics import SupportNorm, compute_support_stats, initial_stats, with_statistics
+
+
+def require_sizes(sizes: tuple[int, ...]) -> None:
+    """Raises ValueError for sizes of which no layers can be made."""
+    if len(sizes) < 2:
+        raise ValueError(f"sizes run from the input to the output, as (1, 40, 1), got {sizes}")
+    require_whole(0, **{f"sizes[{i}]": size for i, size in enumerate(sizes)})
 
 
 class MLP(eqx.Module):
@@ -22,6 +30,7 @@ class MLP(eqx.Module):
 
     def __init__(self, sizes: tuple[int, ...], *, key: Key[Array, ""], activation: Callable = jax.nn.relu):
         """`sizes` runs from the input to the output: (1, 40, 40, 1) has three layers."""
+        require_sizes(sizes)
         keys = jax.random.split(key, len(sizes) - 1)
         self.layers = [Linear(i, o, key=k) for i, o, k in zip(sizes[:-1], sizes[1:], keys, strict=True)]
         self.activation, self.features = activation, sizes[-1]
@@ -60,6 +69,7 @@ class Modulated(eqx.Module):
     activation: Callable = eqx.field(static=True)
 
     def __init__(self, sizes: tuple[int, ...], *, key: Key[Array, ""], activation: Callable = jax.nn.relu):
+        require_sizes(sizes)
         *hidden, last = jax.random.split(key, len(sizes) - 1)
         inner = zip(sizes[:-2], sizes[1:-1], hidden, strict=True)
         self.layers = [Linear(i, o, use_bias=False, key=k) for i, o, k in inner]
@@ -118,12 +128,17 @@ class Contextual(eqx.Module):
 
 
 class CategoricalPolicy(eqx.Module):
-    """A policy over as many actions as the network has outputs."""
+    """A policy over as many actions as the network has outputs. With `critic` its last output is the value of what is
+    seen."""
 
     net: Callable
+    critic: bool = eqx.field(static=True, default=False)
 
     def __call__(self, x: Float[Array, "inputs"]) -> Output:
-        return Output(policy=Categorical(self.net(x)))
+        said = self.net(x)
+        if self.critic:
+            return Output(policy=Categorical(said[:-1]), value=said[-1])
+        return Output(policy=Categorical(said))
 
 
 class GaussianPolicy(eqx.Module):

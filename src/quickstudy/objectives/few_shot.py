@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, Tasks
+from quickstudy.core import Incompatible, Learner, Memory, Metrics, Tasks
 from quickstudy.data.batches import FewShotTask, Labelled, Output, Segments
 from quickstudy.nn.measures import squared_error
+from quickstudy.objectives import fits
+from quickstudy.objectives.segments import SegmentObjective
 from quickstudy.parallel.axes import over_axes
 
 
@@ -37,6 +39,18 @@ def prediction_in(said: Output, learner: Learner) -> PyTree:
     return said.prediction
 
 
+def where_finite(measure: Callable) -> Callable:
+    """`measure(prediction, y)`, and NaN where the prediction is not finite: the place of the largest of numbers that
+    are none is no answer, whether it is right or not."""
+
+    def judged(prediction: PyTree, y: PyTree) -> Float[Array, ""]:
+        leaves = jax.tree.leaves(eqx.filter(prediction, eqx.is_inexact_array))
+        finite = jnp.array([jnp.isfinite(leaf).all() for leaf in leaves], bool).all()
+        return jnp.where(finite, measure(prediction, y), jnp.nan)
+
+    return judged
+
+
 def query_mean(measure: Callable, learner: Learner, episode: FewShotTask, key: Key[Array, ""]) -> Float[Array, ""]:
     """Mean of `measure(prediction, y)` over the query set, after adapting."""
     state = adapted(learner, episode, key)
@@ -47,31 +61,35 @@ def query_mean(measure: Callable, learner: Learner, episode: FewShotTask, key: K
     return over_axes(of_one)(episode.query).mean()
 
 
-class FewShot(Objective):
+class FewShot(SegmentObjective):
     """`of_loss(prediction, y)` is what is minimised and `of_score(prediction, y)` what is reported, under the name
-    `metric`; both are of one example and averaged over the query set."""
+    `metric`; both are of one example and averaged over the query set. A score of predictions that are not finite is
+    NaN."""
 
     of_loss: Callable = eqx.field(static=True, default=squared_error)
     of_score: Callable = eqx.field(static=True, default=squared_error)
     metric: str = eqx.field(static=True, default="query MSE")
     lower_is_better: bool = eqx.field(static=True, default=True)
 
-    first_point = adaptations_per_point = 1
+    from_start = True
 
-    def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
-        del learner, key
+    def curve_axis(self, learner: Learner, points: int) -> tuple[str, tuple[int, ...]]:
+        return ("adaptations", (1,)) if learner.inner_steps is None else ("gradient steps", (learner.inner_steps,))
+
+    def init(self, learner: Learner, tasks: Tasks, *, keys: Key[Array, "tasks"]) -> Memory:
+        del keys
         if not isinstance(tasks, FewShotTask):
             raise Incompatible(
                 f"FewShot takes tasks of a support and a query set (FewShotTask), got {type(tasks).__name__}; "
                 "Online takes labelled streams, and Trial environments"
             )
+        fits.require_adapts(learner, jax.tree.map(lambda leaf: leaf[0], tasks))
         return ()
 
     def collect(
-        self, learner: Learner, memory: Memory, tasks: FewShotTask, *, key: Key[Array, ""]
+        self, learner: Learner, memory: Memory, tasks: FewShotTask, *, keys: Key[Array, "tasks"]
     ) -> tuple[Judged, Memory]:
-        keys = jax.random.split(key, jax.tree.leaves(tasks)[0].shape[0])
-        quality = jax.vmap(lambda e, k: query_mean(self.of_score, learner, e, k))(tasks, keys)
+        quality = jax.vmap(lambda e, k: query_mean(where_finite(self.of_score), learner, e, k))(tasks, keys)
         return Judged(tasks, keys, quality), memory
 
     def loss(self, learner: Learner, batch: Judged) -> tuple[Float[Array, "tasks"], Metrics]:

@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, Tasks
 from quickstudy.data.batches import Labelled
 from quickstudy.nn.measures import squared_error
-from quickstudy.objectives.few_shot import prediction_in
+from quickstudy.objectives import fits
+from quickstudy.objectives.few_shot import prediction_in, where_finite
 
 
 class Streamed(eqx.Module):
@@ -41,14 +43,17 @@ class Online(Objective):
     burn_in: int = eqx.field(static=True, default=0)
     instances: int | None = eqx.field(static=True, default=None)
 
-    adaptations_per_point = 1
+    def curve_axis(self, learner: Learner, points: int) -> tuple[str, tuple[int, ...]]:
+        """The first prediction comes before any example; by instances the points are the 1st, 2nd, ... appearance."""
+        if self.instances is None:
+            return "examples", tuple(range(points))
+        return "appearances", tuple(range(1, points + 1))
 
-    @property
-    def first_point(self) -> int:
-        """0 adaptations before the first moment; by instances the points are named 1st, 2nd, ..."""
-        return 0 if self.instances is None else 1
+    def __check_init__(self):
+        require_whole(0, burn_in=self.burn_in)
+        require_whole(1, instances=self.instances)
 
-    def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
+    def init(self, learner: Learner, tasks: Tasks, *, keys: Key[Array, "tasks"]) -> Memory:
         if not isinstance(tasks, Labelled):
             raise Incompatible(
                 f"Online takes labelled streams (Labelled), got {type(tasks).__name__}; FewShot takes episodes, Trial "
@@ -65,20 +70,21 @@ class Online(Objective):
                 )
             if not jnp.issubdtype(jnp.result_type(tasks.y), jnp.integer):
                 raise ValueError(f"instances counts whole-number labels, and these are {jnp.result_type(tasks.y)}")
+        fits.require_follows(learner, jax.tree.map(lambda leaf: leaf[0], tasks))
         return ()
 
     def collect(
-        self, learner: Learner, memory: Memory, tasks: Labelled, *, key: Key[Array, ""]
+        self, learner: Learner, memory: Memory, tasks: Labelled, *, keys: Key[Array, "tasks"]
     ) -> tuple[Streamed, Memory]:
-        num, length = jax.tree.leaves(tasks)[0].shape[:2]
-        begin, adapt = jax.random.split(key)
-        begin, adapt = jax.random.split(begin, num), jax.random.split(adapt, (num, length))
-        each = lambda *life: self._along(self.of_score, learner, *life)
+        length = jax.tree.leaves(tasks)[0].shape[1]
+        begin, adapt = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        adapt = jax.vmap(lambda key: jax.random.split(key, length))(adapt)
+        each = lambda *given: self._along(where_finite(self.of_score), learner, *given)
         quality = jax.vmap(each)(tasks, begin, adapt)
         return Streamed(tasks, begin, adapt, quality), memory
 
     def loss(self, learner: Learner, batch: Streamed) -> tuple[Float[Array, "tasks"], Metrics]:
-        each = lambda *life: self._along(self.of_loss, learner, *life)[self.burn_in :].mean()
+        each = lambda *given: self._along(self.of_loss, learner, *given)[self.burn_in :].mean()
         return jax.vmap(each)(batch.stream, batch.key, batch.keys), {}
 
     def score(self, batch: Streamed) -> Float[Array, "tasks"]:

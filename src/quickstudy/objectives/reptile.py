@@ -14,47 +14,51 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, Tasks
 from quickstudy.data.batches import Segments
-from quickstudy.objectives.few_shot import FewShot
-from quickstudy.objectives.trial import Trial
+from quickstudy.objectives.segments import SegmentObjective
 from quickstudy.parameters import combine, partition, starts_from_leaves
 
 
 class Reptile(Objective):
     """`judge` collects experience and scores what was adapted, as it would without Reptile."""
 
-    judge: FewShot | Trial
+    judge: SegmentObjective
 
-    @property
-    def first_point(self) -> int:  # type: ignore[override]
-        return self.judge.first_point
-
-    @property
-    def adaptations_per_point(self) -> int:
-        return self.judge.adaptations_per_point
+    def curve_axis(self, learner: Learner, points: int) -> tuple[str, tuple[int, ...]]:
+        return self.judge.curve_axis(learner, points)
 
     @property
     def metric(self) -> str:
         return self.judge.metric
 
     @property
+    def curve_metric(self) -> str:
+        return self.judge.curve_metric
+
+    @property
+    def points_per_score(self) -> float:
+        return self.judge.points_per_score
+
+    @property
     def lower_is_better(self) -> bool:
         return self.judge.lower_is_better
 
-    def init(self, learner: Learner, tasks: Tasks, *, key: Key[Array, ""]) -> Memory:
+    def init(self, learner: Learner, tasks: Tasks, *, keys: Key[Array, "tasks"]) -> Memory:
         if not starts_from_leaves(learner):
             raise Incompatible(
                 f"Reptile moves the state a task starts from, and {type(learner).__name__}'s is not made of its "
                 f"meta-parameters; use {type(self.judge).__name__}"
             )
-        memory = self.judge.init(learner, tasks, key=key)
-        if jax.tree.leaves(memory):
+        if not self.judge.from_start:
             raise Incompatible(
-                "Reptile adapts from the start on: of a window of a life it does not know what was before"
+                "Reptile adapts from the start on: of a part of a trial it does not know what came before; use "
+                "bptt_length=None"
             )
-        return memory
+        return self.judge.init(learner, tasks, keys=keys)
 
-    def collect(self, learner: Learner, memory: Memory, tasks: Tasks, *, key: Key[Array, ""]) -> tuple[PyTree, Memory]:
-        return self.judge.collect(learner, memory, tasks, key=key)
+    def collect(
+        self, learner: Learner, memory: Memory, tasks: Tasks, *, keys: Key[Array, "tasks"]
+    ) -> tuple[PyTree, Memory]:
+        return self.judge.collect(learner, memory, tasks, keys=keys)
 
     def loss(self, learner: Learner, batch: PyTree) -> tuple[Float[Array, "tasks"], Metrics]:
         learned, rest = partition(learner)

@@ -50,8 +50,9 @@ def peak_memory() -> int:
     return kept if sys.platform == "darwin" else 1024 * kept
 
 
-def choose(wanted: int, tasks: int, minibatches: int) -> int:
-    """How many devices share each minibatch of so many tasks: `wanted`, or with 0 as many as there are and divide it.
+def choose(wanted: int, groups: int) -> int:
+    """How many devices share the tasks of a meta-step, which fall into so many groups: `wanted`, or with 0 as many as
+    there are and divide them.
 
     Raises ConfigError where they do not divide it, or where there are not as many.
     """
@@ -59,8 +60,9 @@ def choose(wanted: int, tasks: int, minibatches: int) -> int:
     if wanted > there:
         mend = "; on a CPU set jax_num_cpu_devices before JAX starts" if jax.default_backend() == "cpu" else ""
         raise ConfigError([f"devices={wanted}, but JAX has {there}{mend}"])
-    if wanted > 1 and tasks % (wanted * minibatches):
-        fit = [str(num) for num in range(1, there + 1) if tasks % (num * minibatches) == 0]
-        parts = f" in each of {minibatches} minibatches" if minibatches > 1 else ""
-        raise ConfigError([f"devices={wanted} do not divide {tasks} tasks{parts}; use {' or '.join(fit)}"])
-    return wanted or next((num for num in range(there, 1, -1) if tasks % (num * minibatches) == 0), 1)
+    if wanted > 1 and groups % wanted:
+        fit = [str(num) for num in range(1, there + 1) if groups % num == 0]
+        raise ConfigError(
+            [f"devices={wanted} do not divide the {groups} groups of tasks in a meta-step; use {' or '.join(fit)}"]
+        )
+    return wanted or next((num for num in range(there, 1, -1) if groups % num == 0), 1)

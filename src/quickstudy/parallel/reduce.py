@@ -25,3 +25,8 @@ def sum_over_devices(tree: PyTree) -> PyTree:
 def mean_over_devices(tree: PyTree) -> PyTree:
     """`sum_over_devices` of what is a mean, or a sum that is to be divided by a device's number of tasks."""
     return jax.tree.map(lambda x: x / num_devices(), sum_over_devices(tree))
+
+
+def max_over_devices(tree: PyTree) -> PyTree:
+    """The largest of what all devices that share the tasks have."""
+    return tree if num_devices() == 1 else jax.lax.pmax(tree, DEVICES)

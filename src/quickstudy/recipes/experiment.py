@@ -12,9 +12,11 @@ from quickstudy._version import __version__
 from quickstudy.core import Learner, MetaOptimizer, Objective, TaskDistribution
 from quickstudy.display.events import Listener
 from quickstudy.evaluate.config import EvaluationConfig
+from quickstudy.meta_optimizers.backprop import tasks_at_once
 from quickstudy.nn import convolution
-from quickstudy.recipes.base import Recipe
-from quickstudy.train.run import Curriculum, Result, train
+from quickstudy.recipes.compose import Recipe
+from quickstudy.train.checks import Curriculum
+from quickstudy.train.run import Result, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Experiment:
             self.objective,
             self.meta_optimizer,
             self.tasks,
-            config=self.recipe,
+            config=self.recipe.training,
             evaluation=self.evaluation,
             curriculum=self.curriculum,
             out=out,
@@ -49,6 +51,26 @@ class Experiment:
             resume=resume,
             listener=listener,
         )
+
+
+def built(recipe: Recipe) -> Experiment:
+    """The family's tasks and what the method makes of them."""
+    family = recipe.tasks.build(recipe.meets, recipe.training.seed)
+    made = recipe.method.build(family, recipe.training)
+    num = recipe.testing.test_tasks
+    chunk = made.evaluation.chunk
+    if size := family.task_bytes:
+        chunk = tasks_at_once(num, size) or 50
+    return Experiment(
+        recipe,
+        made.learner,
+        made.objective,
+        made.meta_optimizer,
+        made.tasks or family.tasks,
+        dataclasses.replace(made.evaluation, num_tasks=num, chunk=min(num, chunk)),
+        made.curriculum,
+        tuple(dict.fromkeys((recipe.source, *made.citations, *family.citations))),
+    )
 
 
 def fingerprint() -> dict[str, Any]:

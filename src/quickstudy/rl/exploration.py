@@ -1,9 +1,9 @@
 """The best way to look for a goal that may be any of several cells, exactly.
 
 An agent starts each of E episodes of H steps in the same cell; a step costs the same everywhere but at the goal, where
-staying pays. Until the goal is found nothing else is learned, so what the agent knows is where it has been, and a plan
-is one path. With d(g) the steps from the start to g, a goal that is known is left aside for d(g) − 1 steps an episode;
-one that is not known yet wastes, beyond that, one step at each
+staying pays. Until the goal is found the agent learns nothing but where it is not, so its knowledge is the set of cells
+it has visited, and a plan is one path. With d(g) the steps from the start to g, a goal that is known is not met for
+d(g) − 1 steps an episode; one that is not known yet wastes, beyond that, one step at each
 
     τ ≥ d(g)   of an episode in which g is still unseen.
 
@@ -19,42 +19,47 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 
 
-def shortest(then: Int[np.ndarray, "cells actions"], start: int) -> Int[np.ndarray, "cells"]:
-    """Steps from `start` to every cell; as many as there are cells where there is no way."""
-    away = np.full(len(then), len(then))
+def shortest(next_cell: Int[np.ndarray, "cells actions"], start: int) -> Int[np.ndarray, "cells"]:
+    """The number of steps from `start` to every cell, or the number of cells where there is no way."""
+    away = np.full(len(next_cell), len(next_cell))
     away[start] = 0
-    for steps in range(1, len(then)):
-        reached = np.unique(then[away == steps - 1])
+    for steps in range(1, len(next_cell)):
+        reached = np.unique(next_cell[away == steps - 1])
         away[reached] = np.minimum(away[reached], steps)
     return away
 
 
 def explore(
-    then: Int[np.ndarray, "cells actions"], start: int, goals: Sequence[int], *, episode: int, episodes: int
+    next_cell: Int[np.ndarray, "cells actions"], start: int, goals: Sequence[int], *, episode: int, episodes: int
 ) -> tuple[Int[np.ndarray, "steps"], int]:
-    """The cells of the best path, one a step, and its waste, added up over the goals. `then[s, a]` follows s and a."""
-    if len(goals) + (len(then) - 1).bit_length() > 62:
-        raise ValueError(f"{len(goals)} goals and {len(then)} cells are too many to search exactly")
-    _, bound = _search(then, start, goals, episode, episodes, None)
-    return _search(then, start, goals, episode, episodes, bound)
+    """The cells of the best path, one a step, and its waste, added up over the goals.
+
+    next_cell: the cell after each cell and action
+    Raises ValueError where goals and cells do not fit into a key of 62 bits.
+    """
+    if len(goals) + (len(next_cell) - 1).bit_length() > 62:
+        raise ValueError(f"{len(goals)} goals and {len(next_cell)} cells are too many to search exactly")
+    _, bound = _search(next_cell, start, goals, episode, episodes, None)
+    return _search(next_cell, start, goals, episode, episodes, bound)
 
 
 def _search(
-    then: NDArray, start: int, goals: Sequence[int], episode: int, episodes: int, bound: int | None
+    next_cell: NDArray, start: int, goals: Sequence[int], episode: int, episodes: int, bound: int | None
 ) -> tuple[NDArray, int]:
-    """Sets are bit masks, and a key is a set and a cell. Keeps waste up to `bound`; None: the least of each episode."""
-    cells, actions = then.shape
+    """The best path among those with a waste of at most `bound` (None: of the least waste after each episode), and its
+    waste. Sets are bit masks, and a key is a set and a cell."""
+    cells, actions = next_cell.shape
     shift = (cells - 1).bit_length()
     bit = np.zeros(cells, np.int64)
     bit[list(goals)] = 1 << np.arange(len(goals))
-    away = shortest(then, start)[list(goals)]
+    away = shortest(next_cell, start)[list(goals)]
     due = [int(bit[list(goals)][away <= step].sum()) for step in range(episode + 1)]
     keys, waste = np.array([start], np.int64), np.zeros(1, np.int64)
     layers = []
     for time in range(episodes * episode):
         step = time % episode + 1
         cell = keys & ((1 << shift) - 1) if step > 1 else np.full(len(keys), start)
-        moved = then[cell]
+        moved = next_cell[cell]
         seen = (keys >> shift)[:, None] | bit[moved]
         total = (waste[:, None] + np.bitwise_count(due[step] & ~seen)).reshape(-1)
         new = (seen << shift | moved).reshape(-1)

@@ -6,6 +6,7 @@ from typing import Any
 
 from quickstudy.config import ConfigError
 from quickstudy.core import HeldOut, Learner
+from quickstudy.display.events import Listener, quiet
 from quickstudy.evaluate.config import EvaluationConfig
 from quickstudy.evaluate.result import Evaluation
 from quickstudy.evaluate.run import evaluate
@@ -29,13 +30,13 @@ class Loaded:
     def evaluation(self) -> EvaluationConfig | None:
         return self.experiment.evaluation if self.experiment else None
 
-    def evaluate(self, held_out: HeldOut | None = None, **changes: Any) -> Evaluation:
-        """Meta-tests as the recipe says; `changes` are fields of its protocol."""
+    def evaluate(self, held_out: HeldOut | None = None, *, listener: Listener = quiet, **changes: Any) -> Evaluation:
+        """Meta-tests as the recipe says; `changes` are fields of its EvaluationConfig."""
         if self.experiment is None:
             raise ValueError("no recipe made this learner: use quickstudy.evaluate with your own objective and tasks")
         evaluation = dataclasses.replace(self.experiment.evaluation, **changes)
         held_out = held_out or self.experiment.tasks.split().test
-        return evaluate(self.learner, evaluation.objective, held_out, evaluation=evaluation)
+        return evaluate(self.learner, evaluation.objective, held_out, evaluation=evaluation, listener=listener)
 
 
 def recipe(name: str, **values: Any) -> Experiment:
@@ -58,8 +59,8 @@ def experiment_of(folder: RunFolder, *, own: str | None = None, **values: Any) -
     name = recipe_of(about, folder.path, own)
     of = lambda **values: _built(name, {**about["config"], **values})
     experiment = of(**values)
-    held_out = lambda experiment: getattr(experiment.tasks, "parts", None)
-    if values and held_out(experiment) != held_out(of()):
+    identity = lambda experiment: experiment.tasks.split().test.identity()
+    if values and identity(experiment) != identity(of()):
         raise ConfigError([f"{values} would test on what was trained on: leave what is held out as it was"])
     return experiment
 

@@ -1,5 +1,6 @@
-"""Recipes that are none of quickstudy's own. A run folder is data: the class that it names, "file.py:Class" or
-"module:Class", is imported only when a person names it in the very command, and only if it is the one that made it.
+"""Recipes that are none of quickstudy's own. A run folder is data: what it names of a person's own is imported only
+when a person names it in the very command, and only if it is what made the run. It is a card, "file.py:card" or
+"module:card", or tasks and a method, "file.py:Tasks+rl2" or "grid+file.py:Method".
 """
 
 import os
@@ -19,17 +20,22 @@ def is_own(reference: str) -> bool:
 
 
 def short(reference: str) -> str:
-    """As run.json names it: the file without its folder."""
-    where, _, name = reference.rpartition(":")
-    return f"{Path(where).name}:{name}" if where.endswith(".py") else reference
+    """As run.json names it: files without their folders."""
+    return "+".join(f"{Path(where).name}:{name}" if where else name for where, name in map(_file, reference.split("+")))
 
 
 def digest_of(reference: str) -> str | None:
-    """SHA-256 of the file of "file.py:Class"; None for a module's, which cannot be found without importing it."""
-    where, _, _ = reference.rpartition(":")
-    if not where.endswith(".py"):
-        return None
-    return sha256(read_regular(where, MOST, "name the file of the recipe"))
+    """SHA-256 of the file that is named, of the digests of both where there are two; None for a module's, which cannot
+    be found without importing it."""
+    files = [where for where, _ in map(_file, reference.split("+")) if where]
+    digests = [sha256(read_regular(file, MOST, "name the file of the recipe")) for file in files]
+    return sha256("".join(digests).encode()) if len(digests) > 1 else next(iter(digests), None)
+
+
+def _file(part: str) -> tuple[str, str]:
+    """(file, name in it) of "file.py:Name"; ("", all) of anything else."""
+    where, _, name = part.rpartition(":")
+    return (where, name) if where.endswith(".py") else ("", part)
 
 
 def recipe_of(run: Mapping[str, Any], folder: str | os.PathLike, given: str | None = None) -> str:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 FORMAT = 2  # of the folders written here; the first edition's have other bits for the same seed
 METRICS, VALIDATION, TIMING = "metrics.jsonl", "validation.jsonl", "timing.jsonl"
+PARTIAL = "partial.jsonl"  # lines of metrics that were interrupted
 
 Value = Any  # whatever JSON can say
 
@@ -169,12 +170,16 @@ class Belongs(TypedDict):
 class Evaluation(TypedDict):
     """evaluation.json, and the like of tests under other settings.
 
+    curve_metric, points_per_score: what the points of `curve` count, and how many of them a score adds up
+    drawings: the kinds of what was recorded to be drawn, by what they are of
     other: fields of the recipe that were another than in training
     arrays: of the .safetensors file beside it
     """
 
     step: Count
     metric: Word
+    curve_metric: NotRequired[Word]
+    points_per_score: NotRequired[Annotated[float, Holds("above 0", lambda x: x > 0)]]
     lower_is_better: bool
     score: float
     ci: Interval
@@ -184,6 +189,7 @@ class Evaluation(TypedDict):
     diverged: list[Count]
     note: str
     behaviour: NotRequired[Behaviour]
+    drawings: NotRequired[dict[str, Word]]
     other: NotRequired[dict[str, Value]]
     belongs: Belongs
     arrays: Mark
@@ -239,7 +245,23 @@ class Spec(TypedDict):
 
 
 Header = dict[str, Spec]
-LINES: dict[str, type] = {METRICS: MetricsLine, VALIDATION: ValidationLine, TIMING: TimingLine}
+
+
+class PartialLine(TypedDict):
+    """partial.jsonl: what is known at `step` of the line that began after step `first`. Moments are those of each step:
+    number, mean and sum of squared deviations, as text where they are not finite."""
+
+    step: Count
+    first: Count
+    steps: Count
+    tasks: Count
+    diverged: Count
+    where: list[tuple[Count, Count]]
+    moments: dict[str, list[tuple[float | str, float | str, float | str]]]
+    by_task: list[str]
+
+
+LINES: dict[str, type] = {METRICS: MetricsLine, VALIDATION: ValidationLine, TIMING: TimingLine, PARTIAL: PartialLine}
 REST: dict[Any, Any] = {MetricsLine: float | None}
 
 

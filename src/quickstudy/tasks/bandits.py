@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Splits, split_by_stream
 from quickstudy.envs.spec import EnvironmentTasks, Spec, Stepped
 
@@ -42,12 +43,15 @@ class Bandits(EnvironmentTasks):
 
     environment = BanditEnvironment()
 
+    def __check_init__(self):
+        require_whole(1, arms=self.arms)
+
     @property
     def spec(self) -> Spec:
         return Spec(observation=0, actions=self.arms)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> Float[Array, "num arms"]:
-        return jax.vmap(lambda k: jax.random.uniform(k, (self.arms,)))(jax.random.split(key, num))
+    def sample(self, *, key: Key[Array, ""]) -> Float[Array, "arms"]:
+        return jax.random.uniform(key, (self.arms,))
 
     def split(self) -> Splits:
         return split_by_stream(self)

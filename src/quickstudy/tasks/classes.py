@@ -13,18 +13,21 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Int, Key
 
+from quickstudy.checks import require_at_least, require_one_of, require_whole
 from quickstudy.core import TEST_STREAM, VALIDATION_STREAM, HeldOut, Splits, TaskDistribution
 from quickstudy.data.batches import FewShotTask, Labelled
 
 
 class Pool(eqx.Module):
-    """A data set by classes: `items` [number, ...] and, for each class, the rows of its examples, the first `counts`
-    of `rows` being meant."""
+    """A data set by classes: `items` [number, ...], and `order`, the rows of the items class by class. Those of a class
+    are `counts` of them, from `starts` on, so that a class may be as large as it likes beside small ones."""
 
     items: Array
-    rows: Int[Array, "classes most"]
+    order: Int[Array, "number"]
+    starts: Int[Array, "classes"]
     counts: Int[Array, "classes"]
 
 
@@ -79,6 +82,7 @@ class Classes(TaskDistribution):
     shift, warp: by how much training images are changed, see `moved`
     decode: from an item of the pool to what the learner sees
     note: what is to be said with every result
+    names: what a person calls the classes of the pool; empty: their numbers
     """
 
     pool: Pool
@@ -95,11 +99,34 @@ class Classes(TaskDistribution):
     warp: float = eqx.field(static=True, default=0.0)
     decode: Callable = eqx.field(static=True, default=lambda item: item)
     note: str = eqx.field(static=True, default="")
+    names: tuple[Any, ...] = eqx.field(static=True, default=())
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> FewShotTask | Labelled:
-        return jax.vmap(self._stream if self.stream else self._episode)(jax.random.split(key, num))
+    def __check_init__(self):
+        if self.ways < 2 or self.shots < 1 or self.queries < 1:
+            raise ValueError(
+                f"a task needs at least 2 ways, 1 shot and 1 query, got ways={self.ways}, shots={self.shots}, "
+                f"queries={self.queries}"
+            )
+        require_whole(2, ways=self.ways, training_ways=self.training_ways)
+        require_whole(1, shots=self.shots, queries=self.queries)
+        require_one_of((1, 4), turns=self.turns, test_turns=self.test_turns)
+        require_at_least(0, shift=self.shift, warp=self.warp)
+        if isinstance(self.pool.counts, Tracer) or isinstance(self.members, Tracer):
+            return  # within a program there are no numbers to look at, and it was given what was made outside
+        require_apart(self)
+        own = np.asarray(self.members).tolist()
+        if own not in (parts := [list(part) for part in self.parts]):
+            raise ValueError("members must be the classes of one of the parts, in their order")
+        require_drawable(self, parts.index(own), self.ways, self.turns)
 
-    def _episode(self, key: Key[Array, ""]) -> FewShotTask:
+    def called(self, number: int) -> Any:
+        """What a person calls this class of the pool."""
+        return self.names[number] if self.names else number
+
+    def sample(self, *, key: Key[Array, ""]) -> FewShotTask | Labelled:
+        return self._stream(key) if self.stream else self._few_shot(key)
+
+    def _few_shot(self, key: Key[Array, ""]) -> FewShotTask:
         x = self.draw(self.shots + self.queries, key=key)
         part = lambda cut: _labelled(x[:, cut])
         return FewShotTask(part(slice(None, self.shots)), part(slice(self.shots, None)))
@@ -117,7 +144,8 @@ class Classes(TaskDistribution):
 
         def of_class(chosen, key):
             member = self.members[chosen // self.turns]
-            rows = self.pool.rows[member][distinct(self.pool.counts[member], each, key=key)]
+            which = distinct(self.pool.counts[member], each, key=key)
+            rows = self.pool.order[self.pool.starts[member] + which]
             items = jax.vmap(self.decode)(self.pool.items[rows])
             if self.turns > 1:
                 items = jax.vmap(turn, (0, None))(items, chosen % self.turns)
@@ -128,7 +156,12 @@ class Classes(TaskDistribution):
 
         return jax.vmap(of_class)(chosen, jax.random.split(among, self.ways))
 
+    def split_fields(self) -> tuple[str, ...]:
+        return ("pool", "parts")
+
     def split(self) -> Splits:
+        check(self)
+
         def of(part: int, **changes: Any) -> "Classes":
             return dataclasses.replace(self, members=jnp.asarray(self.parts[part], int), **changes)
 
@@ -146,38 +179,55 @@ def _labelled(x: Array) -> Labelled:
 def pool_of(x: np.ndarray, y: np.ndarray) -> Pool:
     """Items [number, ...] and their class numbers [number], from 0 and without gaps, as a Pool."""
     counts = np.bincount(y)
-    rows = np.zeros((len(counts), counts.max()), np.int32)
-    for c, count in enumerate(counts):
-        rows[c, :count] = np.flatnonzero(y == c)
-    return Pool(jnp.asarray(x), jnp.asarray(rows), jnp.asarray(counts, jnp.int32))
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    whole = lambda numbers: jnp.asarray(numbers, jnp.int32)
+    return Pool(jnp.asarray(x), whole(np.argsort(y, kind="stable")), whole(starts), whole(counts))
 
 
-def check(classes: Classes, names: Sequence[Any] | None = None) -> Classes:
-    """The same, or ValueError where such tasks cannot be drawn; `names` are those of the pool's classes."""
-    c, each = classes, classes.shots + (0 if classes.stream else classes.queries)
-    if c.ways < 2 or c.shots < 1 or c.queries < 1:
-        raise ValueError(
-            f"a task needs at least 2 ways, 1 shot and 1 query, got ways={c.ways}, shots={c.shots}, queries={c.queries}"
-        )
-    train, validation, test = map(len, c.parts)
-    for part, ways, have in (
-        ("training", c.training_ways or c.ways, train * c.turns),
-        ("validation", c.ways, validation * c.test_turns),
-        ("test", c.ways, test * c.test_turns),
-    ):
-        if have < ways:
-            raise ValueError(
-                f"{ways}-way tasks need at least {ways} {part} classes, and there are {have}: "
-                "lower ways, or give that part more classes"
-            )
-    counts = np.asarray(c.pool.counts)
-    for member in (member for part in c.parts for member in part):
-        if counts[member] < each:
-            raise ValueError(
-                f"class {names[member] if names is not None else member} has {counts[member]} examples, and a task "
-                f"takes {each} (shots + queries): lower one of them, or leave the class out"
-            )
+PARTS = "training", "validation", "test"
+
+
+def check(classes: Classes) -> Classes:
+    """The same, or ValueError where tasks of one of its three parts cannot be drawn."""
+    c = classes
+    require_drawable(c, 0, c.training_ways or c.ways, c.turns)
+    for part in (1, 2):
+        require_drawable(c, part, c.ways, c.test_turns)
     return classes
+
+
+def require_drawable(classes: Classes, part: int, ways: int, turns: int) -> None:
+    """Raises ValueError where that part has too few classes for such tasks, or one of them too few examples."""
+    members, have = list(classes.parts[part]), len(classes.parts[part]) * turns
+    if have < ways:
+        raise ValueError(
+            f"{ways}-way tasks need at least {ways} {PARTS[part]} classes, and there are {have}: "
+            "lower ways, or give that part more classes"
+        )
+    each, counts = classes.shots + (0 if classes.stream else classes.queries), np.asarray(classes.pool.counts)
+    smallest = members[counts[members].argmin()]
+    if counts[smallest] < each:
+        raise ValueError(
+            f"class {classes.called(smallest)} has {counts[smallest]} examples, and a task takes {each} "
+            "(shots + queries): lower one of them, or leave the class out"
+        )
+
+
+def require_apart(classes: Classes) -> None:
+    """Raises ValueError where a class is in two parts, or in one of them twice."""
+    of_parts, called = (
+        [set(part) for part in classes.parts],
+        lambda found: [classes.called(c) for c in sorted(found)[:5]],
+    )
+    if unknown := sorted(c for c in set().union(*of_parts) if not 0 <= c < len(classes.pool.counts)):
+        raise ValueError(f"parts names classes {unknown[:5]}, and there are {len(classes.pool.counts)}, counted from 0")
+    for part, its in zip(classes.parts, of_parts, strict=True):
+        if len(its) < len(part):
+            again = {c for c in its if part.count(c) > 1}
+            raise ValueError(f"a class twice in one part would have two labels in a task: {called(again)}")
+    train, validation, test = of_parts
+    if twice := train & validation | train & test | validation & test:
+        raise ValueError(f"classes in two parts would not be held out: {called(twice)}")
 
 
 def from_arrays(
@@ -199,44 +249,84 @@ def from_arrays(
 
     Raises ValueError that names what is wrong: shapes, NaN, too few classes or examples.
     """
-    x, y = np.asarray(x), np.asarray(y)
+    x, y = _examples(x), _labels(y)
     if y.ndim != 1 or len(x) != len(y) or not len(y):
         raise ValueError(f"x needs one label an example: x has shape {x.shape}, y {y.shape}")
-    if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
-        raise ValueError(f"x must hold numbers, got {x.dtype}")
-    if np.issubdtype(x.dtype, np.floating):
-        with np.errstate(over="ignore"):
-            x = x.astype(np.float32)
-        bad = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(1))
-        if len(bad):
-            raise ValueError(
-                f"x has values that are not finite in {len(bad)} examples (or too large), the first is x[{bad[0]}]"
-            )
-    if np.issubdtype(y.dtype, np.floating) and len(bad := np.flatnonzero(~np.isfinite(y))):
-        raise ValueError(f"{len(bad)} labels are not finite, the first is y[{bad[0]}]")
     names, numbers = np.unique(y, return_inverse=True)
     if len(names) < 2:
         raise ValueError(f"one class alone ({names[0]!r}) leaves nothing to tell apart")
     if parts is None:
         order = np.random.default_rng(seed).permutation(len(names))
         validation, test = (round(f * len(names)) for f in held_out)
-        chosen = (
-            tuple(order[validation + test :]),
-            tuple(order[:validation]),
-            tuple(order[validation : validation + test]),
-        )
+        chosen = order[validation + test :], order[:validation], order[validation : validation + test]
     else:
         known = {name: i for i, name in enumerate(names.tolist())}
-        unknown = [label for part in parts for label in part if label not in known]
-        if unknown:
+        if unknown := [label for part in parts for label in part if label not in known]:
             raise ValueError(f"parts names labels that y does not have: {unknown[:5]}")
-        chosen = tuple(tuple(known[label] for label in part) for part in parts)
-        if again := [label for part in parts for label in set(part) if list(part).count(label) > 1]:
-            raise ValueError(f"a class twice in one part would have two labels in a task: {sorted(again)[:5]}")
-        if twice := set(chosen[0]) & set(chosen[1]) | set(chosen[0]) & set(chosen[2]) | set(chosen[1]) & set(chosen[2]):
-            raise ValueError(f"classes in two parts would not be held out: {[names[i].item() for i in sorted(twice)]}")
-    chosen = tuple(tuple(int(c) for c in part) for part in chosen)
-    return check(Classes(pool_of(x, numbers), jnp.asarray(chosen[0]), ways, shots, queries, chosen), names.tolist())
+        chosen = [[known[label] for label in part] for part in parts]
+    of_parts = tuple(tuple(int(c) for c in part) for part in chosen)
+    names = tuple(names.tolist())
+    return check(
+        Classes(pool_of(x, numbers), jnp.asarray(of_parts[0], int), ways, shots, queries, of_parts, names=names)
+    )
+
+
+def _examples(x: Any) -> np.ndarray:
+    """As they will be stored: in 32 bits, unless JAX was told to use 64."""
+    if not isinstance(x, np.ndarray) and hasattr(x, "toarray"):
+        raise ValueError(f"x is sparse ({type(x).__name__}): give x.toarray(), or fewer features")
+    x = np.asarray(x)
+    if not (np.issubdtype(x.dtype, np.integer) or np.issubdtype(x.dtype, np.floating) or x.dtype == bool):
+        raise ValueError(f"x must hold numbers, and real ones, got {x.dtype}")
+    if not x.ndim or not len(x):
+        raise ValueError(f"x needs examples on its first axis, got shape {x.shape}")
+    if np.issubdtype(x.dtype, np.floating):
+        with np.errstate(over="ignore"):
+            stored = x.astype(jax.dtypes.canonicalize_dtype(float))
+        bad = np.flatnonzero(~np.isfinite(stored).reshape(len(x), -1).all(1))
+        if len(bad):
+            raise ValueError(
+                f"x has values that are not finite in {len(bad)} examples (or too large), the first is x[{bad[0]}]"
+            )
+    else:
+        stored = x.astype(jax.dtypes.canonicalize_dtype(x.dtype))
+        if (stored != x).any():
+            raise ValueError(
+                f"x has whole numbers up to {np.abs(x).max()}, which 32 bits cannot hold: take an offset from them, or "
+                "give floats in another unit"
+            )
+    if x.dtype.itemsize > 2:
+        _require_told_apart(x)
+    return stored
+
+
+def _require_told_apart(x: np.ndarray) -> None:
+    """Raises ValueError where floats of this precision would make one number of many: far from 0, as seconds since 1970
+    are, with little between them."""
+    rows = x.reshape(len(x), -1)
+    spread = rows.max(0).astype(float) - rows.min(0)
+    lost = np.abs(rows).max(0).astype(float) * np.finfo(jax.dtypes.canonicalize_dtype(float)).eps / 2
+    if len(bad := np.flatnonzero((spread > 0) & (lost > 1e-4 * spread))):
+        i = bad[0]
+        raise ValueError(
+            f"{len(bad)} of {rows.shape[1]} features of x cannot be told apart in 32 bits: feature {i} lies around "
+            f"{rows[:, i].mean():.6g} and differs by {spread[i]:.3g} at most; take its mean from it first"
+        )
+
+
+def _labels(y: Any) -> np.ndarray:
+    """Of one kind, and comparable."""
+    kinds = (
+        {"text" if isinstance(label, str) else type(label).__name__ for label in y} if isinstance(y, list) else set()
+    )
+    y = np.asarray(y)
+    if y.dtype == object:
+        kinds = {"text" if isinstance(label, str) else type(label).__name__ for label in y.reshape(-1).tolist()}
+    if ("text" in kinds and len(kinds) > 1) or "NoneType" in kinds:
+        raise ValueError(f"labels of several kinds ({', '.join(sorted(kinds))}) have no order: make all of them text")
+    if np.issubdtype(y.dtype, np.inexact) and len(bad := np.flatnonzero(~np.isfinite(y))):
+        raise ValueError(f"{len(bad)} labels are not finite, the first is y[{bad[0]}]")
+    return y
 
 
 def unpack_bits(shape: tuple[int, ...]) -> Callable[[Array], Array]:

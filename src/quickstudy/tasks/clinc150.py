@@ -53,9 +53,10 @@ def clinc150(
     note = f"CLINC150, test intents of unseen domains ({', '.join(chosen[2])}); {dims} hashed features"
     pool = pool_of(vectors, labels)
     classes = Classes(
-        pool, jnp.asarray(parts[0]), ways, shots, queries, parts, training_ways=training_ways, note=note
+        pool, jnp.asarray(parts[0]), ways, shots, queries, parts,
+        training_ways=training_ways, note=note, names=tuple(names),
     )  # fmt: skip
-    return check(classes, names)
+    return check(classes)
 
 
 def _stored(folder: Path) -> tuple[list[str], list[str], dict[str, list[str]]]:

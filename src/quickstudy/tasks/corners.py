@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Splits, split_by_stream
 from quickstudy.envs.spec import EnvironmentTasks, Spec
 from quickstudy.tasks.navigation import REACH, NavigationEnvironment, distance
@@ -30,6 +31,9 @@ class Corners(EnvironmentTasks):
 
     episode: int = eqx.field(static=True, default=30)
 
+    def __check_init__(self):
+        require_whole(1, episode=self.episode)
+
     @property
     def environment(self) -> NavigationEnvironment:
         return NavigationEnvironment(self.episode, reward=nearness)
@@ -38,9 +42,8 @@ class Corners(EnvironmentTasks):
     def spec(self) -> Spec:
         return Spec(observation=2, actions=None, dims=2)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> Float[Array, "num 2"]:
-        which = jax.vmap(lambda k: jax.random.randint(k, (), 0, len(CORNERS)))(jax.random.split(key, num))
-        return jnp.array(CORNERS)[which]
+    def sample(self, *, key: Key[Array, ""]) -> Float[Array, "2"]:
+        return jnp.array(CORNERS)[jax.random.randint(key, (), 0, len(CORNERS))]
 
     def split(self) -> Splits:
         return split_by_stream(self, "training meets every corner too: which one it is has to be found out")

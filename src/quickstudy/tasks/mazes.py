@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from quickstudy.checks import require_between, require_whole
 from quickstudy.core import Splits, split_by_stream
 from quickstudy.envs.device import auto_reset
 from quickstudy.envs.spec import EnvironmentTasks, Spec, Stepped
+from quickstudy.parallel.platform import on_accelerator
 from quickstudy.rl.planning import value_iteration
 
 MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1), (0, 0))
@@ -83,8 +85,10 @@ def distances(wall: Bool[Array, "size size"], source: Int[Array, ""]) -> Float[A
         new = jnp.where(wall, jnp.inf, jnp.minimum(steps, jnp.stack(near).min(0) + 1))
         return new, (new != steps).any()
 
-    at = jnp.full(size**2, jnp.inf).at[source].set(0).reshape(size, size)
-    return jax.lax.while_loop(lambda carry: carry[1], farther, (at, jnp.ones((), bool)))[0]
+    at = jnp.full(size**2, jnp.inf).at[source].set(0).reshape(size, size), jnp.ones((), bool)
+    if on_accelerator():  # no way has more steps than there are cells
+        return jax.lax.scan(lambda carry, _: (farther(carry), None), at, None, length=size**2 - 1)[0][0]
+    return jax.lax.while_loop(lambda carry: carry[1], farther, at)[0]
 
 
 class GoalGrids(EnvironmentTasks):
@@ -93,6 +97,10 @@ class GoalGrids(EnvironmentTasks):
 
     size: int = eqx.field(static=True, default=5)
     episode: int = eqx.field(static=True, default=15)
+
+    def __check_init__(self):
+        require_whole(3, size=self.size)  # smaller ones have no cell that is not beside the start
+        require_whole(1, episode=self.episode)
 
     @property
     def environment(self) -> GridEnvironment:
@@ -107,10 +115,9 @@ class GoalGrids(EnvironmentTasks):
         cells = [r * self.size + c for r in range(self.size) for c in range(self.size) if max(r, c) > 1]
         return jnp.array(cells)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> Maze:
+    def sample(self, *, key: Key[Array, ""]) -> Maze:
         open_ = jnp.zeros((self.size, self.size), bool)
-        one = lambda key: Maze(open_, jnp.zeros((), int), jax.random.choice(key, self.goals), jnp.zeros(4))
-        return jax.vmap(one)(jax.random.split(key, num))
+        return Maze(open_, jnp.zeros((), int), jax.random.choice(key, self.goals), jnp.zeros(4))
 
     def split(self) -> Splits:
         return split_by_stream(self, "training meets every goal too: which one it is has to be found out")
@@ -132,6 +139,9 @@ class Mazes(EnvironmentTasks):
     episode: int = eqx.field(static=True, default=200)
 
     def __check_init__(self):
+        require_whole(1, episode=self.episode)
+        require_whole(0, layout=self.layout)
+        require_between(0, 1, wind=self.wind)
         if self.size < 2 or not 0 <= self.walls < 1:  # or there is nowhere to go
             raise ValueError(f"mazes need a size of 2 or more and walls in [0, 1), got {self.size} and {self.walls}")
 
@@ -143,10 +153,7 @@ class Mazes(EnvironmentTasks):
     def spec(self) -> Spec:
         return Spec(observation=self.size**2, actions=4)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> Maze:
-        return jax.vmap(self._one)(jax.random.split(key, num))
-
-    def _one(self, key: Key[Array, ""]) -> Maze:
+    def sample(self, *, key: Key[Array, ""]) -> Maze:
         build, aim, blow, which = jax.random.split(key, 4)
         wall = self._walls(build if self.layout is None else jax.random.key(self.layout))
         start = jnp.zeros((), int)

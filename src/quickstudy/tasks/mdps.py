@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from quickstudy.checks import require_above, require_at_least, require_whole
 from quickstudy.core import TEST_STREAM, HeldOut, Splits, split_by_stream
 from quickstudy.envs.device import auto_reset
 from quickstudy.envs.spec import EnvironmentTasks, Spec, Stepped
@@ -62,6 +63,9 @@ class MDPs(EnvironmentTasks):
     actions: int = eqx.field(static=True, default=5)
     episode: int = eqx.field(static=True, default=10)
 
+    def __check_init__(self):
+        require_whole(1, states=self.states, actions=self.actions, episode=self.episode)
+
     @property
     def environment(self) -> MDPEnvironment:
         return MDPEnvironment(self.states, self.episode)
@@ -79,16 +83,13 @@ class TabularMDPs(MDPs):
 
     mean: float = eqx.field(static=True, default=1.0)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> MDP:
-        def one(key: Key[Array, ""]) -> MDP:
-            r, t = jax.random.split(key)
-            shape = (self.states, self.actions)
-            reward = self.mean + jax.random.normal(r, shape)
-            # Dirichlet(1, …, 1): normalised exponentials
-            weights = jax.random.exponential(t, (*shape, self.states))
-            return MDP(reward, weights / weights.sum(-1, keepdims=True))
-
-        return jax.vmap(one)(jax.random.split(key, num))
+    def sample(self, *, key: Key[Array, ""]) -> MDP:
+        r, t = jax.random.split(key)
+        shape = (self.states, self.actions)
+        reward = self.mean + jax.random.normal(r, shape)
+        # Dirichlet(1, …, 1): normalised exponentials
+        weights = jax.random.exponential(t, (*shape, self.states))
+        return MDP(reward, weights / weights.sum(-1, keepdims=True))
 
 
 class KernelMDPs(MDPs):
@@ -107,6 +108,11 @@ class KernelMDPs(MDPs):
     family: int = eqx.field(static=True, default=0)
     shifted: bool = eqx.field(static=True, default=False)
 
+    def __check_init__(self):
+        require_whole(1, kernels=self.kernels)
+        require_above(0, mixing=self.mixing, closeness=self.closeness)
+        require_at_least(0, spread=self.spread)
+
     def split(self) -> Splits:
         if not self.shifted:
             return super().split()
@@ -120,16 +126,11 @@ class KernelMDPs(MDPs):
         shape = (self.kernels, self.states, self.actions)
         return 1.0 + jax.random.normal(r, shape), jax.random.dirichlet(t, jnp.full(self.states, 0.3), shape)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> MDP:
-        shared = self.shared()
-
-        def one(key: Key[Array, ""]) -> MDP:
-            mix, r, t = jax.random.split(key, 3)
-            weights = jax.random.dirichlet(mix, jnp.full(self.kernels, self.mixing))
-            reward, transition = (jnp.tensordot(weights, table, 1) for table in shared)
-            return MDP(
-                reward + self.spread * jax.random.normal(r, reward.shape),
-                jax.random.dirichlet(t, self.closeness * transition),
-            )
-
-        return jax.vmap(one)(jax.random.split(key, num))
+    def sample(self, *, key: Key[Array, ""]) -> MDP:
+        mix, r, t = jax.random.split(key, 3)
+        weights = jax.random.dirichlet(mix, jnp.full(self.kernels, self.mixing))
+        reward, transition = (jnp.tensordot(weights, table, 1) for table in self.shared())
+        return MDP(
+            reward + self.spread * jax.random.normal(r, reward.shape),
+            jax.random.dirichlet(t, self.closeness * transition),
+        )

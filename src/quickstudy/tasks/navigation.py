@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from quickstudy.checks import require_above, require_between, require_whole
 from quickstudy.core import TEST_STREAM, HeldOut, Splits, split_by_stream
 from quickstudy.envs.device import auto_reset
 from quickstudy.envs.spec import EnvironmentTasks, Spec, Stepped
@@ -65,6 +66,11 @@ class Navigation(EnvironmentTasks):
     shifted: bool = eqx.field(static=True, default=False)
     unit: float = eqx.field(static=True, default=1.0)
 
+    def __check_init__(self):
+        require_whole(1, episode=self.episode)
+        require_above(0, within=self.within, unit=self.unit)
+        require_between(0, self.within, beyond=self.beyond)
+
     @property
     def environment(self) -> NavigationEnvironment:
         return NavigationEnvironment(self.episode, self.unit)
@@ -73,21 +79,16 @@ class Navigation(EnvironmentTasks):
     def spec(self) -> Spec:
         return Spec(observation=2, actions=None, dims=2)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> Float[Array, "num 2"]:
-        keys = jax.random.split(key, num)
+    def sample(self, *, key: Key[Array, ""]) -> Float[Array, "2"]:
         if not self.beyond:
-            return jax.vmap(lambda k: jax.random.uniform(k, (2,), minval=-self.within, maxval=self.within))(keys)
-
-        def one(key):
-            # On the edge of a square, whose half-width is drawn in proportion to its circumference.
-            out, side, along = jax.random.split(key, 3)
-            half = jnp.sqrt(jax.random.uniform(out, minval=self.beyond**2, maxval=self.within**2))
-            goal = jnp.stack([half, half * jax.random.uniform(along, minval=-1.0)])
-            turn = jax.random.randint(side, (), 0, 4)
-            quarters = jnp.array([[[1, 0], [0, 1]], [[0, -1], [1, 0]], [[-1, 0], [0, -1]], [[0, 1], [-1, 0]]])
-            return quarters[turn] @ goal
-
-        return jax.vmap(one)(keys)
+            return jax.random.uniform(key, (2,), minval=-self.within, maxval=self.within)
+        # On the edge of a square, whose half-width is drawn in proportion to its circumference.
+        out, side, along = jax.random.split(key, 3)
+        half = jnp.sqrt(jax.random.uniform(out, minval=self.beyond**2, maxval=self.within**2))
+        goal = jnp.stack([half, half * jax.random.uniform(along, minval=-1.0)])
+        turn = jax.random.randint(side, (), 0, 4)
+        quarters = jnp.array([[[1, 0], [0, 1]], [[0, -1], [1, 0]], [[-1, 0], [0, -1]], [[0, 1], [-1, 0]]])
+        return quarters[turn] @ goal
 
     def split(self) -> Splits:
         splits = split_by_stream(self)

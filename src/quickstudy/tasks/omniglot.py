@@ -18,7 +18,7 @@ from typing import Literal, get_args
 import jax.numpy as jnp
 import numpy as np
 
-from quickstudy.tasks.classes import Classes, Pool, check, unpack_bits
+from quickstudy.tasks.classes import Classes, check, pool_of, unpack_bits
 from quickstudy.tasks.files import DataError, data_folder
 from quickstudy.tasks.omniglot_archive import FILE, build
 
@@ -66,8 +66,7 @@ def omniglot(
     images = stored["images" if rendering == "area" else "images_nearest"]
     characters, drawings = images.shape[:2]
     items = images.reshape(characters * drawings, -1)
-    rows = np.arange(characters * drawings, dtype=np.int32).reshape(characters, drawings)
-    pool = Pool(jnp.asarray(items), jnp.asarray(rows), jnp.full(characters, drawings, jnp.int32))
+    pool = pool_of(items, np.repeat(np.arange(characters), drawings))
     parts = _parts(split, stored["vinyals"])
     note = f"Omniglot, {split} split ({'/'.join(str(len(p)) for p in parts)} characters), rendering by {rendering}"
     if turns == 4:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Splits, TaskDistribution, split_by_stream
 from quickstudy.data.batches import FewShotTask, Labelled
 
@@ -20,16 +21,17 @@ class Sinusoids(TaskDistribution):
     shots: int = eqx.field(static=True, default=5)
     queries: int = eqx.field(static=True, default=5)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> FewShotTask:
-        def one(key: Key[Array, ""]) -> FewShotTask:
-            a, p, x = jax.random.split(key, 3)
-            amplitude = jax.random.uniform(a, minval=AMPLITUDE[0], maxval=AMPLITUDE[1])
-            phase = jax.random.uniform(p, minval=PHASE[0], maxval=PHASE[1])
-            x = jax.random.uniform(x, (self.shots + self.queries, 1), minval=RANGE[0], maxval=RANGE[1])
-            y = amplitude * jnp.sin(x - phase)
-            return FewShotTask(Labelled(x[: self.shots], y[: self.shots]), Labelled(x[self.shots :], y[self.shots :]))
+    def __check_init__(self):
+        require_whole(1, shots=self.shots)
+        require_whole(0, queries=self.queries)  # 0: streams, which are not asked anything
 
-        return jax.vmap(one)(jax.random.split(key, num))
+    def sample(self, *, key: Key[Array, ""]) -> FewShotTask:
+        a, p, x = jax.random.split(key, 3)
+        amplitude = jax.random.uniform(a, minval=AMPLITUDE[0], maxval=AMPLITUDE[1])
+        phase = jax.random.uniform(p, minval=PHASE[0], maxval=PHASE[1])
+        x = jax.random.uniform(x, (self.shots + self.queries, 1), minval=RANGE[0], maxval=RANGE[1])
+        y = amplitude * jnp.sin(x - phase)
+        return FewShotTask(Labelled(x[: self.shots], y[: self.shots]), Labelled(x[self.shots :], y[self.shots :]))
 
     def split(self) -> Splits:
         return split_by_stream(self)
@@ -40,9 +42,11 @@ class SinusoidStreams(TaskDistribution):
 
     length: int = eqx.field(static=True, default=20)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> Labelled:
-        episodes = Sinusoids(self.length, 0).sample(num, key=key)
-        return episodes.support
+    def __check_init__(self):
+        require_whole(1, length=self.length)
+
+    def sample(self, *, key: Key[Array, ""]) -> Labelled:
+        return Sinusoids(self.length, 0).sample(key=key).support
 
     def split(self) -> Splits:
         return split_by_stream(self)

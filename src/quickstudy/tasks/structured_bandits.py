@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from quickstudy.checks import require_between, require_whole
 from quickstudy.core import Splits, split_by_stream
 from quickstudy.envs.spec import EnvironmentTasks, Spec
 from quickstudy.tasks.bandits import BanditEnvironment
@@ -27,12 +28,15 @@ class OpposedBandits(EnvironmentTasks):
 
     environment = BanditEnvironment()
 
+    def __check_init__(self):
+        require_between(0, 1, better=self.better)
+
     @property
     def spec(self) -> Spec:
         return Spec(observation=0, actions=2)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> Float[Array, "num 2"]:
-        draw = jax.vmap(jax.random.uniform)(jax.random.split(key, num))
+    def sample(self, *, key: Key[Array, ""]) -> Float[Array, "2"]:
+        draw = jax.random.uniform(key)
         p = draw if self.better is None else jnp.where(draw < 0.5, self.better, 1 - self.better)
         return jnp.stack([p, 1 - p], -1)
 
@@ -47,14 +51,17 @@ class InformativeBandits(EnvironmentTasks):
 
     environment = BanditEnvironment(pay=lambda worth, key: worth)
 
+    def __check_init__(self):
+        require_whole(1, targets=self.targets)
+
     @property
     def spec(self) -> Spec:
         return Spec(observation=0, actions=self.targets + 1)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> Float[Array, "num arms"]:
-        target = jax.vmap(lambda k: jax.random.randint(k, (), 0, self.targets))(jax.random.split(key, num))
+    def sample(self, *, key: Key[Array, ""]) -> Float[Array, "arms"]:
+        target = jax.random.randint(key, (), 0, self.targets)
         pays = jnp.where(jax.nn.one_hot(target, self.targets, dtype=bool), TARGET, OTHER)
-        return jnp.concatenate([pays, UNIT * (target[:, None] + 1)], 1)
+        return jnp.append(pays, UNIT * (target + 1))
 
     def split(self) -> Splits:
         return split_by_stream(self, "training meets every target too: which one it is has to be found out")

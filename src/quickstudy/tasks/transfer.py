@@ -27,8 +27,8 @@ class Transfer(EnvironmentTasks):
     def spec(self) -> Spec:
         return self.family.spec
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> PyTree:
-        return self.family.sample(num, key=key)
+    def sample(self, *, key: Key[Array, ""]) -> PyTree:
+        return self.family.sample(key=key)
 
     def split(self) -> Splits:
         held_out = self.unseen.split()

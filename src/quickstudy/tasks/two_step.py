@@ -48,8 +48,8 @@ class TwoStep(EnvironmentTasks):
     def spec(self) -> Spec:
         return Spec(observation=2, actions=2)
 
-    def sample(self, num: int, *, key: Key[Array, ""]) -> Int[Array, "num"]:
-        return jax.vmap(lambda k: jax.random.randint(k, (), 0, 2))(jax.random.split(key, num))
+    def sample(self, *, key: Key[Array, ""]) -> Int[Array, ""]:
+        return jax.random.randint(key, (), 0, 2)
 
     def split(self) -> Splits:
         return split_by_stream(self, "training meets both states as the better one: which one it is changes all along")

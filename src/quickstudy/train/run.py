@@ -1,46 +1,39 @@
-"""Meta-training: one loop for every learner, objective and meta-optimizer, with a line of metrics after each chunk of
-steps, checkpoints and validation between, and a stop that loses nothing. What a step does is in `loop.py`.
+"""Meta-training: one loop for every learner, objective and meta-optimizer, with lines of metrics, checkpoints and
+validations between its steps, and a stop that loses nothing. What a step does is in `loop.py`.
 """
 
 import contextlib
 import dataclasses
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from quickstudy.config import ConfigError, Training
-from quickstudy.core import HeldOut, Learner, MetaOptimizer, Objective, TaskDistribution, drawn
+from quickstudy.config import ConfigError, Training, errors_in
+from quickstudy.core import HeldOut, Learner, MetaOptimizer, Objective, TaskDistribution
 from quickstudy.display.events import Listener, Plain, waiting
 from quickstudy.evaluate.config import EvaluationConfig
 from quickstudy.evaluate.result import Evaluation
 from quickstudy.evaluate.run import evaluate
 from quickstudy.parallel.mesh import available, peak_memory
 from quickstudy.parameters import meta_parameters
-from quickstudy.runs import METRICS, RunFolder, digest, named_arrays
+from quickstudy.runs import METRICS, RunFolder, digest
 from quickstudy.runs.cache import use_compilation_cache
+from quickstudy.runs.schema import PARTIAL, TIMING, VALIDATION
+from quickstudy.train.checks import (
+    Curriculum,
+    TrainingFailed,
+    all_alike,
+    all_finite,
+    check_kinds,
+    check_line,
+    checkpoint_kept,
+    stages_of,
+)
+from quickstudy.train.interrupts import Stop, stop_requests
+from quickstudy.train.lines import Line
 from quickstudy.train.loop import Loop, Progress
 
-Curriculum = Sequence[tuple[int, Objective]]
-
-
-class TrainingFailed(RuntimeError):
-    """Training cannot go on; the message says why and what was kept."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """Stopped by a signal, after saving."""
-
-    def __init__(self, signum: int, message: str):
-        super().__init__(message)
-        self.signum = signum
+CHUNK_SECONDS = 2.0  # that one call of the compiled steps should take: so soon is a signal answered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +48,15 @@ class Result:
     run: RunFolder | None
 
     def evaluate(self, **changes: Any) -> Evaluation:
-        """Meta-test on the held-out tasks; `changes` are fields of the protocol, as `num_tasks=1000`."""
+        """Meta-test on the held-out tasks; `changes` are fields of the evaluation, as `num_tasks=1000`. The outcome is
+        kept in the run folder, where there is one, for the report; not so when more is changed than how many tasks are
+        tested, at once or at all, because what is tested is another thing then."""
         evaluation = dataclasses.replace(self.evaluation, **changes)
-        return evaluate(self.learner, evaluation.objective, self.held_out, evaluation=evaluation)
+        result = evaluate(self.learner, evaluation.objective, self.held_out, evaluation=evaluation)
+        if self.run is not None and changes.keys() <= {"num_tasks", "chunk"}:
+            summary = {"step": self.about["config"]["meta_steps"], **result.summary()}
+            self.run.write_evaluation(summary, result.arrays(), "evaluation")
+        return result
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the learner to a folder of its own, to be read by `quickstudy.load(path, like=...)`, or without
@@ -87,7 +86,7 @@ def train(
     """Meta-trains `learner` on the training split of `tasks`.
 
     curriculum: (steps, objective) pairs to train on before `objective`, within the same meta_steps
-    protocol: how to test; by default the training objective on 1,000 held-out tasks
+    evaluation: how to test; by default the training objective on 1,000 held-out tasks
     out: the run folder; None keeps everything in memory
     about: what to write into run.json, so that the run can be told from others and made again
     resume: go on from the checkpoint of this step in `out` (0: from the beginning)
@@ -96,25 +95,23 @@ def train(
     FolderInUse, StorageFailed, CheckpointRefused, and Interrupted after SIGINT or SIGTERM, when all is saved.
     """
     config, about = config or Training(), about or {"recipe": None}
-    _check_kinds(learner, objective, meta_optimizer, tasks)
-    stages = _stages(curriculum, objective, config)
-    if wrong := config.errors():
+    check_kinds(learner, objective, meta_optimizer, tasks)
+    stages = stages_of(curriculum, objective, config)
+    if wrong := errors_in(config):
         raise ConfigError(wrong)
     learned = meta_parameters(learner)
     if config.meta_steps and not learned:
         raise ConfigError([f"{type(learner).__name__} has no meta-parameters, so nothing is trained: use meta_steps=0"])
     folder = RunFolder(out) if out is not None else None
-    if folder is not None and resume is not None and config.devices == 0:
-        config = dataclasses.replace(config, devices=folder.about()["config"]["devices"])
     splits = tasks.split()
     loop = Loop(learner, meta_optimizer, splits.train, stages, config)
     config = loop.config
-    about = {**about, "config": dataclasses.asdict(config)}
+    about = {**about, "config": {**about.get("config", {}), **dataclasses.asdict(config)}}
     evaluation = evaluation or EvaluationConfig(objective)
     listener = listener or Plain()
     use_compilation_cache()
 
-    with folder.locked() if folder is not None else contextlib.nullcontext(), _signals() as stop:
+    with folder.locked() if folder is not None else contextlib.nullcontext(), stop_requests() as stop:
         progress, step = loop.begin(), 0
         if folder is not None:
             if resume:
@@ -131,196 +128,159 @@ def train(
             folder.note(about, step)
             for text in folder.rewind(step):
                 listener({"event": "warning", "text": text})
-        if config.meta_steps and _all_alike(splits.train):
+        if config.meta_steps and all_alike(splits.train):
             text = "warning: all tasks are one and the same, so what is learned is learned for it alone"
             listener({"event": "warning", "text": text})
-        validate = lambda progress, step: _validate(progress, step, evaluation, splits.validation, folder, listener)
-        progress = _run(loop, progress, step, config, folder, listener, validate, stop)
+        run = _Run(loop, evaluation, splits.validation, folder, listener, stop)
+        with stop.during("training"):
+            progress = run.to_the_end(progress, step)
     digests = {name: digest(part) for name, part in progress.parts().items()}
     return Result(progress.learner, splits.test, evaluation, digests, about, folder)
 
 
-def _check_kinds(learner: Any, objective: Any, meta_optimizer: Any, tasks: Any) -> None:
-    kinds = {
-        "learner": (learner, Learner, ""),
-        "objective": (objective, Objective, ""),
-        "meta-optimizer": (meta_optimizer, MetaOptimizer, "; an optax transformation goes into Backprop(...)"),
-        "task distribution": (tasks, TaskDistribution, "; held-out tasks are for tests"),
-    }
-    wrong = [
-        f"train takes a {kind.__name__} for its {name}, got {type(value).__name__}{hint}"
-        for name, (value, kind, hint) in kinds.items() if not isinstance(value, kind)
-    ]  # fmt: skip
-    if wrong:
-        raise ConfigError(wrong)
+class _Run:
+    """From a step to the end: lines of metrics, checkpoints and validations between, and a stop that saves."""
 
+    def __init__(
+        self,
+        loop: Loop,
+        evaluation: EvaluationConfig,
+        held_out: HeldOut,
+        folder: RunFolder | None,
+        listener: Listener,
+        stop: Stop,
+    ):
+        self.loop, self.config, self.folder, self.listener, self.stop = loop, loop.config, folder, listener, stop
+        self.held_out = held_out
+        nothing_beside = {"baselines": {}, "oracle_value": None, "draw": None, "draw_many": None}
+        num = min(evaluation.num_tasks, evaluation.validation_tasks)
+        self.validation = dataclasses.replace(evaluation, num_tasks=num, **nothing_beside)  # few programs
+        self.saved: int | None = None
+        self.pace = 0.0  # seconds a step
 
-def _all_alike(tasks: TaskDistribution, num: int = 8) -> bool:
-    arrays = named_arrays(drawn(tasks, num, jax.random.key(0))).values()
-    return bool(arrays) and all((array == array[:1]).all() for array in arrays)
+    def to_the_end(self, progress: Progress, step: int) -> Progress:
+        config, self.saved = self.config, step if self.folder and step in self.folder.steps() else None
+        self._kept(step)
+        line = self._resumed_line(step)
+        if step == config.meta_steps:
+            self._save(progress, step)
+        while step < config.meta_steps:
+            stage = self.loop.stage(step)
+            self._compile(stage, progress, step)
+            interval = config.log_interval
+            line_end = min((step // interval + 1) * interval, self.loop.stages[stage][0], config.meta_steps)
+            before, began = step, time.perf_counter()
+            while step < line_end and self.stop.signum is None:
+                progress, step = self._steps(progress, step, line_end, stage, line)
+            if step < line_end:
+                self._interrupt(progress, step, line)
+            seconds = time.perf_counter() - began
+            self._write(line, progress, seconds, step - before)
+            last_line, line = line.first, Line(step)
+            due = step // config.save_interval > last_line // config.save_interval
+            if due or step == config.meta_steps or self.stop.signum is not None:
+                self._save(progress, step)
+            if self.stop.signum is not None:
+                raise self.stop.interrupted()
+            every = config.validate_interval
+            if every > 0 and step < config.meta_steps and step // every > last_line // every:
+                self._validate(progress, step)
+        return progress
 
+    def _compile(self, stage: int, progress: Progress, step: int) -> None:
+        if stage in self.loop.programs:
+            return
+        if self.stop.signum is not None:
+            self._save(progress, step)
+            raise self.stop.interrupted()
+        self.listener({"event": "compile", "stage": stage, "stages": len(self.loop.stages)})
+        before = self.loop.compile_seconds
+        leave = lambda: self._save(progress, step) if step else None
+        with waiting(self.listener, "compiling"), self.stop.during("compiling", leave=leave):
+            self.loop.program(stage, progress)
+        self.listener({"event": "compiled", "seconds": round(self.loop.compile_seconds - before, 2)})
 
-def _stages(curriculum: Curriculum, objective: Objective, config: Training) -> list[tuple[int, Objective]]:
-    """(first step beyond, objective) for each stage in turn."""
-    before = sum(steps for steps, _ in curriculum)
-    if curriculum and before >= config.meta_steps:
-        raise ConfigError([f"the curriculum takes {before} steps: meta_steps={config.meta_steps} leaves none after it"])
-    ends, total = [], 0
-    for steps, stage in curriculum:
-        total += steps
-        ends.append((total, stage))
-    return [*ends, (config.meta_steps, objective)]
-
-
-def _run(
-    loop: Loop,
-    progress: Progress,
-    step: int,
-    config: Training,
-    folder: RunFolder | None,
-    listener: Listener,
-    validate: Callable[[Progress, int], None],
-    stop: list[int],
-) -> Progress:
-    """From `step` to the end: chunks of steps, a line of metrics after each, checkpoints between."""
-    saved = step
-
-    def save() -> None:
-        nonlocal saved
-        if folder is not None and (saved != step or step == 0 or not folder.steps()):
-            folder.save(step, progress.parts(), keep=config.keep)
-            saved = step
-            listener({"event": "save", "step": step, "path": str(folder.checkpoints / f"{step:08d}")})
-
-    if step == config.meta_steps:
-        save()
-    while step < config.meta_steps:
-        stage = loop.stage(step)
-        if stage not in loop.programs:
-            listener({"event": "compile", "stage": stage, "stages": len(loop.stages)})
-            before = loop.compile_seconds
-            with waiting(listener, "compiling"):
-                loop.program(stage, progress)
-            listener({"event": "compiled", "seconds": round(loop.compile_seconds - before, 2)})
-        line_end = (step // config.log_interval + 1) * config.log_interval
-        beyond = min(line_end, loop.stages[stage][0], config.meta_steps)
+    def _steps(self, progress: Progress, step: int, line_end: int, stage: int, line: Line) -> tuple[Progress, int]:
+        """As many as one call should take, so that a signal does not wait for the end of a long line."""
+        fit = int(CHUNK_SECONDS / self.pace) if self.pace else 1
+        beyond = min(line_end, step + max(1, min(fit, self.loop.most_steps)))
         began = time.perf_counter()
-        with waiting(listener, f"steps {step} to {beyond}"):
-            new, metrics = loop.program(stage, progress)(progress, step, beyond)
-        seconds = time.perf_counter() - began
-        line = _summary(metrics, step, beyond)
-        _check(new, line, metrics, step, config, folder, saved)
-        before, progress, step = step, new, beyond
+        with (
+            waiting(self.listener, f"steps {step} to {beyond}"),
+            self.stop.during(f"steps {step} to {beyond}"),
+        ):
+            new, metrics = self.loop.program(stage, progress)(progress, step, beyond)
+        seconds = (time.perf_counter() - began) / (beyond - step)
+        # A call says little of a step where most of it is the call itself.
+        self.pace = seconds if not self.pace else max(seconds, self.pace / 8)
+        line.add(metrics)
+        return new, beyond
+
+    def _write(self, line: Line, progress: Progress, seconds: float, steps: int) -> None:
+        """The line, once it and the learner are found sound."""
+        folder, summary = self.folder, line.summary()
+        there = folder.steps() if folder is not None else []
+        kept = checkpoint_kept(folder.path if folder is not None else None, self.saved or 0, there)
+        check_line(summary, line.tasks, line.first, self.config, kept)
+        if not all_finite((progress.learner, progress.meta_optimizer)):
+            raise TrainingFailed(
+                f"the learner is no longer finite after step {summary['step']}; lower the outer learning rate or "
+                f"clip{kept}"
+            )
         if folder is not None:
-            folder.append(METRICS, line)
-            folder.append("timing.jsonl", {"step": step, "seconds": round(seconds, 6), "steps": step - before})
-        health = {"steps_per_second": (step - before) / seconds, "memory": peak_memory()}
-        listener({"event": "metrics", **line, **health})
-        if step // config.save_interval > before // config.save_interval or step == config.meta_steps or stop:
-            save()
-        if stop:
-            kept = f"saved at step {step} in {folder.path}" if folder is not None else "nothing is kept without `out`"
-            raise Interrupted(stop[0], f"stopped by {signal.Signals(stop[0]).name} after step {step}; {kept}")
-        every = config.validate_interval
-        if every > 0 and step < config.meta_steps and step // every > before // every:
-            validate(progress, step)
-    return progress
+            folder.append(METRICS, summary)
+            folder.append(TIMING, {"step": summary["step"], "seconds": round(seconds, 6), "steps": steps})
+        health = {"steps_per_second": steps / seconds, "memory": peak_memory()}
+        self.listener({"event": "metrics", **summary, **health})
 
+    def _save(self, progress: Progress, step: int) -> None:
+        folder = self.folder
+        if folder is None or self.saved == step:
+            return
+        with self.stop.during(f"saving step {step}"):
+            folder.save(step, progress.parts(), keep=self.config.keep)
+        self.saved = step
+        self._kept(step)
+        self.listener({"event": "save", "step": step, "path": str(folder.checkpoints / f"{step:08d}")})
 
-def _summary(metrics: dict[str, np.ndarray], start: int, stop: int) -> dict[str, Any]:
-    """One line: means over steps and tasks, and who diverged (as [step, task], the first ten)."""
-    diverged = metrics["diverged"]
-    line: dict[str, Any] = {"step": stop, "diverged": int(diverged.sum())}
-    for name, values in metrics.items():
-        if name == "diverged":
-            continue
-        values = np.asarray(values, np.float64)
-        per_task = values.ndim == 2
-        good = values[~diverged] if per_task else values
-        line[name] = float(good.mean()) if good.size and np.isfinite(good).all() else None
-        if per_task and good.size:
-            line[f"{name}_std"] = float(good.std()) if np.isfinite(good).all() else None
-    if line["diverged"]:
-        where = np.argwhere(diverged)[:10]
-        line["diverged_tasks"] = [[int(start + s), int(t)] for s, t in where]
-    return line
+    def _kept(self, step: int) -> None:
+        if self.folder is None:
+            self.stop.kept = "nothing is kept without `out`"
+        elif self.saved is not None:
+            self.stop.kept = f"saved at step {self.saved} in {self.folder.path}"
 
+    def _interrupt(self, progress: Progress, step: int, line: Line) -> None:
+        """Between two lines: what is known of the next one is kept, so that it will be the one it would have been."""
+        if self.folder is not None and line.steps:
+            self.folder.append(PARTIAL, line.partial())
+        self._save(progress, step)
+        raise self.stop.interrupted()
 
-def _check(
-    progress: Progress,
-    line: dict,
-    metrics: dict[str, np.ndarray],
-    step: int,
-    config: Training,
-    folder: RunFolder | None,
-    saved: int,
-) -> None:
-    kept = ""
-    if folder is not None and saved in folder.steps():
-        kept = f"; the checkpoint of step {saved} in {folder.path} is kept"
-    share = line["diverged"] / metrics["diverged"].size
-    if share > config.max_diverged:
-        raise TrainingFailed(
-            f"{line['diverged']} of {metrics['diverged'].size} tasks diverged in steps {step} to {line['step']} "
-            f"(the first: [step, task] {line['diverged_tasks'][0]}), more than max_diverged={config.max_diverged}; "
-            f"lower the inner or outer learning rate, or look for NaN in the tasks{kept}"
-        )
-    leaves = jax.tree.leaves(eqx.filter((progress.learner, progress.meta_optimizer), eqx.is_inexact_array))
-    if not all(bool(jnp.isfinite(leaf).all()) for leaf in leaves):
-        raise TrainingFailed(
-            f"the learner is no longer finite after step {line['step']}; lower the outer learning rate or clip{kept}"
-        )
+    def _resumed_line(self, step: int) -> Line:
+        if self.folder is not None:
+            for line in self.folder.lines(PARTIAL):
+                if line["step"] == step:
+                    return Line.resumed(line)
+        return Line(step)
 
-
-def _validate(
-    progress: Progress,
-    step: int,
-    evaluation: EvaluationConfig,
-    tasks: HeldOut,
-    folder: RunFolder | None,
-    listener: Listener,
-) -> None:
-    nothing_beside = {
-        "baselines": {},
-        "oracle_value": None,
-        "draw": None,
-        "draw_many": None,
-    }  # as few programs as can be
-    num = min(evaluation.num_tasks, evaluation.validation_tasks)
-    small = dataclasses.replace(evaluation, num_tasks=num, **nothing_beside)
-    try:
-        with waiting(listener, "validating"):
-            result = evaluate(progress.learner, evaluation.objective, tasks, evaluation=small)
-    except FloatingPointError as error:  # training goes on: what it learns does not depend on who looks
-        listener({"event": "warning", "text": f"warning: validation at step {step}: {error}"})
-        return
-    line = {"step": step, "metric": result.metric, "curve": result.curve, "n": result.n}
-    if folder is not None:
-        folder.append("validation.jsonl", line)
-    listener({"event": "validation", **line})
+    def _validate(self, progress: Progress, step: int) -> None:
+        validation, leave = self.validation, lambda: self._save(progress, step)
+        try:
+            with waiting(self.listener, "validating"), self.stop.during("validating", leave=leave):
+                result = evaluate(progress.learner, validation.objective, self.held_out, evaluation=validation)
+        except FloatingPointError as error:  # training goes on: what it learns does not depend on who looks
+            self.listener({"event": "warning", "text": f"warning: validation at step {step}: {error}"})
+            return
+        line = {"step": step, "metric": result.metric, "unit": result.unit, "curve": result.curve, "n": result.n}
+        if result.diverged:
+            line["diverged"] = result.diverged
+            text = f"warning: validation at step {step}: not finite in {len(result.diverged)} of {result.n} tasks"
+            self.listener({"event": "warning", "text": f"{text}, which are left out"})
+        if self.folder is not None:
+            self.folder.append(VALIDATION, line)
+        self.listener({"event": "validation", **line})
 
 
 def _load(folder: RunFolder, step: int, template: Progress) -> Progress:
     parts = folder.load(step, template.parts())
     return Progress(parts["learner"], parts["meta_optimizer"], parts["objective"], parts["key"])
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that holds the first SIGINT or SIGTERM once it came; a second one stops at once."""
-    came: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield came
-        return
-
-    def note(signum: int, frame: Any) -> None:
-        if came:
-            raise Interrupted(signum, "stopped at once; the last checkpoint is kept")
-        came.append(signum)
-
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield came
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

@@ -19,6 +19,7 @@ recursive form of Bradtke and Barto 1996. See docs/learners/mktn.md for where th
 """
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from quickstudy.checks import require_above, require_at_least, require_between, require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Labelled, Output, Transition
 from quickstudy.data.distributions import Categorical
@@ -76,6 +78,10 @@ class Proximal(Rule):
     rate: Any
     guidance: Any
 
+    def __check_init__(self):
+        require_above(0, rate=self.rate)
+        require_at_least(0, guidance=self.guidance)
+
     def init(self, size: int) -> Inner:
         return Inner(jnp.zeros(size), None)
 
@@ -97,6 +103,9 @@ class Ridge(Rule):
     """
 
     guidance: Any
+
+    def __check_init__(self):
+        require_above(0, guidance=self.guidance)
 
     def init(self, size: int) -> Inner:
         return Inner(jnp.zeros(size), jnp.eye(size) / unwrap(self.guidance))
@@ -153,6 +162,10 @@ class Control(Reading):
     temperature: Any = 0.05
     epsilon: float = eqx.field(static=True, default=0.0)
 
+    def __check_init__(self):
+        require_between(0, 1, discount=self.discount, epsilon=self.epsilon)
+        require_above(0, temperature=self.temperature)
+
     def inputs(self, experience: Transition) -> tuple[PyTree, PyTree]:
         return experience.observation, experience.next_observation
 
@@ -191,10 +204,15 @@ class MKTN(Learner):
     knowledge: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self):
-        if self.size < 1:
-            raise ValueError(f"size must be at least 1, got {self.size}")
-        if self.steps < 0:
-            raise ValueError(f"steps must be 0 or more, got {self.steps}")
+        require_whole(1, size=self.size)
+        require_whole(0, steps=self.steps)
+
+    @property
+    def inner_steps(self) -> int:
+        return self.steps
+
+    def with_inner_steps(self, steps: int) -> "MKTN":
+        return dataclasses.replace(self, steps=steps)
 
     def init(self, *, key: Key[Array, ""]) -> Inner:
         del key

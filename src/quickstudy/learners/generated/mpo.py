@@ -35,6 +35,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
+from quickstudy.checks import require_above, require_at_least, require_between, require_whole
 from quickstudy.core import Incompatible, Learner
 from quickstudy.data.batches import Output, Transition
 from quickstudy.data.ring import Ring
@@ -94,14 +95,18 @@ class MPO(Learner):
     init_noise: float = eqx.field(static=True, default=0.0)
     init_noise_share: float = eqx.field(static=True, default=1.0)
 
+    @property
+    def value_in_reward_units(self) -> bool:  # type: ignore[override]
+        """Where corrections are weighed by what the values fell short of, in rewards."""
+        return self.critic_discount is not None
+
     def __check_init__(self):
+        require_whole(0, inputs=self.inputs)
+        require_between(0, 1, critic_discount=self.critic_discount, init_noise_share=self.init_noise_share)
+        require_at_least(0, kl_weight=self.kl_weight, init_noise=self.init_noise)
+        require_above(0, scale=self.scale)
         if self.steps < 0 or (self.steps == 1 and self.kl_weight is not None):
             raise ValueError(f"steps must be 0 or, with a pull, at least 2, got {self.steps}")
-        if self.init_noise < 0 or not 0 <= self.init_noise_share <= 1:
-            raise ValueError(
-                f"init_noise={self.init_noise} must not be negative, and init_noise_share={self.init_noise_share} must "
-                "lie in [0, 1]"
-            )
         if self.episode < 2:
             raise ValueError(f"episode must be at least 2, got {self.episode}")
         if not self.adjoint.exact_path:
@@ -160,8 +165,8 @@ class MPO(Learner):
         heard_of = jnp.arange(1, episodes) * self.episode < known + lived
 
         def laid(kept, new):
-            room = jnp.zeros((episodes * self.episode, *new.shape[1:]), new.dtype).at[: self.episode].set(kept)
-            room = jax.lax.dynamic_update_slice_in_dim(room, new, known, 0)
+            room = jnp.zeros((episodes * self.episode, *new.shape[1:]), kept.dtype).at[: self.episode].set(kept)
+            room = jax.lax.dynamic_update_slice_in_dim(room, new.astype(kept.dtype), known, 0)
             room = room.reshape(episodes, self.episode, *new.shape[1:])[:-1]
             return jnp.where(heard_of.reshape(-1, *[1] * new.ndim), room, room[:1])
 
@@ -227,7 +232,7 @@ class MPO(Learner):
 
         def loss(correction):
             acting = said(correction)
-            surrogate = weight * self.inner_loss.judged(as_copies(acting), as_copies(t))
+            surrogate = weight * self.inner_loss.of_outputs(as_copies(acting), as_copies(t))
             if self.kl_weight is None:
                 return surrogate
             as_generated = said(jnp.zeros_like(correction)).policy

@@ -12,16 +12,18 @@ from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from quickstudy.checks import require_at_least, require_between, require_one_of
 from quickstudy.core import Incompatible
 from quickstudy.data.batches import Labelled, Output, Transition
 from quickstudy.learners.gradient.adjoints import Adjoint
 from quickstudy.nn.measures import squared_error
 from quickstudy.parallel.axes import over_axes
 from quickstudy.parameters import partition, unwrap
-from quickstudy.rl import losses, returns
+from quickstudy.rl import losses
+from quickstudy.rl.advantages import Ends, gae_of_fit, linear_baseline, rewards_to_go
+from quickstudy.rl.standardise import standardise
 
 Apply = Callable[[PyTree], Output]
 
@@ -58,20 +60,20 @@ class Supervised(InnerLoss):
 
 
 class OfPolicy(InnerLoss):
-    """Of what was lived, [time, width], and not of labels."""
+    """Of experience of an environment, [time, num_envs], and not of labels."""
 
     has_minimiser = False
 
     def __call__(self, apply: Apply, experience: Transition) -> Float[Array, ""]:
-        return self.judged(over_axes(apply, 2)(experience.observation), experience)
+        return self.of_outputs(over_axes(apply, 2)(experience.observation), experience)
 
     @abc.abstractmethod
-    def judged(self, said: Output, t: Transition) -> Float[Array, ""]:
-        """The loss, given what is said [time, width] where `t` was lived."""
+    def of_outputs(self, said: Output, t: Transition) -> Float[Array, ""]:
+        """The loss, given what the model says of the observations in `t`, [time, num_envs]."""
 
 
 class PolicyGradient(OfPolicy):
-    """`discount` and `gae_lambda` may be numbers, arrays or wrappers; experience is [time, width].
+    """`discount` and `gae_lambda` may be numbers, arrays or wrappers; experience is [time, num_envs].
 
     credit: what is left of the sampling distribution when the step is differentiated again
         "none"   nothing: MAML (Finn et al. 2017)
@@ -88,30 +90,24 @@ class PolicyGradient(OfPolicy):
     normalise: bool = eqx.field(static=True, default=True)
     ridge: float = eqx.field(static=True, default=1e-5)
 
+    def __check_init__(self):
+        require_between(0, 1, discount=self.discount, gae_lambda=self.gae_lambda)
+        require_one_of(("none", "lvc", "dice"), credit=self.credit)
+        require_at_least(0, ridge=self.ridge)
+
     @property
     def shapes_gradient(self) -> bool:
         return self.credit != "none" or super().shapes_gradient
 
-    def judged(self, said: Output, t: Transition) -> Float[Array, ""]:
+    def of_outputs(self, said: Output, t: Transition) -> Float[Array, ""]:
         log_prob = over_axes(lambda policy, action: policy.log_prob(action), 2)(said.policy, t.action)
         discount = unwrap(self.discount)
-        ends = (t.terminated, t.truncated, t.last)
-        target = returns.rewards_to_go(t.reward, *ends, discount=discount)
-        value = returns.linear_baseline(t.observation, jax.lax.stop_gradient(target), ridge=self.ridge)
-        following = jnp.concatenate([value[1:], jnp.zeros_like(value[:1])])
-        # Episodes that were cut are taken to have ended: a fit to finite sums knows no value beyond the cut.
+        ends = Ends.of(t)
+        to_go = rewards_to_go(t.reward, *ends, discount=discount)
+        value = linear_baseline(t.observation, jax.lax.stop_gradient(to_go), ridge=self.ridge)
+        advantage = gae_of_fit(t.reward, value, ends, discount=discount, gae_lambda=unwrap(self.gae_lambda))
+        advantage = standardise(advantage) if self.normalise else advantage - advantage.mean()
         ended = t.terminated | t.truncated | t.last
-        advantage = returns.gae(
-            t.reward,
-            value,
-            following,
-            ended,
-            t.truncated,
-            t.last,
-            discount=discount,
-            gae_lambda=unwrap(self.gae_lambda),
-        )
-        advantage = returns.standardised(advantage) if self.normalise else advantage - advantage.mean()
         weights = {
             "none": lambda: log_prob,
             "lvc": lambda: losses.magic_box(log_prob),
@@ -133,14 +129,17 @@ class PolicyAndValue(OfPolicy):
     policy: PolicyGradient
     weight: PyTree = 1.0
 
+    def __check_init__(self):
+        require_at_least(0, weight=self.weight)
+
     @property
     def shapes_gradient(self) -> bool:
         return self.policy.shapes_gradient or super().shapes_gradient
 
-    def judged(self, said: Output, t: Transition) -> Float[Array, ""]:
+    def of_outputs(self, said: Output, t: Transition) -> Float[Array, ""]:
         if said.value is None:
             raise Incompatible("PolicyAndValue regresses a value, and the model gives none; use PolicyGradient")
         discount = unwrap(self.policy.discount)
-        to_go = returns.rewards_to_go(t.reward, t.terminated, t.truncated, t.last, discount=discount)
+        to_go = rewards_to_go(t.reward, t.terminated, t.truncated, t.last, discount=discount)
         off = said.value - jax.lax.stop_gradient((1 - discount) * to_go)
-        return self.policy.judged(said, t) + unwrap(self.weight) * 0.5 * (off**2).mean()
+        return self.policy.of_outputs(said, t) + unwrap(self.weight) * 0.5 * (off**2).mean()

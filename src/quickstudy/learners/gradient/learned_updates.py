@@ -76,7 +76,7 @@ class MetaLSTM(Update):
             return f * theta - i * g, hidden, jnp.stack([i, f])
 
         moved, hidden, gates = jax.vmap(of_one)(theta, ravel_pytree(gradient)[0], memory.hidden, memory.gates)
-        return put_back(moved), Memory(hidden, gates)
+        return put_back(moved.astype(theta.dtype)), Memory(hidden, gates)
 
 
 class LSTMOptimizer(Update):
@@ -103,4 +103,4 @@ class LSTMOptimizer(Update):
             return self.scale.value * self.out(hidden[0])[0], hidden
 
         moves, hidden = jax.vmap(of_one)(ravel_pytree(gradient)[0], memory.hidden)
-        return put_back(theta + moves), Memory(hidden, memory.gates)
+        return put_back((theta + moves).astype(theta.dtype)), Memory(hidden, memory.gates)

@@ -13,6 +13,7 @@ Meta-SGD   a learned rate per weight     Li et al. 2017
 Reptile    MAML's learner under the Reptile objective; Nichol et al. 2018
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Int, Key, PyTree
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Incompatible, Learner
 from quickstudy.data.batches import Output
 from quickstudy.learners.gradient.adjoints import Adjoint, Unrolled
@@ -99,10 +101,8 @@ class Gradient(Learner):
     batch: int | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
-        if self.steps < 0:
-            raise ValueError(f"steps must be 0 or more, got {self.steps}")
-        if self.batch is not None and self.batch < 1:
-            raise ValueError(f"batch must be at least 1, or None for all examples, got {self.batch}")
+        require_whole(0, steps=self.steps)
+        require_whole(1, batch=self.batch)
         if self.batch and not (self.inner_loss.has_minimiser and self.adjoint.exact_path):
             raise Incompatible(
                 "batch takes examples one by one and another loss for every step: it needs a supervised inner loss, "
@@ -122,6 +122,13 @@ class Gradient(Learner):
                     "the implicit adjoint gives a learned rate no gradient: the minimiser does not depend on it; "
                     "use a constant rate, or Unrolled"
                 )
+
+    @property
+    def inner_steps(self) -> int:
+        return self.steps
+
+    def with_inner_steps(self, steps: int) -> "Gradient":
+        return dataclasses.replace(self, steps=steps)
 
     def split(self) -> tuple[PyTree, PyTree]:
         """`start` as (fast weights, all the rest)."""

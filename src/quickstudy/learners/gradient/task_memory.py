@@ -67,7 +67,6 @@ class TaskMemory(Learner):
     """`within` adapts to a task; its fast weights are what the slots correct the start of. See `empty_memory`.
 
     embed: e, from the input and label of one example to a vector
-    steps: gradient steps, where that is another number than `within` has (None: the same)
 
     After a later segment the feature is the mean over all examples so far: the adapted weights move by what the newly
     weighted slots add to the start, and descend from there.
@@ -78,7 +77,13 @@ class TaskMemory(Learner):
     keys: Float[Array, "slots features"]
     values: PyTree  # the fast weights of `within`, with a leading axis of slots
     sharpness: Positive  # τ
-    steps: int | None = eqx.field(static=True, default=None)
+
+    @property
+    def inner_steps(self) -> int:
+        return self.within.steps
+
+    def with_inner_steps(self, steps: int) -> "TaskMemory":
+        return dataclasses.replace(self, within=self.within.with_inner_steps(steps))
 
     def attention(self, feature: Float[Array, "features"]) -> Float[Array, "slots"]:
         """a; the same for every slot where nothing is known of the task and its feature is 0."""
@@ -95,8 +100,7 @@ class TaskMemory(Learner):
         seen = TaskMemoryState(state.adapted, state.total + embedded.sum(0), state.count + len(embedded))
         moved = self.attention(seen.feature) - self.attention(state.feature)
         start = eqx.tree_at(lambda s: s.weights, state.adapted, self._corrected(state.adapted.weights, moved))
-        within = self.within if self.steps is None else dataclasses.replace(self.within, steps=self.steps)
-        return TaskMemoryState(within.adapt(start, experience, key=key), seen.total, seen.count)
+        return TaskMemoryState(self.within.adapt(start, experience, key=key), seen.total, seen.count)
 
     def apply(self, state: TaskMemoryState, x: PyTree) -> Output:
         return self.within.apply(state.adapted, x)

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
+from quickstudy.checks import require_above
+from quickstudy.learners.gradient.zeros import derivative_at_zero
 from quickstudy.parameters import meta_parameters, unwrap
 
 
@@ -105,13 +107,15 @@ class Scaled(Update):
         return self.transformation.init(weights)
 
     def step(self, weights: PyTree, gradient: PyTree, loss: Array, memory: PyTree) -> tuple[PyTree, PyTree]:
-        against, memory = self.transformation.update(gradient, memory, weights)
+        against, memory = derivative_at_zero(self.transformation.update)(gradient, memory, weights)
         return _moved(weights, self.rate, against), memory
 
 
 def clipped(norm: float) -> optax.GradientTransformation:
     """Gradients no longer than `norm`. That of optax has no derivative where a gradient is zero, as where nothing was
     earned, and inner steps are differentiated."""
+
+    require_above(0, norm=norm)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         square = jnp.stack([(leaf**2).sum() for leaf in jax.tree.leaves(updates)]).sum()
@@ -132,5 +136,5 @@ class Optax(Update):
         return self.transformation.init(weights)
 
     def step(self, weights: PyTree, gradient: PyTree, loss: Array, memory: PyTree) -> tuple[PyTree, PyTree]:
-        moves, memory = self.transformation.update(gradient, memory, weights)
+        moves, memory = derivative_at_zero(self.transformation.update)(gradient, memory, weights)
         return optax.apply_updates(weights, moves), memory

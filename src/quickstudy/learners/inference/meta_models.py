@@ -1,11 +1,13 @@
-"""What MML plans in: from what a task showed of itself to a distribution over models of it.
+"""Meta-models, in which MML plans: from the counts of a task to a distribution over models of it.
 
 Meta-models have priors, from which the conjugate formulas go on, for each state and action:
 
     p(·|s, a) ~ Dirichlet(α + ω w)                   w: how often (s, a) led where;  n = Σ w
     r(s, a) ~ N((κ μ + ω R)/(κ + ω n), σ²/(κ + ω n)) R: the sum of its rewards, which scatter by σ about r(s, a)
 
-and differ in where α, μ, κ come from:
+Outcomes are the states and, where episodes may terminate, the end. Where the end is left out the prior gives it no
+weight, and visits that terminated count all the same: as visits that led to none of the outcomes. Meta-models
+differ in where α, μ, κ come from:
 
     Amortised    one prior, of what the task looks like: α, μ, κ = g_ψ(z),  z = e_ψ(w, R)
     Mixture      one for each of some kinds of task, in `mixture.py`
@@ -18,8 +20,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from quickstudy.checks import require_whole
 from quickstudy.data.batches import Transition
-from quickstudy.learners.inner_rl.tabular import Statistics
+from quickstudy.learners.inner_rl.tabular import Statistics, draw_transition
 from quickstudy.nn.layers import Linear
 from quickstudy.nn.models import MLP
 from quickstudy.parallel.axes import over_axes
@@ -29,12 +32,12 @@ LEAST = 1e-30  # of a probability, so that its logarithm and the slope of that a
 
 
 def seen_in(model: Any, t: Transition) -> PyTree:
-    """What the meta-model keeps of a life [time]."""
+    """The meta-model's statistics of a trial, whose leaves are [time, ...]."""
     return jax.lax.scan(lambda seen, t: (model.after(seen, t), None), model.nothing(), t)[0]
 
 
 class Prior(eqx.Module):
-    """What is expected of each (s, a) before it is tried."""
+    """The prior of each (s, a), before it is tried."""
 
     concentration: Float[Array, "*pairs outcomes"]  # α
     reward: Float[Array, "*pairs"]  # μ
@@ -51,52 +54,59 @@ class Belief(eqx.Module):
     """A distribution over models, independent from pair to pair: of the whole task, or the rows of one state."""
 
     concentration: Float[Array, "*pairs outcomes"]  # of the Dirichlet
+    ended: Float[Array, "*pairs"]  # its concentration at the end of an episode, where that is not an outcome
     reward: Float[Array, "*pairs"]  # mean of the mean reward
     variance: Float[Array, "*pairs"]  # of the mean reward
     noise: Float[Array, ""]  # σ: deviation of a reward from its mean
 
     @property
     def transition(self) -> Float[Array, "*pairs outcomes"]:
-        return self.concentration / self.concentration.sum(-1, keepdims=True)
+        """The mean transitions; what is missing to 1 is the probability of an end that is not an outcome."""
+        return self.concentration / (self.concentration.sum(-1) + self.ended)[..., None]
 
     @property
     def transition_deviation(self) -> Float[Array, "*pairs outcomes"]:
         """How uncertain each probability is, as a standard deviation."""
         p = self.transition
-        return jnp.sqrt(p * (1 - p) / (1 + self.concentration.sum(-1, keepdims=True)))
+        return jnp.sqrt(p * (1 - p) / (1 + self.concentration.sum(-1) + self.ended)[..., None])
 
     def draw(self, spread: float, *, key: Key[Array, ""]) -> tuple[Array, Array]:
         """(rewards, transitions) of one model, its distance from the mean model scaled by `spread`."""
         if spread == 0:
             return self.reward, self.transition
         move, pay = jax.random.split(key)
-        transition = jax.random.dirichlet(move, self.concentration)
+        transition = draw_transition(self.concentration, self.ended, key=move)
         reward = spread * jnp.sqrt(self.variance) * jax.random.normal(pay, self.reward.shape)
         return self.reward + reward, self.transition + spread * (transition - self.transition)
 
     def of(self, x: Float[Array, "states"]) -> "Belief":
         """The rows of one state."""
         row = lambda table: jnp.tensordot(x, table, 1)  # a product: its derivative is one too
-        return Belief(row(self.concentration), row(self.reward), row(self.variance), self.noise)
+        return Belief(row(self.concentration), row(self.ended), row(self.reward), row(self.variance), self.noise)
 
     def log_prob(self, action: Array, to: Array, reward: Array) -> Float[Array, "*kinds"]:
-        """Of what one step led to and paid, said by the rows of its state: [actions, ...]. Both indices are one-hot."""
+        """The log-probability of one step's outcome and reward under the rows of its state, [actions, ...]. `action`
+        and `to` are one-hot; `to` is zeros where the episode terminated and the end is not an outcome."""
         deviation = jnp.sqrt(self.noise**2 + action @ self.variance)
         paid = jax.scipy.stats.norm.logpdf(reward, action @ self.reward, deviation)
-        return jnp.log(jnp.maximum(jnp.tensordot(action, self.transition, 1) @ to, LEAST)) + paid
+        row = jnp.tensordot(action, self.transition, 1)
+        likely = row @ to + (1 - to.sum()) * (1 - row.sum(-1))
+        return jnp.log(jnp.maximum(likely, LEAST)) + paid
 
 
 def posterior(prior: Prior, seen: Statistics, trust: Array | float, noise: Array) -> Belief:
-    """By the conjugate formulas, with a visit counting `trust`."""
+    """The belief by the conjugate formulas, where a visit counts `trust`."""
     certainty = prior.certainty + trust * seen.visits
     reward = (prior.certainty * prior.reward + trust * seen.rewards) / certainty
-    return Belief(prior.concentration + trust * seen.moves, reward, noise**2 / certainty, noise)
+    concentration = prior.concentration + trust * seen.moves
+    ended = jnp.broadcast_to(trust * seen.ended, reward.shape)
+    return Belief(concentration, ended, reward, noise**2 / certainty, noise)
 
 
 class Amortised(eqx.Module):
-    """From statistics to a belief. The encoder sees the statistics of all pairs as they are, so that it can tell one
-    known table from another, beside the sum of a network of each pair's own, the same for all pairs, which tells what
-    they have in common. The generator is linear in z: a part for each pair and a part that is the same for all.
+    """A network from statistics to a belief. The encoder sees the statistics of all pairs as they are, so that it can
+    tell one known table from another, beside the sum of a network of each pair's own, the same for all pairs, which
+    tells what they have in common. The generator is linear in z: a part for each pair and a part that all share.
 
     steps: gradient steps that refine z, with a learned rate
     """
@@ -123,6 +133,8 @@ class Amortised(eqx.Module):
         steps: int = 0,
         rate: float = 0.1,
     ):
+        require_whole(1, states=states, actions=actions, outcomes=outcomes, hidden=hidden, latent=latent)
+        require_whole(0, steps=steps)
         keys = jax.random.split(key, 4)
         pooled, each = hidden // 4, outcomes + 3
         self.pair = MLP((outcomes + 2, pooled, pooled), key=keys[0], activation=jnp.tanh)
@@ -145,15 +157,16 @@ class Amortised(eqx.Module):
 
     def __call__(self, seen: Statistics) -> Belief:
         z = self.kind(seen)
-        for _ in range(self.steps):
-            z = z - unwrap(self.rate) * jax.grad(self.surprise)(z, seen)
+        if self.steps:
+            refine = lambda z, _: (z - unwrap(self.rate) * jax.grad(self.surprise)(z, seen), None)
+            z, _ = jax.lax.scan(refine, z, None, length=self.steps)
         return posterior(self.prior(z), seen, unwrap(self.trust), unwrap(self.noise))
 
     def kind(self, seen: Statistics) -> Float[Array, "latent"]:
         """z, before it is refined."""
         statistics = jnp.concatenate([seen.moves, seen.rewards[..., None]], -1)
         of_pairs = over_axes(self.pair, 2)(jnp.concatenate([statistics, seen.visits[..., None]], -1))
-        tried = (seen.visits > 0)[..., None]  # of the others there is nothing to say
+        tried = (seen.visits > 0)[..., None]  # the others are not informative
         return self.encode(jnp.concatenate([statistics.reshape(-1), (of_pairs * tried).sum((0, 1))]))
 
     def prior(self, z: Float[Array, "latent"]) -> Prior:
@@ -164,7 +177,7 @@ class Amortised(eqx.Module):
         return self.own(z).reshape(states, actions, outcomes + 3) + self.shared(z)
 
     def surprise(self, z: Float[Array, "latent"], seen: Statistics) -> Float[Array, ""]:
-        """Mean −log p of what was seen under the means of the prior of z, without what does not depend on z."""
+        """The mean −log p of the statistics under the means of the prior of z, up to a constant."""
         tables = self._tables(z)
         prior, moves = Prior.of(tables), (seen.moves * jax.nn.log_softmax(tables[..., :-3])).sum()
         rewards = (seen.rewards - 0.5 * seen.visits * prior.reward) * prior.reward  # of −½ Σ (r − μ)²
@@ -177,8 +190,8 @@ def constant(
     certainty: Float[Array, "states actions"],
     noise: float = 1.0,
 ) -> Amortised:
-    """The meta-model that has this prior α, μ, κ in every task, and this σ, and learns by the conjugate formulas alone.
-    A flat prior is a model from scratch in each task; a very certain one is one model for all of them, or the true one.
+    """The meta-model with one prior α, μ, κ for every task, and this σ, which learns by the conjugate formulas alone.
+    With a flat prior it learns a model from scratch in each task; a very certain one is one model for all of them.
     """
     states, actions, outcomes = concentration.shape
     model = Amortised(states, actions, outcomes, key=jax.random.key(0), hidden=4, latent=1)

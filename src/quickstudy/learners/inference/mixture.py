@@ -1,5 +1,5 @@
-"""The meta-model that knows K kinds of task, each with a prior α_k, μ_k, κ_k of its own (see meta_models.py) and ω = 1.
-Which kind a task is follows by Bayes' rule, one transition after another:
+"""The meta-model of K kinds of task, each with a prior α_k, μ_k, κ_k of its own (see meta_models.py) and ω = 1. The
+probability that a task is of each kind follows by Bayes' rule, one transition after another:
 
     p(k | seen) ∝ π_k Π_t p_k(s', r | s, a, seen before)
 
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from quickstudy.checks import require_whole
 from quickstudy.data.batches import Transition
 from quickstudy.learners.inference.meta_models import Belief, Prior, posterior
 from quickstudy.learners.inner_rl.tabular import Statistics, outcome
@@ -21,11 +22,11 @@ from quickstudy.parameters import Positive, unwrap
 
 class Weighed(eqx.Module):
     statistics: Statistics
-    evidence: Float[Array, "kinds"]  # log p of all that was seen, in a task of each kind, less what all have in common
+    evidence: Float[Array, "kinds"]  # log p of all transitions in a task of each kind, up to a constant
 
 
 class MixtureBelief(eqx.Module):
-    """Kinds of task and how probable each is: of the whole task, or the rows of one state."""
+    """Kinds of task and their log-probabilities: of the whole task, or the rows of one state."""
 
     log_weights: Float[Array, "kinds"]
     prior: Prior  # [*pairs, kinds, ...]
@@ -34,8 +35,8 @@ class MixtureBelief(eqx.Module):
 
     @property
     def each(self) -> Belief:
-        """What would be believed in a task of each kind: [*pairs, kinds, ...]."""
-        seen = Statistics(self.seen.moves[..., None, :], self.seen.rewards[..., None])
+        """The belief given that the task is of each kind: [*pairs, kinds, ...]."""
+        seen = Statistics(self.seen.moves[..., None, :], self.seen.rewards[..., None], self.seen.ended[..., None])
         return posterior(self.prior, seen, 1.0, self.noise)
 
     @property
@@ -82,15 +83,16 @@ class MixtureBelief(eqx.Module):
         return MixtureBelief(self.log_weights, prior, seen, self.noise)
 
     def log_prob(self, action: Array, to: Array, reward: Array) -> Float[Array, ""]:
-        """Of what one step led to and paid; see `Belief.log_prob`."""
+        """The log-probability of one step's outcome and reward; see `Belief.log_prob`."""
         return jax.nn.logsumexp(self.log_weights + self.each.log_prob(action, to, reward))
 
 
 class Mixture(eqx.Module):
-    """`kinds` priors: what they have in common and what each has of its own, at first little and at random.
+    """`kinds` priors, each the sum of a shared table and a small random one of its own.
 
-    What it says of one step after another adds up to the marginal likelihood of the trial, so the loss `likelihood`
-    fits the priors by maximum likelihood (empirical Bayes); its beliefs are the exact posterior under them.
+    Its log-probabilities of one step after another add up to the marginal likelihood of the trial. So the loss
+    `likelihood` fits the priors by maximum likelihood (empirical Bayes), and its beliefs are the exact posterior under
+    them.
     """
 
     shared: Float[Array, "states actions 1 numbers"]  # as `Prior.of` takes them
@@ -102,6 +104,7 @@ class Mixture(eqx.Module):
     def __init__(
         self, states: int, actions: int, outcomes: int, *, kinds: int, key: Key[Array, ""], unlike: float = 0.3
     ):
+        require_whole(1, states=states, actions=actions, outcomes=outcomes, kinds=kinds)
         self.size = states, actions, outcomes
         self.shared = jnp.zeros((states, actions, 1, outcomes + 3))
         self.own = unlike * jax.random.normal(key, (states, actions, kinds, outcomes + 3))

@@ -1,4 +1,4 @@
-"""Meta-model learning: what was seen of a task becomes a distribution over models of it, and the agent plans in a draw.
+"""Meta-model learning: the trial so far becomes a distribution over models of the task, and the agent plans in a draw.
 
     belief = model(seen)                             a distribution over r(s, a) and p(·|s, a): see meta_models.py
     (r, p) ~ belief                                  one model an episode, acted in by backward induction
@@ -15,6 +15,7 @@ that of Farahmand, Barreto, Nikovski 2017 and Grimm, Barreto, Singh, Silver 2020
 name comes from.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -22,16 +23,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from quickstudy.core import Learner
-from quickstudy.data.batches import Output, Transition
+from quickstudy.checks import require_between, require_whole
+from quickstudy.core import Incompatible, Learner
+from quickstudy.data.batches import Output, RolloutBatch, Transition
 from quickstudy.learners.inference.meta_models import Amortised, Belief
 from quickstudy.learners.inference.mixture import Mixture, MixtureBelief
 from quickstudy.learners.inner_rl.tabular import epsilon_greedy, one_by_one, outcome
 from quickstudy.learners.replay import scan_replay
-from quickstudy.parallel.axes import over_axes
 from quickstudy.parameters import unwrap
-from quickstudy.rl.losses import mean
-from quickstudy.rl.planning import backward_induction, greedy, lazy_cond
+from quickstudy.rl.losses import mean, start_of
+from quickstudy.rl.planning import backward_induction, greedy, lazy_cond, planned_action
 
 
 class Believed(eqx.Module):
@@ -41,22 +42,23 @@ class Believed(eqx.Module):
     time: Int[Array, ""]  # within the episode
 
 
-class Reconstructed(eqx.Module):
-    """What is said of a step before it is taken."""
+class Prediction(eqx.Module):
+    """What is expected of a step before it is taken."""
 
     belief: Belief | MixtureBelief  # the rows of its state
     following: Float[Array, "outcomes"]  # γ V̄ of what it may lead to
 
 
 class MML(Learner):
-    """Acts by the plan for a model that is drawn anew each episode; absorbs one step after another.
+    """Acts by the plan for a model that is drawn anew each episode; adapts after each step.
 
     An observation is a state, one-hot.
-    episode: steps after which an episode is cut
+    episode: steps after which the environment truncates an episode. Where one goes on beyond it there is no plan, and
+        logits are NaN
     discount: γ in [0, 1], within the episode
     spread: 1 draws from the belief (of a mixture: a kind, and plans in its mean), 0 plans in the mean of all, and
         between them draws are nearer to it
-    bonus: what is added to each mean reward, in standard deviations of it; a number, or a leaf that evolution may learn
+    bonus: standard deviations that are added to each mean reward; a number, or a leaf that evolution may learn
     epsilon: probability of any action instead of the planned one
     replan: plan anew at every step, with the same posterior-sampling key until the episode ends, so that the model
         changes only as the belief does; else a plan stands until then
@@ -71,10 +73,8 @@ class MML(Learner):
     replan: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
-        if not 0 <= self.spread <= 1:
-            raise ValueError(f"spread must lie in [0, 1], got {self.spread}")
-        if not 0 <= self.epsilon <= 1:
-            raise ValueError(f"epsilon must lie in [0, 1], got {self.epsilon}")
+        require_whole(1, episode=self.episode)
+        require_between(0, 1, discount=self.discount, spread=self.spread, epsilon=self.epsilon)
 
     def init(self, *, key: Key[Array, ""]) -> Believed:
         seen, posterior_key = self.model.nothing(), jax.random.key_data(key)
@@ -88,28 +88,35 @@ class MML(Learner):
         ended = t.terminated | t.truncated
         posterior_key = jnp.where(ended, jax.random.key_data(key), state.posterior_key)
         arrays, rest = eqx.partition(self, eqx.is_array)
-        plan = lambda arrays, *given: eqx.combine(arrays, rest)._plan(*given)
-        given = jax.lax.stop_gradient((arrays, seen, posterior_key))  # a condition can not be differentiated
-        policy = lazy_cond(ended | self.replan, plan, given, state.policy, at_once=True)
+        plan = lambda arrays, *arguments: eqx.combine(arrays, rest)._plan(*arguments)
+        policy = lazy_cond(ended | self.replan, plan, (arrays, seen, posterior_key), state.policy, at_once=True)
         return Believed(seen, posterior_key, policy, jnp.where(ended, 0, state.time + 1))
 
     def _plan(self, seen: PyTree, posterior_key: Array) -> Int[Array, "episode states"]:
-        belief = self.model(seen)
+        """The plan for the model that this key draws; an action has no derivative."""
+        belief, bonus = jax.lax.stop_gradient((self.model(seen), unwrap(self.bonus)))
         reward, transition = belief.draw(self.spread, key=jax.random.wrap_key_data(posterior_key))
-        return greedy(self.values(reward + unwrap(self.bonus) * jnp.sqrt(belief.variance), transition))
+        return greedy(self.values(reward + bonus * jnp.sqrt(belief.variance), transition))
 
     def values(self, reward: Array, transition: Array) -> Float[Array, "episode states actions"]:
-        """The optimal Q of a model at each moment of an episode; past its end there is nothing."""
+        """The optimal Q of a model at each moment of an episode, whose end is worth 0."""
         states, _, _ = self.model.size
         return backward_induction(reward, self.discount * transition[..., :states], self.episode)
 
     def apply(self, state: Believed, x: Float[Array, "states"]) -> Output:
-        belief = self.model(state.seen)
-        best = jax.nn.one_hot(state.policy[state.time, x.argmax()], self.model.size[1])
-        return Output(
-            policy=epsilon_greedy(best, self.epsilon),
-            prediction=Reconstructed(belief.of(x), self._following(belief, state.time)),
-        )
+        best = planned_action(state.policy, state.time, x.argmax(), self.model.size[1])
+        return Output(policy=epsilon_greedy(best, self.epsilon))
+
+    def predictions(self, state: Believed, t: Transition) -> Prediction:
+        """What is expected of each step of a trial [time], which begins in `state`. Nothing is planned for acting."""
+
+        def step(carry, t: Transition):
+            seen, time = carry
+            belief = self.model(seen)
+            prediction = Prediction(belief.of(t.observation), self._following(belief, time))
+            return (self.model.after(seen, t), jnp.where(t.terminated | t.truncated, 0, time + 1)), prediction
+
+        return jax.lax.scan(step, (state.seen, state.time), t)[1]
 
     def _following(self, belief: Belief | MixtureBelief, time: Int[Array, ""]) -> Float[Array, "outcomes"]:
         belief = jax.lax.stop_gradient(belief)
@@ -121,22 +128,30 @@ class MML(Learner):
     replay = scan_replay
 
 
-def likelihood(outputs: Output, lived: Any) -> Float[Array, ""]:
+def likelihood(learner: Any, outputs: Output, batch: RolloutBatch) -> Float[Array, ""]:
     """−log p(s', r | s, a, seen): how surprising each step was, in nats."""
 
-    def surprise(said: Reconstructed, t: Transition) -> Array:
+    def surprise(said: Prediction, t: Transition) -> Array:
         action = jax.nn.one_hot(t.action, said.belief.reward.size)
         return -said.belief.log_prob(action, outcome(t, said.following.size), t.reward)
 
-    return mean(over_axes(surprise, lived.log_prob.ndim)(outputs.prediction, lived.transition), lived)
+    return _mean_over_steps(surprise, learner, batch)
 
 
-def equivalence(outputs: Output, lived: Any) -> Float[Array, ""]:
+def equivalence(learner: Any, outputs: Output, batch: RolloutBatch) -> Float[Array, ""]:
     """|p̂ V̄ + r̂ − (r + γ V̄(s'))|²: a model need only be right about what values depend on."""
 
-    def error(said: Reconstructed, t: Transition) -> Array:
+    def error(said: Prediction, t: Transition) -> Array:
         belief, taken = said.belief, jax.nn.one_hot(t.action, said.belief.reward.size)
         expected = taken @ (belief.reward + belief.transition @ said.following)
         return (expected - t.reward - outcome(t, said.following.size) @ said.following) ** 2
 
-    return mean(over_axes(error, lived.log_prob.ndim)(outputs.prediction, lived.transition), lived)
+    return _mean_over_steps(error, learner, batch)
+
+
+def _mean_over_steps(measure: Callable[[Prediction, Transition], Array], learner: Any, batch: RolloutBatch) -> Array:
+    if not isinstance(learner, MML):
+        raise Incompatible(f"this loss is of what MML predicts, and {type(learner).__name__} is another learner")
+    t = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch.transition)
+    measured = jax.vmap(measure)(learner.predictions(start_of(learner, batch), t), t)
+    return mean(measured.reshape(batch.log_prob.shape), batch)

@@ -1,4 +1,4 @@
-"""VariBAD: a recurrent belief over tasks, learned by foretelling the whole trial, and a policy that acts on it.
+"""VariBAD: a recurrent belief over tasks, trained to reconstruct the whole trial, and a policy that acts on it.
 
     q(m | τ_:t) = N(μ_t, σ_t²),  μ_t, log σ_t² = encoder(o_0, a_0, r_1, …, o_t)      what the trial so far says
     a_t ~ π(· | o_t, μ_t, log σ_t²)                                                 acting on all that is believed
@@ -9,8 +9,8 @@ and, where transitions are decoded too, + Σ_t' log p(o_t'+1 | o_t', a_t', m). Z
 Hofmann, Whiteson 2020, "VariBAD: A Very Good Method for Bayes-Adaptive Deep RL via Meta-Learning", ICLR.
 
 −ELBO is the sum of two loss terms, `reconstruction` and `divergence`, beside those of the policy: nats per step of the
-trial, the mean over all moments t that it is foretold from. What decodes is bilinear, features of m times features of
-the step: a trial of T steps, foretold from each of T moments, costs T passes of either network and a product of
+trial, the mean over all moments t that it is decoded from. What decodes is bilinear, features of m times features of
+the step: a trial of T steps, decoded from each of T moments, costs T passes of either network and a product of
 matrices, so that no moment has to be left out.
 """
 
@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from quickstudy.core import Learner, State
-from quickstudy.data.batches import Output, Transition
+from quickstudy.core import Incompatible, Learner, State
+from quickstudy.data.batches import Output, RolloutBatch, Transition
 from quickstudy.data.distributions import Categorical, Gaussian
 from quickstudy.learners.memory.recurrent import Heads
 from quickstudy.nn.layers import Linear
@@ -131,20 +131,13 @@ class Decoder(eqx.Module):
         return said + Gaussian(task[1] @ step[1], unwrap(self.transition_noise)).log_prob(t.next_observation)
 
 
-class Belief(eqx.Module):
-    """What is believed of the task at one moment: a distribution over m, and what any m says of any step."""
-
-    latent: Gaussian
-    decoder: Decoder
-
-
 class VariBAD(Learner):
     """Absorbs what its encoder absorbs: any memory that predicts a `Gaussian`, as `Recurrent` with `Latent` heads.
 
     body: from the observation, the mean and the log-variance of the belief to features, of which `heads` make the
         policy and the value
     through: let the policy's loss reach the encoder too. In the paper, and unless asked for, the belief is learned by
-        foretelling alone
+        reconstruction alone
     """
 
     encoder: Learner
@@ -170,30 +163,35 @@ class VariBAD(Learner):
     def _said(self, latent: Gaussian, x: Float[Array, "observation"]) -> Output:
         heard = latent if self.through else jax.lax.stop_gradient(latent)
         said = self.heads(self.body(jnp.concatenate([x, heard.mean, 2 * jnp.log(heard.std)])))
-        return Output(said.policy, said.value, Belief(latent, self.decoder))
+        return Output(said.policy, said.value, latent)
 
 
-def reconstruction(outputs: Output, lived: Any) -> Float[Array, ""]:
-    """−log p of all steps of the trial, foretold from one m drawn at each moment: the mean over moments and steps."""
-    belief, t = _moments(outputs.prediction), _moments(lived.transition)
-    decoder = jax.tree.map(lambda x: x[0], belief.decoder)  # the same at all moments
-    # What would be learned from the last segment is never used, so its key is free.
-    keys = jax.random.split(lived.keys[-1], len(t.reward))
-    m = jax.vmap(lambda latent, key: latent.sample(key=key))(belief.latent, keys)
+def reconstruction(learner: Any, outputs: Output, batch: RolloutBatch) -> Float[Array, ""]:
+    """−log p of all steps of the trial, decoded from one m drawn at each moment: the mean over moments and steps."""
+    latent, t = _moments(outputs.prediction), _moments(batch.transition)
+    decoder = _decoder(learner)
+    keys = jax.random.split(batch.loss_key, len(t.reward))
+    m = jax.vmap(lambda latent, key: latent.sample(key=key))(latent, keys)
     tasks, steps = jax.vmap(decoder.of_task)(m), jax.vmap(decoder.of_step)(t)
-    foretold = jax.vmap(lambda task: jax.vmap(lambda step, t: decoder.log_prob(task, step, t))(steps, t))(tasks)
-    return -foretold.mean()
+    log_prob = jax.vmap(lambda task: jax.vmap(lambda step, t: decoder.log_prob(task, step, t))(steps, t))(tasks)
+    return -log_prob.mean()
 
 
-def divergence(outputs: Output, lived: Any) -> Float[Array, ""]:
+def _decoder(learner: Any) -> Decoder:
+    if not isinstance(learner, VariBAD):
+        raise Incompatible(f"reconstruction needs the decoder of VariBAD, and {type(learner).__name__} has none")
+    return learner.decoder
+
+
+def divergence(learner: Any, outputs: Output, batch: RolloutBatch) -> Float[Array, ""]:
     """KL(belief ‖ the one before it), N(0, I) before the first: the mean over moments, per step of the trial.
 
-    A window that begins within a trial does not know what was believed before it: its first moment costs nothing.
+    A part of a trial that begins within it does not know what was believed before: its first moment costs nothing.
     """
-    latent = _moments(outputs.prediction.latent)
+    latent = _moments(outputs.prediction)
     at = lambda part: jax.tree.map(lambda x: x[part], latent)
     before, now, first = at(slice(-1)), at(slice(1, None)), at(0)
-    begun = jnp.where(lived.fresh, first.kl(Gaussian(jnp.zeros_like(first.mean), jnp.ones_like(first.std))), 0.0)
+    begun = jnp.where(batch.is_first, first.kl(Gaussian(jnp.zeros_like(first.mean), jnp.ones_like(first.std))), 0.0)
     moments = len(latent.mean)
     return (begun + jax.vmap(lambda now, before: now.kl(before))(now, before).sum()) / moments**2
 

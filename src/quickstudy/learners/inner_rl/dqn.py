@@ -2,7 +2,7 @@
 
     L(φ) = mean ½ (r + γ Q⁻(s', a*) − Q_φ(s, a))² over transitions drawn from a buffer
     a* = argmax_a' Q⁻(s', a')   (Mnih et al. 2015);   a* = argmax_a' Q_φ(s', a')   (double: van Hasselt et al. 2016)
-    Q⁻ ← Q_φ every so many gradient steps
+    Q⁻ ← Q_φ every `target_update_interval` gradient steps
 
 Acts ε-greedily, ε falling linearly from 1 to `epsilon` over the first `decay` transitions. Mnih et al. 2015,
 "Human-level control through deep reinforcement learning"; van Hasselt, Guez, Silver 2016, "Deep Reinforcement Learning
@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from quickstudy.checks import require_between, require_whole
 from quickstudy.data.batches import Output
 from quickstudy.learners.inner_rl.off_policy import OffPolicy, OffPolicyState, Remembered
 from quickstudy.learners.inner_rl.tabular import epsilon_greedy
@@ -33,6 +34,7 @@ class DQN(OffPolicy):
     discount, epsilon: γ and the final ε, numbers or leaves
     decay: transitions over which ε falls
     target_update_interval: gradient steps between two copies to the target network
+    double: choose a* by Q_φ, which overestimates less
     """
 
     discount: Any = 0.99
@@ -40,6 +42,10 @@ class DQN(OffPolicy):
     decay: int = eqx.field(static=True, default=10_000)
     target_update_interval: int = eqx.field(static=True, default=200)
     double: bool = eqx.field(static=True, default=True)
+
+    def __check_init__(self):
+        require_between(0, 1, discount=self.discount, epsilon=self.epsilon)
+        require_whole(1, decay=self.decay, target_update_interval=self.target_update_interval)
 
     def _action(self) -> Array:
         return jnp.zeros((), jnp.int32)
@@ -51,10 +57,10 @@ class DQN(OffPolicy):
 
     def _improve(self, state: OffPolicyState, batch: Remembered, key: Key[Array, ""]) -> OffPolicyState:
         del key
-        then = jax.vmap(self._network(state.target))(batch.next_observation)
-        choice = jax.vmap(self._network(state.weights))(batch.next_observation) if self.double else then
-        best = jnp.take_along_axis(then, choice.argmax(-1, keepdims=True), -1)[:, 0]
-        target = jax.lax.stop_gradient(batch.reward + unwrap(self.discount) * batch.goes_on * best)
+        next_values = jax.vmap(self._network(state.target))(batch.next_observation)
+        choice = jax.vmap(self._network(state.weights))(batch.next_observation) if self.double else next_values
+        best = jnp.take_along_axis(next_values, choice.argmax(-1, keepdims=True), -1)[:, 0]
+        target = jax.lax.stop_gradient(batch.reward + unwrap(self.discount) * batch.not_done * best)
 
         def loss(weights: PyTree) -> Float[Array, ""]:
             values = jax.vmap(self._network(weights))(batch.observation)
@@ -64,5 +70,5 @@ class DQN(OffPolicy):
         value, gradient = jax.value_and_grad(loss)(state.weights)
         weights, memory = self.update.step(state.weights, gradient, value, state.memory)
         copy = state.steps % self.target_update_interval == 0
-        slow = jax.tree.map(lambda new, old: jnp.where(copy, new, old), weights, state.target)
-        return OffPolicyState(weights, slow, memory, state.buffer, state.steps)
+        target_weights = jax.tree.map(lambda new, old: jnp.where(copy, new, old), weights, state.target)
+        return OffPolicyState(weights, target_weights, memory, state.buffer, state.steps)

@@ -1,4 +1,4 @@
-"""A learned loss in the place of the policy gradient's: what to reinforce, and what to predict, is meta-learned.
+"""A meta-learned loss in the place of the policy gradient's, which says how to reinforce and what to predict.
 
     π̂_t, ŷ_t = U_η(x_t | x_{t+1}, …, x_T)       a backward LSTM that begins anew where an episode ends
     x_t = [r_t, d_t, π(a_t | o_t), c(y(o_t)), c(y(o_{t+1}))]
@@ -8,8 +8,8 @@ y_φ(o) is a distribution over `predictions` symbols whose meaning nobody fixes:
 U sees no observation and no action, so it serves in environments of any size.
 
 Learned policy gradient (LPG): Oh, Hessel, Czarnecki, Xu, van Hasselt, Singh, Silver 2020, "Discovering Reinforcement
-Learning Algorithms", NeurIPS. Theirs chooses the rate of a life by a bandit and regularises targets by their entropy;
-here the rate and the weights are leaves, and x_t has no discount, which is one and the same.
+Learning Algorithms", NeurIPS. Theirs chooses the rate of a lifetime by a bandit and regularises targets by their
+entropy; here the rate and the weights are leaves, and x_t has no discount, which is the same for all.
 """
 
 from typing import Any
@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from quickstudy.checks import require_at_least, require_whole
 from quickstudy.core import Incompatible, Learner
 from quickstudy.data.batches import Output, Transition
 from quickstudy.data.distributions import Categorical
@@ -32,7 +33,7 @@ from quickstudy.parameters import unwrap
 
 
 class LPG(Learner):
-    """Experience is [time, width], actions are choices.
+    """Experience is [time, num_envs], actions are choices.
 
     start: from an observation to an `Output` with a policy and, as prediction, the logits of y [predictions]; or a
         `RandomInit` of it
@@ -60,6 +61,8 @@ class LPG(Learner):
         predicting: Any = 0.5,
         exploring: Any = 0.01,
     ):
+        require_whole(1, predictions=predictions, size=size)
+        require_at_least(0, predicting=predicting, exploring=exploring)
         first, second, third, fourth = jax.random.split(key, 4)
         self.start, self.update, self.predicting, self.exploring = start, update, predicting, exploring
         self.meaning = MLP((predictions, 16, 1), key=first)
@@ -77,17 +80,17 @@ class LPG(Learner):
     def adapt(self, state: Learning, experience: Transition, *, key: Key[Array, ""]) -> Learning:
         del key
         if experience.axes != 2:
-            raise Incompatible("LPG learns from parallel copies: give a width")
+            raise Incompatible("LPG learns from parallel copies: set num_envs")
         advice, targets = self.advise(state, experience)
 
         def loss(weights: PyTree) -> Float[Array, ""]:
-            said = over_axes(self._network(weights), 2)(experience.observation)
-            log_prob = over_axes(lambda policy, a: policy.log_prob(a), 2)(said.policy, experience.action)
-            apart = over_axes(lambda ours, theirs: Categorical(ours).kl(Categorical(theirs)), 2)
+            output = over_axes(self._network(weights), 2)(experience.observation)
+            log_prob = over_axes(lambda policy, a: policy.log_prob(a), 2)(output.policy, experience.action)
+            divergence = over_axes(lambda ours, theirs: Categorical(ours).kl(Categorical(theirs)), 2)
             parts = (
                 -(advice * log_prob).mean(),
-                unwrap(self.predicting) * apart(said.prediction, targets).mean(),
-                -unwrap(self.exploring) * over_axes(lambda policy: policy.entropy(), 2)(said.policy).mean(),
+                unwrap(self.predicting) * divergence(output.prediction, targets).mean(),
+                -unwrap(self.exploring) * over_axes(lambda policy: policy.entropy(), 2)(output.policy).mean(),
             )
             return jnp.stack(parts).sum()
 
@@ -98,24 +101,24 @@ class LPG(Learner):
 
     def advise(
         self, state: Learning, t: Transition
-    ) -> tuple[Float[Array, "time width"], Float[Array, "time width predictions"]]:
+    ) -> tuple[Float[Array, "time num_envs"], Float[Array, "time num_envs predictions"]]:
         """π̂ and the logits of ŷ for each step."""
         model = over_axes(self._network(state.weights), 2)
-        said, then = model(t.observation), model(t.next_observation)
-        taken = over_axes(lambda policy, a: jnp.exp(policy.log_prob(a)), 2)(said.policy, t.action)
+        output, next_output = model(t.observation), model(t.next_observation)
+        taken = over_axes(lambda policy, a: jnp.exp(policy.log_prob(a)), 2)(output.policy, t.action)
         means = over_axes(lambda logits: self.meaning(jax.nn.softmax(logits))[0], 2)
         ended = (t.terminated | t.truncated).astype(float)
-        following = jnp.where(t.terminated, 0.0, means(then.prediction))
-        seen = jnp.stack([t.reward, ended, taken, means(said.prediction), following], -1)
+        next_meaning = jnp.where(t.terminated, 0.0, means(next_output.prediction))
+        inputs = jnp.stack([t.reward, ended, taken, means(output.prediction), next_meaning], -1)
 
-        def step(hidden: tuple, given: tuple) -> tuple[tuple, Array]:
-            x, ended = given
+        def step(hidden: tuple, item: tuple) -> tuple[tuple, Array]:
+            x, ended = item
             hidden = jax.tree.map(lambda h: jnp.where(ended[:, None] > 0, 0.0, h), hidden)
             hidden = jax.vmap(self.cell)(x, hidden)
             return hidden, hidden[0]
 
         blank = jnp.zeros((t.reward.shape[1], self.cell.size))
-        _, features = jax.lax.scan(step, (blank, blank), (seen, ended), reverse=True)
+        _, features = jax.lax.scan(step, (blank, blank), (inputs, ended), reverse=True)
         return over_axes(self.advice, 2)(features)[..., 0], over_axes(self.target, 2)(features)
 
     def _network(self, weights: PyTree) -> Any:

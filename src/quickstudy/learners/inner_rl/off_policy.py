@@ -1,4 +1,5 @@
-"""What the off-policy learners share: they remember transitions, and learn from some of them after each segment."""
+"""The base of the off-policy learners, which keep transitions in a replay buffer and learn from a sample of them after
+each segment."""
 
 import abc
 from typing import Any
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Transition
 from quickstudy.data.ring import Ring
@@ -17,32 +19,33 @@ from quickstudy.learners.replay import scan_replay
 
 
 class Remembered(eqx.Module):
-    """One transition, or several with a leading axis. A truncated episode would have gone on, so it is bootstrapped
-    from as at any other step."""
+    """One transition, or several with a leading axis. A truncated episode would have gone on, so the value after its
+    last step is bootstrapped as after any other."""
 
     observation: Float[Array, "*num observation"]
     action: Array
     reward: Float[Array, "*num"]
-    goes_on: Float[Array, "*num"]  # 0 where the episode terminated
+    not_done: Float[Array, "*num"]  # 0 where the episode terminated
     next_observation: Float[Array, "*num observation"]
 
 
 class OffPolicyState(eqx.Module):
     weights: PyTree
-    target: PyTree  # the slow copy that targets are made with
-    memory: PyTree  # the update's own
+    target: PyTree  # the target network's
+    memory: PyTree  # the update's own: moments and the like
     buffer: Ring
     steps: Int[Array, ""]  # gradient steps taken
 
 
 class OffPolicy(Learner):
-    """Experience is [time] or [time, width]. What acts and learns is in the subclasses' `apply` and `_improve`.
+    """Experience is [time] or [time, num_envs]. Subclasses act in `apply` and learn in `_improve`.
 
     start: the network, a learned initialisation, or `RandomInit`
     update: how a gradient moves its weights
     observation: length of the observation vector
-    capacity: transitions remembered; learning_starts: so many are lived before the first gradient step
-    batch, updates: transitions in a gradient step, and gradient steps after each segment
+    capacity: transitions in the replay buffer
+    learning_starts: transitions collected before the first gradient step
+    batch, gradient_steps: transitions in a gradient step, and gradient steps after each segment
     """
 
     start: PyTree
@@ -53,9 +56,13 @@ class OffPolicy(Learner):
     batch: int = eqx.field(static=True, default=128)
     gradient_steps: int = eqx.field(static=True, default=1)
 
-    # What was lived enters by way of a buffer of thousands of transitions, most of them from long ago: a gradient
-    # through all of that costs far more than a population of candidates that live it again.
+    # Experience enters by way of a buffer of thousands of transitions, most of them from long ago: a gradient through
+    # all of that costs far more than to roll out a population of candidates.
     differentiable = False
+
+    def __check_init__(self):
+        require_whole(0, observation=self.observation, learning_starts=self.learning_starts)
+        require_whole(1, capacity=self.capacity, batch=self.batch, gradient_steps=self.gradient_steps)
 
     @abc.abstractmethod
     def _action(self) -> Array:
@@ -66,20 +73,20 @@ class OffPolicy(Learner):
         """One gradient step; `state.steps` counts it already."""
 
     def init(self, *, key: Key[Array, ""]) -> OffPolicyState:
-        weights, seen, zero = begin(self.start, key), jnp.zeros(self.observation), jnp.zeros(())
-        buffer = Ring.empty(Remembered(seen, self._action(), zero, zero, seen), self.capacity)
-        return OffPolicyState(weights, weights, self.update.init(weights), buffer, jnp.zeros((), int))
+        weights, nothing, zero = begin(self.start, key), jnp.zeros(self.observation), jnp.zeros(())
+        buffer = Ring.empty(Remembered(nothing, self._action(), zero, zero, nothing), self.capacity)
+        return OffPolicyState(weights, weights, self._memory(weights), buffer, jnp.zeros((), int))
 
     def adapt(self, state: OffPolicyState, experience: Transition, *, key: Key[Array, ""]) -> OffPolicyState:
         t = jax.tree.map(lambda x: x.reshape(-1, *x.shape[experience.axes :]), experience)
-        lived = Remembered(t.observation, self._done(t.action), t.reward, 1.0 - t.terminated, t.next_observation)
-        buffer = state.buffer.push(lived)
+        action, not_done = self._performed(t.action), 1.0 - t.terminated
+        buffer = state.buffer.push(Remembered(t.observation, action, t.reward, not_done, t.next_observation))
 
         def improve(moving: Any, key: Key[Array, ""]) -> tuple[Any, None]:
             draw, learn = jax.random.split(key)
             weights, target, memory, steps = moving
-            given = OffPolicyState(weights, target, memory, buffer, steps + 1)
-            new = self._improve(given, buffer.sample(self.batch, key=draw), learn)
+            now = OffPolicyState(weights, target, memory, buffer, steps + 1)
+            new = self._improve(now, buffer.sample(self.batch, key=draw), learn)
             return (new.weights, new.target, new.memory, new.steps), None
 
         # The buffer stays outside of the condition, which would copy it.
@@ -92,8 +99,12 @@ class OffPolicy(Learner):
     def _network(self, weights: PyTree) -> Any:
         return network(self.start, weights, jax.random.key(0))
 
-    def _done(self, action: Array) -> Array:
-        """What an action did, where it is not what was asked for."""
+    def _performed(self, action: Array) -> Array:
+        """The action that the environment took, where it is not the one that was chosen."""
         return action
+
+    def _memory(self, weights: PyTree) -> PyTree:
+        """The memory of the update, or updates, before the first gradient step."""
+        return self.update.init(weights)
 
     replay = scan_replay

@@ -10,27 +10,19 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
+from quickstudy.checks import require_between, require_whole
 from quickstudy.core import Incompatible, Learner
-from quickstudy.data.batches import Output, Transition
+from quickstudy.data.batches import Output, RolloutBatch, Transition
 from quickstudy.learners.gradient.updates import Update
 from quickstudy.learners.initialisation import begin, network
 from quickstudy.learners.replay import scan_replay
 from quickstudy.parallel.axes import over_axes
 from quickstudy.parameters import unwrap
+from quickstudy.rl.advantages import Ends, gae, gae_of_fit
 from quickstudy.rl.losses import LossTerm
-from quickstudy.rl.returns import gae, standardised
-
-
-class Judged(eqx.Module):
-    """Steps of a segment, in any order, as loss terms read them."""
-
-    transition: Transition
-    log_prob: Float[Array, "*steps"]  # of the actions, when the segment began
-    advantage: Float[Array, "*steps"]
-    target: Float[Array, "*steps"]  # λ-returns
-    counts: Bool[Array, "*steps"]
+from quickstudy.rl.standardise import standardise
 
 
 class Learning(eqx.Module):
@@ -49,12 +41,12 @@ def shuffled(num: int, *, key: Key[Array, ""]) -> Int[Array, "num"]:
 
 
 class OnPolicy(Learner):
-    """Learns from each segment once, then forgets it. Experience is [time] or [time, width].
+    """Learns from each segment once, then forgets it. Experience is [time] or [time, num_envs].
 
     start: from an observation to an `Output` with a policy and, unless `critic` is off, a value; or `RandomInit`
     update: how a gradient moves the weights
     terms: loss terms, `weights` how much each counts; a weight is a number, or a leaf that can be meta-learned
-    discount, trace: γ and λ, numbers or leaves
+    discount, gae_lambda: γ and λ, numbers or leaves
     epochs, minibatches: passes over a segment, each in so many parts
     normalise: advantages of a segment to mean 0 and deviation 1
     critic: False takes the plain returns of each segment in place of advantages
@@ -71,11 +63,13 @@ class OnPolicy(Learner):
     normalise: bool = eqx.field(static=True, default=True)
     critic: bool = eqx.field(static=True, default=True)
 
+    value_in_reward_units = True  # inside a task it learns from its own values
+
     def __check_init__(self):
+        require_between(0, 1, discount=self.discount, gae_lambda=self.gae_lambda)
+        require_whole(1, epochs=self.epochs, minibatches=self.minibatches)
         if len(self.terms) != len(self.weights):
             raise ValueError(f"{len(self.terms)} terms need as many weights, got {len(self.weights)}")
-        if self.epochs < 1 or self.minibatches < 1:
-            raise ValueError(f"epochs={self.epochs} and minibatches={self.minibatches} must be at least 1")
 
     def init(self, *, key: Key[Array, ""]) -> Learning:
         weights = begin(self.start, key)
@@ -85,53 +79,50 @@ class OnPolicy(Learner):
         return self._network(state.weights)(x)
 
     def adapt(self, state: Learning, experience: Transition, *, key: Key[Array, ""]) -> Learning:
-        judged = jax.tree.map(lambda x: x.reshape(-1, *x.shape[experience.axes :]), self.judge(state, experience))
-        num = len(judged.advantage)
+        steps = jax.tree.map(lambda x: x.reshape(-1, *x.shape[experience.axes :]), self.batch(state, experience))
+        num = len(steps.advantage)
         if num % self.minibatches:
             raise Incompatible(f"{self.minibatches} minibatches must divide a segment of {num} steps")
 
-        def improve(state: Learning, part: Judged) -> tuple[Learning, None]:
+        def improve(state: Learning, part: RolloutBatch) -> tuple[Learning, None]:
             loss, gradient = jax.value_and_grad(self._loss)(state.weights, part)
             return Learning(*self.update.step(state.weights, gradient, loss, state.memory)), None
 
         def epoch(state: Learning, key: Key[Array, ""]) -> tuple[Learning, None]:
             if self.minibatches == 1:
-                return improve(state, judged)
+                return improve(state, steps)
             order = shuffled(num, key=key)
-            parts = jax.tree.map(lambda x: x[order].reshape(self.minibatches, -1, *x.shape[1:]), judged)
+            parts = jax.tree.map(lambda x: x[order].reshape(self.minibatches, -1, *x.shape[1:]), steps)
             return jax.lax.scan(improve, state, parts)[0], None
 
         return jax.lax.scan(epoch, state, jax.random.split(key, self.epochs))[0]
 
     replay = scan_replay
 
-    def judge(self, state: Learning, t: Transition) -> Judged:
-        """The segment with advantages and targets; all [time] or [time, width]. Gradients reach γ and λ alone."""
+    def batch(self, state: Learning, t: Transition) -> RolloutBatch:
+        """The segment as loss terms read it, [time] or [time, num_envs]. Gradients reach γ and λ alone."""
         model = over_axes(self._network(jax.lax.stop_gradient(state.weights)), t.axes)
         said = model(t.observation)
         log_prob = over_axes(lambda policy, a: policy.log_prob(a), t.axes)(said.policy, t.action)
-        terminated = t.terminated
-        value = following = jnp.zeros_like(t.reward)
+        # The end of the trial is the end of what is collected, not of what the policy is worth.
+        ends = Ends.of(t).of_episodes()
+        lengths = {"discount": unwrap(self.discount), "gae_lambda": unwrap(self.gae_lambda)}
         if self.critic:
             if said.value is None:
                 raise Incompatible("the network says no value: give it one, or critic=False")
-            value, following = said.value, model(t.next_observation).value
-        else:  # without a critic nothing is known of what follows a cut
-            terminated = terminated | t.truncated
-        # The end of the trial is the end of what is lived, not of what the policy is worth: `last` plays no part.
-        never = jnp.zeros_like(t.last)
-        advantage = gae(
-            t.reward, value, following, terminated, t.truncated, never,
-            discount=unwrap(self.discount), gae_lambda=unwrap(self.gae_lambda),
-        )  # fmt: skip
+            value = said.value
+            advantage = gae(t.reward, value, model(t.next_observation).value, *ends, **lengths)
+        else:
+            value = jnp.zeros_like(t.reward)
+            advantage = gae_of_fit(t.reward, value, ends, **lengths)
         target = advantage + value
         if self.normalise:
-            advantage = standardised(advantage)
-        return Judged(t, log_prob, advantage, target, jnp.ones_like(t.last))
+            advantage = standardise(advantage)
+        return RolloutBatch(t, log_prob, advantage, target, jnp.ones_like(t.last))
 
-    def _loss(self, weights: PyTree, judged: Judged) -> Float[Array, ""]:
-        outputs = jax.vmap(self._network(weights))(judged.transition.observation)
-        parts = [w * term(outputs, judged) for w, term in zip(unwrap(self.weights), self.terms, strict=True)]
+    def _loss(self, weights: PyTree, batch: RolloutBatch) -> Float[Array, ""]:
+        outputs = jax.vmap(self._network(weights))(batch.transition.observation)
+        parts = [w * term(self, outputs, batch) for w, term in zip(unwrap(self.weights), self.terms, strict=True)]
         return jnp.stack(parts).sum()
 
     def _network(self, weights: PyTree) -> Any:

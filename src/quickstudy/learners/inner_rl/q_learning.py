@@ -4,8 +4,8 @@
     SARSA(λ)     δ = r + γ Q(s', a') − Q(s, a);   e(s, a) ← 1;   Q ← Q + α δ e;   e ← γλ e
                  with replacing traces                     Rummery and Niranjan 1994; Singh and Sutton 1996
 
-What follows a terminated episode is worth 0. A truncated one would have gone on: it is bootstrapped from, by Q-learning
-as at any other step, by SARSA with the mean under its own policy, for the action was never chosen.
+The value after a terminated episode is 0. A truncated one would have gone on, so its last step is bootstrapped: by
+Q-learning as at any other step, by SARSA with the mean under its own policy, since the next action was never chosen.
 
 The rates, ε and the initial values are leaves: as plain numbers they are constants, as `Bounded` or arrays they can be
 meta-learned. ε-greedy choice has no derivative by the values, so evolution does that, and back-propagation refuses.
@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from quickstudy.checks import require_between, require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Output, Transition
 from quickstudy.learners.inner_rl.tabular import epsilon_greedy, one_by_one, table
@@ -31,7 +32,7 @@ class Values(eqx.Module):
 
 
 class Tabular(Learner):
-    """What Q-learning and SARSA share. Their states hold the values as `q`, and `_absorb` takes one transition in.
+    """The base of Q-learning and SARSA. Their states hold the values as `q`, and `_absorb` learns from one transition.
 
     rate, discount, epsilon: α, γ and ε, in [0, 1]
     initial: Q before any experience, [states, actions], [actions] or one number
@@ -45,6 +46,10 @@ class Tabular(Learner):
     initial: Any = 0.0
 
     differentiable = False
+
+    def __check_init__(self):
+        require_whole(1, states=self.states, actions=self.actions)
+        require_between(0, 1, rate=self.rate, discount=self.discount, epsilon=self.epsilon)
 
     def adapt(self, state: Any, experience: Transition, *, key: Key[Array, ""]) -> Any:
         return one_by_one(self._absorb, state, experience, key)
@@ -67,12 +72,12 @@ class QLearning(Tabular):
 
     def _absorb(self, state: Values, t: Transition, key: Key[Array, ""]) -> Values:
         del key
-        s, then = t.observation.argmax(), t.next_observation.argmax()
-        return Values(self.learned(state.q, s, t.action, t.reward, t.terminated, then))
+        s, next_state = t.observation.argmax(), t.next_observation.argmax()
+        return Values(self.learned(state.q, s, t.action, t.reward, t.terminated, next_state))
 
-    def learned(self, q: Array, s: Array, a: Array, reward: Array, terminated: Array, then: Array) -> Array:
+    def learned(self, q: Array, s: Array, a: Array, reward: Array, terminated: Array, next_state: Array) -> Array:
         """The values after one transition."""
-        target = reward + unwrap(self.discount) * jnp.where(terminated, 0.0, q[then].max())
+        target = reward + unwrap(self.discount) * jnp.where(terminated, 0.0, q[next_state].max())
         return q.at[s, a].add(unwrap(self.rate) * (target - q[s, a]))
 
 
@@ -90,6 +95,9 @@ class SARSA(Tabular):
 
     decay: Any = 0.9
 
+    def __check_init__(self):
+        require_between(0, 1, decay=self.decay)
+
     def init(self, *, key: Key[Array, ""]) -> Traced:
         del key
         q, zero = table(unwrap(self.initial), self.states, self.actions), jnp.zeros((), int)
@@ -97,19 +105,21 @@ class SARSA(Tabular):
 
     def _absorb(self, state: Traced, t: Transition, key: Key[Array, ""]) -> Traced:
         del key
-        s, then = t.observation.argmax(), t.next_observation.argmax()
-        known = self._step(state.q, state.trace, state.state, state.action, state.reward, state.q[s, t.action])
-        q, trace = jax.tree.map(lambda new, old: jnp.where(state.waits, new, old), known, (state.q, state.trace))
+        s, next_state = t.observation.argmax(), t.next_observation.argmax()
+        moved = self._step(state.q, state.trace, state.state, state.action, state.reward, state.q[s, t.action])
+        q, trace = jax.tree.map(lambda new, old: jnp.where(state.waits, new, old), moved, (state.q, state.trace))
         ended = t.terminated | t.truncated
-        policy = jax.nn.softmax(epsilon_greedy(q[then], unwrap(self.epsilon)).logits)
-        beyond = jnp.where(t.terminated, 0.0, policy @ q[then])
-        last, _ = self._step(q, trace, s, t.action, t.reward, beyond)
+        policy = jax.nn.softmax(epsilon_greedy(q[next_state], unwrap(self.epsilon)).logits)
+        next_value = jnp.where(t.terminated, 0.0, policy @ q[next_state])
+        last, _ = self._step(q, trace, s, t.action, t.reward, next_value)
         return Traced(
             jnp.where(ended, last, q), jnp.where(ended, 0.0, trace), s, t.action.astype(int), t.reward, ~ended
         )
 
-    def _step(self, q: Array, trace: Array, s: Array, a: Array, reward: Array, following: Array) -> tuple[Array, Array]:
+    def _step(
+        self, q: Array, trace: Array, s: Array, a: Array, reward: Array, next_value: Array
+    ) -> tuple[Array, Array]:
         discount = unwrap(self.discount)
-        error = reward + discount * following - q[s, a]
+        error = reward + discount * next_value - q[s, a]
         trace = trace.at[s, a].set(1.0)
         return q + unwrap(self.rate) * error * trace, discount * unwrap(self.decay) * trace

@@ -1,4 +1,4 @@
-"""R-MAX: what has been tried less than m times is as good as can be, until it is known.
+"""R-MAX: a pair tried less than m times counts as the best there can be, until it is known.
 
     Q(s, a) = r̂(s, a) + γ Σ_s' p̂(s'|s, a) max_a' Q(s', a')     where (s, a) was tried m times
             = R_max / (1 − γ)                                   elsewhere
@@ -13,12 +13,13 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from quickstudy.checks import require_between, require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Output, Transition
 from quickstudy.learners.inner_rl.tabular import Statistics, epsilon_greedy, one_by_one
 from quickstudy.learners.replay import scan_replay
 from quickstudy.parameters import unwrap
-from quickstudy.rl.planning import lazy_cond, value_iteration
+from quickstudy.rl.planning import lazy_cond, optimal_values
 
 
 class Counted(eqx.Module):
@@ -27,7 +28,10 @@ class Counted(eqx.Module):
 
 
 class RMax(Learner):
-    """visits: m; discount: γ in [0, 1); most: R_max, the largest reward there is"""
+    """visits: m; discount: γ in [0, 1); most: R_max, the largest reward there is
+
+    Each plan is the exact solution of the equations above, whatever γ is.
+    """
 
     states: int = eqx.field(static=True)
     actions: int = eqx.field(static=True)
@@ -37,10 +41,14 @@ class RMax(Learner):
 
     differentiable = False
 
+    def __check_init__(self):
+        require_whole(1, states=self.states, actions=self.actions, visits=self.visits)
+        require_between(0, 1, discount=self.discount)
+
     def init(self, *, key: Key[Array, ""]) -> Counted:
         del key
         unknown = jnp.full((self.states, self.actions), self._unknown())
-        return Counted(Statistics.none(self.states, self.actions, self.states + 1), unknown)
+        return Counted(Statistics.none(self.states, self.actions, self.states), unknown)
 
     def adapt(self, state: Counted, experience: Transition, *, key: Key[Array, ""]) -> Counted:
         return one_by_one(self._absorb, state, experience, key)
@@ -48,11 +56,12 @@ class RMax(Learner):
     def _absorb(self, state: Counted, t: Transition, key: Key[Array, ""]) -> Counted:
         del key
         pair = t.observation.argmax(), t.action
-        learning = state.seen.moves[pair].sum() < self.visits  # what is known is known: later visits do not count
+        learning = state.seen.visits[pair] < self.visits  # what is known is known: later visits do not count
         seen = state.seen.add(t, learning)
-        found = learning & (seen.moves[pair].sum() >= self.visits)
-        given = seen, jnp.asarray(self.visits), jnp.asarray(unwrap(self.discount)), self._unknown()
-        return Counted(seen, lazy_cond(found, optimistic, given, state.q))
+        found = learning & (seen.visits[pair] >= self.visits)
+        shortfall = jnp.asarray(1 - unwrap(self.discount), float)
+        arguments = seen, jnp.asarray(self.visits), shortfall, self._unknown()
+        return Counted(seen, lazy_cond(found, optimistic, arguments, state.q))
 
     def _unknown(self) -> Array:
         return jnp.asarray(unwrap(self.most) / (1 - unwrap(self.discount)), float)
@@ -64,11 +73,11 @@ class RMax(Learner):
 
 
 def optimistic(
-    seen: Statistics, enough: Int[Array, ""], discount: Float[Array, ""], unknown: Float[Array, ""]
+    seen: Statistics, enough: Int[Array, ""], shortfall: Float[Array, ""], unknown: Float[Array, ""]
 ) -> Float[Array, "states actions"]:
-    """Q where a pair is worth `unknown` for good until it was visited often enough."""
+    """Q where a pair is worth `unknown` for good until it was visited often enough; `shortfall` is 1 − γ."""
     tries = jnp.maximum(seen.visits, 1)
     known = seen.visits >= enough
     reward = jnp.where(known, seen.rewards / tries, unknown)
-    going_on = seen.moves[..., :-1] / tries[..., None]
-    return value_iteration(reward, jnp.where(known[..., None], going_on, 0.0), discount)
+    onward = jnp.where(known[..., None], seen.moves / tries[..., None], 0.0)
+    return optimal_values(reward, onward, shortfall)

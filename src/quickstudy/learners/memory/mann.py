@@ -1,4 +1,4 @@
-"""Memory-augmented networks: a recurrent controller beside a memory that it writes to where least is lost (Santoro,
+"""Memory-augmented networks: a recurrent controller with a memory, whose least used slots it overwrites (Santoro,
 Bartunov, Botvinick, Wierstra, Lillicrap 2016, "Meta-Learning with Memory-Augmented Neural Networks", ICML).
 
     w^r_t = softmax_i( τ cos(k_t, M_{t−1}(i)) ),    r_t = Σ_i w^r_t(i) M_{t−1}(i)
@@ -10,7 +10,7 @@ k_t, α_t come from the controller's h_t, and [h_t, r_t] is what the heads of th
 its own: it is `Recurrent(LRUAMemory(...), Prediction(...), LabelFeedback(classes))`.
 
 With n heads each has its own k, α, w^r and r, and takes one of the n least used slots: w^lu is the sum of what they
-take. Four things are not the paper's. k_t comes from h_t alone there; here from what the controller is shown, too, so
+take. Four things are not the paper's. k_t comes from h_t alone there; here from the controller's input, too, so
 that the same image has about the same key before anything is learned: without that, thousands of streams went by at
 the level of guessing. Its τ is 1, which spreads a read over the whole of a large memory; here it is
 learned, one a head. Its reads are of M_t; there a head finds what it has just written, k_t itself at a cosine of 1, so
@@ -22,11 +22,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from quickstudy.nn.attention import unit
 from quickstudy.nn.cells import LSTM, Cell, scan_along
 from quickstudy.nn.layers import Linear
 from quickstudy.parameters import Positive
 
-EMPTY = 1e-6  # what every number of a memory is to begin with
+EMPTY = 1e-6  # the first value of every number of a memory
 FAINT = 1e-3  # a slot of a smaller norm counts as empty: a cosine alone would take the faintest trace for a match
 
 
@@ -45,6 +46,7 @@ class Controlled(eqx.Module):
 
 
 def empty(slots: int, width: int, heads: int) -> Memory:
+    """A memory without content."""
     return Memory(
         jnp.full((slots, width), EMPTY), jnp.zeros((heads, slots)), jnp.zeros(slots), jnp.zeros((heads, width))
     )
@@ -60,7 +62,7 @@ def least_used(usage: Float[Array, "slots"], heads: int) -> Float[Array, "heads 
 def read_weights(
     keys: Float[Array, "heads width"], slots: Float[Array, "slots width"], sharpness: Float[Array, "heads"]
 ) -> Float[Array, "heads slots"]:
-    similar = _unit(keys) @ _unit(slots).T
+    similar = unit(keys, FAINT) @ unit(slots, FAINT).T
     return jax.nn.softmax(sharpness[:, None] * similar, -1)
 
 
@@ -72,7 +74,8 @@ def access(
     sharpness: Float[Array, "heads"],
     decay: float,
 ) -> Memory:
-    """One step: read, then write. `again` is σ(α), how far a head writes where it has read before."""
+    """The memory after one step, which reads and then writes. `again` is σ(α), the share that a head writes where it
+    read before."""
     reading = read_weights(keys, memory.slots, sharpness)
     read = reading @ memory.slots
     taken = least_used(memory.usage, len(keys))
@@ -85,8 +88,8 @@ def access(
 class LRUAMemory(Cell):
     """An LSTM of `size` units with a memory of `slots` × `width` numbers and as many reads a step as `heads`.
 
-    decay: γ, how much of a slot's usage is left after a step
-    sharpness: τ, where it starts
+    decay: γ, the share of a slot's usage that is left after a step
+    sharpness: the initial value of τ
 
     The paper has 200 units, 128 slots of 40 numbers and 4 heads.
     """
@@ -132,12 +135,12 @@ class LRUAMemory(Cell):
         return Controlled(self.controller.initial(), empty(self.slots, self.width, self.heads))
 
     def __call__(self, hidden: Controlled, x: Float[Array, "inputs"]) -> Controlled:
-        seen = jnp.concatenate([x, hidden.memory.read.reshape(-1)])
-        controller = self.controller(hidden.controller, seen)
+        inputs = jnp.concatenate([x, hidden.memory.read.reshape(-1)])
+        controller = self.controller(hidden.controller, inputs)
         h = self.controller.features(controller)
         memory = access(
             hidden.memory,
-            self.width**0.5 * _unit(self.keys(jnp.concatenate([h, seen])).reshape(self.heads, self.width)),
+            self.width**0.5 * unit(self.keys(jnp.concatenate([h, inputs])).reshape(self.heads, self.width), FAINT),
             jax.nn.sigmoid(self.again(h)),
             sharpness=self.sharpness.value,
             decay=self.decay,
@@ -148,7 +151,3 @@ class LRUAMemory(Cell):
         return jnp.concatenate([self.controller.features(hidden.controller), hidden.memory.read.reshape(-1)])
 
     along = scan_along
-
-
-def _unit(x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
-    return x * jax.lax.rsqrt((x**2).sum(-1, keepdims=True) + FAINT**2)

@@ -1,6 +1,6 @@
-"""Learning by remembering: a recurrent network whose hidden state is what it knows of the task.
+"""A recurrent network as a learner: its hidden state is its knowledge of the task.
 
-    h_t = cell(h_{t-1}, [x_t, what came of t−1]),   output_t = heads(h_t)
+    h_t = cell(h_{t-1}, [x_t, feedback of step t−1]),   output_t = heads(h_t)
 
 With rewards and actions fed back this is RL² (Duan et al. 2016; Wang et al. 2016, "Learning to reinforcement
 learn"); with labels fed back it learns from a labelled stream (Hochreiter et al. 2001; Santoro et al. 2016's
@@ -21,13 +21,15 @@ from quickstudy.data.distributions import Categorical, Gaussian
 from quickstudy.learners.replay import require_single_env
 from quickstudy.nn.cells import Cell
 from quickstudy.nn.layers import Linear
+from quickstudy.nn.measures import one_hot_labels
 from quickstudy.nn.models import MLP
 from quickstudy.nn.statistics import refuse
 from quickstudy.parallel.axes import over_axes
+from quickstudy.parameters import as_floats, in_types_of
 
 
 class Feedback(eqx.Module):
-    """What the network is told of the step before: a vector made from one item of experience."""
+    """The network's input from the step before: a vector made from one item of experience."""
 
     @property
     @abc.abstractmethod
@@ -41,7 +43,7 @@ class Feedback(eqx.Module):
 class OutcomeFeedback(Feedback):
     """Action (one-hot where it is a choice of `actions`, else as it is), reward, and whether the episode ended.
 
-    observation: length of the next observation where that is told too, for memories that do not see it follow
+    observation: length of the next observation where that is fed back too, for memories that do not see it come next
     """
 
     actions: int | None = eqx.field(static=True)
@@ -55,8 +57,8 @@ class OutcomeFeedback(Feedback):
     def __call__(self, item: Transition) -> Float[Array, "size"]:
         action = item.action if self.actions is None else jax.nn.one_hot(item.action, self.actions)
         ended = (item.terminated | item.truncated).astype(float)
-        following = [item.next_observation] if self.observation else []
-        return jnp.concatenate([action, item.reward[None], ended[None], *following])
+        next_observation = [item.next_observation] if self.observation else []
+        return jnp.concatenate([action, item.reward[None], ended[None], *next_observation])
 
 
 class LabelFeedback(Feedback):
@@ -71,7 +73,7 @@ class LabelFeedback(Feedback):
         return self.dims if self.classes is None else self.classes
 
     def __call__(self, item: Labelled) -> Float[Array, "size"]:
-        return self.scale * (item.y if self.classes is None else jax.nn.one_hot(item.y, self.classes))
+        return self.scale * (as_floats(item.y) if self.classes is None else one_hot_labels(item.y, self.classes))
 
 
 class Heads(eqx.Module):
@@ -82,9 +84,9 @@ class Heads(eqx.Module):
 
 
 class ActorCritic(Heads):
-    """A policy over `actions` choices (or, with `log_std`, a Gaussian of as many dimensions) and a value, said in
-    units of `scale`: returns of 100 lie beyond what a bounded hidden state says soon. `hidden`: width of a tanh layer
-    in each, 0 for none."""
+    """A policy over `actions` choices (or, with `log_std`, a Gaussian of as many dimensions) and a value in units
+    of `scale`: a read-out of a bounded hidden state takes long to grow to returns of 100. `hidden` is the width of a
+    tanh layer in each, 0 for none."""
 
     actor: Linear | MLP
     critic: Linear | MLP
@@ -105,7 +107,7 @@ class ActorCritic(Heads):
         through = lambda outputs, key: MLP((features, hidden, outputs), key=key, activation=jnp.tanh)
         make = through if hidden else lambda outputs, key: Linear(features, outputs, key=key)
         last = lambda net: net.layers[-1] if hidden else net
-        # A policy that starts near indifference: early returns then say something of every action.
+        # The policy starts near uniform, so that early returns inform about every action.
         small = lambda head: jax.tree.map(lambda w: 0.01 * w, head)
         self.actor = eqx.tree_at(last, make(actions, actor), replace_fn=small)
         self.critic = make(1, critic)
@@ -136,11 +138,11 @@ class RecurrentState(eqx.Module):
 
 
 class Recurrent(Learner):
-    """Absorbs one item at a time: an experience of several is absorbed in order, and has no `width`.
+    """Adapts to one item at a time; a segment of several is gone through in order and has no axis of environments.
 
-    encode: from an observation, as an image, to the vector that the cell sees
-    late: what came of a step is told with the observation of the next one, as in the papers. False: the cell sees an
-        observation beside zeros to say something of it, and again beside what came of it to remember that
+    encode: from an observation, as an image, to the cell's input vector
+    late: the feedback of a step comes with the observation of the next one, as in the papers. False: the cell gets an
+        observation with zeros to predict from, and again with its feedback to remember that
     """
 
     cell: Cell
@@ -160,9 +162,9 @@ class Recurrent(Learner):
         del key
         require_single_env(experience)
 
-        def absorb(state, seen):
-            x, item = seen
-            return self._absorbed(state, x, self.feedback(item)), None
+        def absorb(state, pair):
+            x, item = pair
+            return in_types_of(state, self._absorbed(state, x, self.feedback(item))), None
 
         # Encoding remembers nothing, so all items are encoded at once: one product instead of many.
         return jax.lax.scan(absorb, state, (over_axes(self.encode)(experience.x), experience))[0]
@@ -171,8 +173,8 @@ class Recurrent(Learner):
         return self.heads(self.cell.features(self._hidden(state, self.encode(x))))
 
     def replay(self, state: RecurrentState, experience: PyTree, *, key: Key[Array, "segments"]) -> Output:
-        """The cell runs along the life once, then the heads see all moments in one product. Equal to
-        `scan_replay` where segments are single steps; within a longer one `apply` would not see its beginning.
+        """The outputs of one pass of the cell along the trial, the heads applied to all moments in one product. Equal
+        to `scan_replay` where segments are single steps; within a longer one `apply` would not see its beginning.
         """
         del key
         steps = jax.tree.leaves(experience)[0].shape[1]
@@ -180,22 +182,23 @@ class Recurrent(Learner):
             raise Incompatible(f"Recurrent adapts at every step; use segment_length=1, not {steps}")
         items = jax.tree.map(lambda x: x[:, 0], experience)
         require_single_env(items)
-        x, told = over_axes(self.encode)(items.x), jax.vmap(self.feedback)(items)
+        x, feedback = over_axes(self.encode)(items.x), jax.vmap(self.feedback)(items)
         if self.late:
-            before = jnp.concatenate([state.feedback[None], told[:-1]])
+            before = jnp.concatenate([state.feedback[None], feedback[:-1]])
             features = self.cell.along(state.hidden, jnp.concatenate([x, before], 1))
         else:
 
-            def step(state, seen):
-                return self._absorbed(state, *seen), self.cell.features(self._hidden(state, seen[0]))
+            def step(state, pair):
+                features = self.cell.features(self._hidden(state, pair[0]))
+                return in_types_of(state, self._absorbed(state, *pair)), features
 
-            _, features = jax.lax.scan(step, state, (x, told))
+            _, features = jax.lax.scan(step, state, (x, feedback))
         return jax.vmap(jax.vmap(self.heads))(features[:, None])
 
-    def _absorbed(self, state: RecurrentState, x: Array, told: Array) -> RecurrentState:
+    def _absorbed(self, state: RecurrentState, x: Array, feedback: Array) -> RecurrentState:
         if self.late:
-            return RecurrentState(self._hidden(state, x), told)
-        return RecurrentState(self.cell(state.hidden, jnp.concatenate([x, told])), state.feedback)
+            return RecurrentState(self._hidden(state, x), feedback)
+        return RecurrentState(self.cell(state.hidden, jnp.concatenate([x, feedback])), state.feedback)
 
     def _hidden(self, state: RecurrentState, x: Float[Array, "inputs"]) -> PyTree:
         return self.cell(state.hidden, jnp.concatenate([x, state.feedback]))

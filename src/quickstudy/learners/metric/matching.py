@@ -17,15 +17,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Labelled, Output
 from quickstudy.data.ring import Ring
 from quickstudy.learners.replay import scan_replay
 from quickstudy.nn.attention import attend, masked_softmax
 from quickstudy.nn.layers import LSTMCell
+from quickstudy.nn.measures import one_hot_labels
 from quickstudy.nn.statistics import compute_support_stats, initial_stats, with_statistics
 from quickstudy.parallel.axes import over_axes
-from quickstudy.parameters import Positive
+from quickstudy.parameters import Positive, as_floats, in_types_of
 
 
 class Example(eqx.Module):
@@ -47,6 +49,7 @@ class FullContext(eqx.Module):
     steps: int = eqx.field(static=True)
 
     def __init__(self, features: int, *, key: Key[Array, ""], steps: int = 5):
+        require_whole(1, features=features, steps=steps)
         first, second, third = jax.random.split(key, 3)
         self.forwards = LSTMCell(features, features, key=first)
         self.backwards = LSTMCell(features, features, key=second)
@@ -62,7 +65,7 @@ class FullContext(eqx.Module):
         def along(cell, reverse):
             def step(hidden, row):
                 x, is_known = row
-                new = cell(x, hidden)
+                new = in_types_of(hidden, cell(x, hidden))
                 hidden = jax.tree.map(lambda n, o: jnp.where(is_known, n, o), new, hidden)
                 return hidden, hidden[0]
 
@@ -82,7 +85,8 @@ class FullContext(eqx.Module):
             hidden, cell, read = carry
             out, cell = self.reader(jnp.concatenate([embedded, read]), (hidden, cell))
             hidden = out + embedded
-            return (hidden, cell, masked_softmax(support @ hidden, known) @ support), None
+            read = masked_softmax(support @ hidden, known) @ support
+            return in_types_of(carry, (hidden, cell, read)), None
 
         zero = jnp.zeros_like(embedded)
         (hidden, _, _), _ = jax.lax.scan(step, (zero, zero, zero), None, length=self.steps)
@@ -116,6 +120,7 @@ class Matching(Learner):
         sharpness: float = 10.0,
         context: FullContext | None = None,
     ):
+        require_whole(1, features=features, capacity=capacity, classes=classes, outputs=outputs)
         self.embed, self.sharpness, self.context = embed, Positive(sharpness), context
         self.features, self.capacity, self.classes = features, capacity, classes
         self.outputs = outputs if classes is None else classes
@@ -127,12 +132,12 @@ class Matching(Learner):
 
     def adapt(self, state: Examples, experience: Labelled, *, key: Key[Array, ""]) -> Examples:
         del key
-        target = experience.y if self.classes is None else jax.nn.one_hot(experience.y, self.classes)
-        new = Example(over_axes(self.embed)(experience.x), target)
+        target = as_floats(experience.y) if self.classes is None else one_hot_labels(experience.y, self.classes)
+        new = Example(as_floats(over_axes(self.embed)(experience.x)), target)
         return Examples(state.ring.push(new), compute_support_stats(self.embed, experience.x))
 
     def apply(self, state: Examples, x: PyTree) -> Output:
-        query, known = with_statistics(self.embed, state.given)(x), state.ring.known
+        query, known = as_floats(with_statistics(self.embed, state.given)(x)), state.ring.known
         support: Example = state.ring.items
         if self.context is None:
             keys = support.embedded

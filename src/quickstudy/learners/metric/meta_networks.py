@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Learner
 from quickstudy.data.batches import Labelled, Output
 from quickstudy.data.ring import Ring
@@ -38,7 +39,7 @@ from quickstudy.nn.measures import squared_error
 from quickstudy.nn.models import MLP
 from quickstudy.nn.statistics import refuse
 from quickstudy.parallel.axes import over_axes
-from quickstudy.parameters import Positive
+from quickstudy.parameters import Positive, as_floats
 
 SMALLEST = 7.0  # p: sizes of gradients are told apart down to e^−p
 CAUTION = 0.1  # of the usual size of first weights, so that training begins close to the slow networks
@@ -114,6 +115,7 @@ class MetaNetworks(Learner):
         units: int = 20,
         sharpness: float = 10.0,
     ):
+        require_whole(1, features=features, outputs=outputs, capacity=capacity, width=width, units=units)
         refuse(embed)
         of_u, of_readout, of_b, of_d, of_m = jax.random.split(key, 5)
         self.embed, self.features, self.capacity, self.loss = embed, features, capacity, loss
@@ -134,7 +136,7 @@ class MetaNetworks(Learner):
     def adapt(self, state: MetaMemory, experience: Labelled, *, key: Key[Array, ""]) -> MetaMemory:
         del key
         # The convolutions are gone through once: no gradient that is read below reaches behind these features.
-        features = over_axes(self.embed)(experience.x)
+        features = as_floats(over_axes(self.embed)(experience.x))
 
         def mean_loss(represent):
             told = jax.vmap(lambda h, y: self.loss(self.readout(represent(h)), y))
@@ -149,7 +151,7 @@ class MetaNetworks(Learner):
         return MetaMemory(state.ring.push(new), jax.vmap(self.of_task.cell)(of_representation, state.hidden))
 
     def apply(self, state: MetaMemory, x: PyTree) -> Output:
-        h, examples = self.embed(x), state.ring.items
+        h, examples = as_floats(self.embed(x)), state.ring.items
         attention = attend(
             self.representation(state, h),
             jax.vmap(lambda h: self.representation(state, h))(examples.features),

@@ -1,0 +1,1 @@
+"""The methods that recipes are composed of, one configuration each."""

@@ -1,0 +1,1 @@
+"""The families of tasks that recipes are composed of, one configuration each."""
