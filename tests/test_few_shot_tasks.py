@@ -124,6 +124,11 @@ def test_a_test_never_moves_what_is_held_out(tmp_path):
     assert experiment_of(run, ways=20).tasks.ways == 20
     with pytest.raises(ConfigError, match="what was trained on"):
         experiment_of(run, split="vinyals")
+    run = RunFolder(tmp_path / "maml")
+    with run.locked():
+        run.note(configure("omniglot-maml", {"data": str(tmp_path)}).about())
+    with pytest.raises(ConfigError, match=r"trained for other tasks than ways=20: .* is \(.*5.*\) and would be"):
+        experiment_of(run, ways=20)
 
 
 def test_training_may_have_more_ways():

@@ -215,6 +215,23 @@ def test_a_signal_saves_and_says_where(tmp_path):
     assert run(tmp_path, resume=step).digests == whole.digests
 
 
+def test_a_value_loss_that_drowns_the_policy_is_said_once():
+    class Rich(Bandits):
+        @property
+        def environment(self):
+            plain = Bandits(3).environment
+            return type(plain)(pay=lambda worth, key: 1000.0 * plain.pay(worth, key))
+
+    def warnings(tasks, **changes):
+        events = []
+        trial = Trial(tasks.environment, trial_length=4, terms=TERMS, **changes)
+        train(recurrent(), trial, Backprop(optax.adam(1e-3)), tasks, config=CONFIG, listener=events.append)
+        return [event["text"] for event in events if "drown" in event.get("text", "")]
+
+    assert len(warnings(Rich(3), normalise_values=False)) == 1
+    assert warnings(Rich(3)) == [] == warnings(Bandits(3), normalise_values=False)
+
+
 def test_what_train_refuses():
     with pytest.raises(ConfigError, match="meta_steps"):
         run(config=Training(meta_steps=-1, meta_batch=0))

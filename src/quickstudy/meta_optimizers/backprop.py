@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from quickstudy.checks import require_whole
 from quickstudy.core import Batch, Incompatible, Learner, Memory, MetaOptimizer, Metrics, Objective
 from quickstudy.parallel.keys import task_keys
 from quickstudy.parallel.platform import on_accelerator
@@ -130,11 +131,9 @@ class Backprop(MetaOptimizer):
     population = None
 
     def __check_init__(self):
-        if min(self.epochs, self.minibatches, self.chunk or 1, self.task_groups or 1) < 1:
-            raise ValueError(
-                f"epochs={self.epochs}, minibatches={self.minibatches}, chunk={self.chunk} and "
-                f"task_groups={self.task_groups} must be at least 1"
-            )
+        require_whole(
+            1, epochs=self.epochs, minibatches=self.minibatches, chunk=self.chunk, task_groups=self.task_groups
+        )
 
     def groups(self, num_tasks: int) -> int:
         if self.minibatches == 1:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
+from quickstudy.checks import require_above, require_one_of
 from quickstudy.core import Batch, Incompatible, Learner, MetaOptimizer, Metrics, Objective
 from quickstudy.parallel.keys import task_keys
 from quickstudy.parallel.reduce import mean_over_devices, sum_over_devices
@@ -73,6 +74,8 @@ class Evolution(MetaOptimizer):
     def __check_init__(self):
         if self.population < 2 or self.population % 2:
             raise ValueError(f"population must be even and at least 2 (antithetic pairs), got {self.population}")
+        require_above(0, sigma=self.sigma, floor=self.floor)
+        require_one_of(("ranks", "standardised", "raw"), fitness=self.fitness)
 
     def init(self, learner: Learner) -> EvolutionMemory:
         learned, _ = partition(learner)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key, PyTree
 
+from quickstudy.checks import require_above
 from quickstudy.core import Batch, Incompatible, Learner, MetaOptimizer, Metrics, Objective
 from quickstudy.meta_optimizers.evolution import finite_mean, outcome, scales
 from quickstudy.parameters import combine, partition
@@ -43,6 +44,7 @@ class Evosax(MetaOptimizer):
     def __check_init__(self):
         if self.population < 2:
             raise ValueError(f"population must be at least 2, got {self.population}")
+        require_above(0, sigma=self.sigma, floor=self.floor)
 
     def init(self, learner: Learner) -> SearchMemory:
         learned, _ = partition(learner)

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
+from quickstudy.checks import require_between, require_one_of, require_whole
 from quickstudy.collectors.collector import Collector, Schedule, TaskKeys
 from quickstudy.collectors.device import DeviceCollector
 from quickstudy.core import Incompatible, Learner, Metrics, ObjectiveMemory, Tasks
@@ -114,11 +115,12 @@ class Trial(SegmentObjective):
                 f"trial_length={self.trial_length} must be a multiple of bptt_length={self.bptt_length}, "
                 f"and that of segment_length={self.segment_length}"
             )
+        require_whole(1, num_envs=self.num_envs, curve_interval=self.curve_interval)
+        require_one_of(("value", "linear", "none"), baseline=self.baseline)
+        require_one_of(("sample", "mode"), act=self.act)
         if not 0 <= self.burn_in < self.trial_length:
             raise ValueError(f"burn_in={self.burn_in} must lie in [0, trial_length={self.trial_length})")
-        for name in ("discount", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1]")
+        require_between(0, 1, discount=self.discount, gae_lambda=self.gae_lambda)
         if window % self._interval or self._interval % self.segment_length:
             raise ValueError(
                 f"curve_interval={self._interval} must divide {window} and be a multiple of {self.segment_length}"

@@ -10,6 +10,7 @@ from quickstudy.display.events import Listener, quiet
 from quickstudy.evaluate.config import EvaluationConfig
 from quickstudy.evaluate.result import Evaluation
 from quickstudy.evaluate.run import evaluate
+from quickstudy.parameters import meta_parameters
 from quickstudy.recipes import configure
 from quickstudy.recipes.experiment import Experiment
 from quickstudy.runs.cache import use_compilation_cache
@@ -59,10 +60,25 @@ def experiment_of(folder: RunFolder, *, own: str | None = None, **values: Any) -
     name = recipe_of(about, folder.path, own)
     of = lambda **values: _built(name, {**about["config"], **values})
     experiment = of(**values)
-    identity = lambda experiment: experiment.tasks.split().test.identity()
-    if values and identity(experiment) != identity(of()):
-        raise ConfigError([f"{values} would test on what was trained on: leave what is held out as it was"])
+    if values:
+        trained = of()
+        identity = lambda experiment: experiment.tasks.split().test.identity()
+        if identity(experiment) != identity(trained):
+            raise ConfigError([f"{values} would test on what was trained on: leave what is held out as it was"])
+        _same_shapes(meta_parameters(trained.learner), meta_parameters(experiment.learner), values)
     return experiment
+
+
+def _same_shapes(trained: dict[str, tuple], wanted: dict[str, tuple], values: dict[str, Any]) -> None:
+    """Raises ConfigError where the learner that was trained does not fit the changed tasks."""
+    for name in sorted({*trained, *wanted}):
+        if trained.get(name) != wanted.get(name):
+            has, needs = trained.get(name, "nothing"), wanted.get(name, "nothing")
+            changed = ", ".join(f"{field}={value}" for field, value in values.items())
+            raise ConfigError(
+                [f"the learner was trained for other tasks than {changed}: {name} is {has} and would be {needs}; train "
+                 "another one for them, or test by a learner without an output for each class, as a prototypical one"]
+            )  # fmt: skip
 
 
 def load(

@@ -33,6 +33,7 @@ from quickstudy.train.interrupts import Stop, stop_requests
 from quickstudy.train.lines import Line
 from quickstudy.train.loop import Loop, Progress
 
+DROWNING = 10.0  # a loss of values, from which on it is said to drown the policy's
 CHUNK_SECONDS = 2.0  # that one call of the compiled steps should take: so soon is a signal answered
 
 
@@ -157,6 +158,7 @@ class _Run:
         self.validation = dataclasses.replace(evaluation, num_tasks=num, **nothing_beside)  # few programs
         self.saved: int | None = None
         self.pace = 0.0  # seconds a step
+        self.warned = False
 
     def to_the_end(self, progress: Progress, step: int) -> Progress:
         config, self.saved = self.config, step if self.folder and step in self.folder.steps() else None
@@ -230,8 +232,21 @@ class _Run:
         if folder is not None:
             folder.append(METRICS, summary)
             folder.append(TIMING, {"step": summary["step"], "seconds": round(seconds, 6), "steps": steps})
+        self._warn_of_values(summary)
         health = {"steps_per_second": steps / seconds, "memory": peak_memory()}
         self.listener({"event": "metrics", **summary, **health})
+
+    def _warn_of_values(self, summary: dict[str, Any]) -> None:
+        """Once a run. Of targets in units of the deviation of returns the weighted loss is below 1."""
+        loss = summary.get("loss/value")
+        if self.warned or loss is None or loss < DROWNING:
+            return
+        self.warned = True
+        text = (
+            f"warning: the value's loss is {loss:.3g} at step {summary['step']}, and the policy's gradient may drown "
+            "beside it: use Trial(normalise_values=True), or give the value less weight"
+        )
+        self.listener({"event": "warning", "text": text})
 
     def _save(self, progress: Progress, step: int) -> None:
         folder = self.folder
