@@ -30,7 +30,7 @@ MOST_BYTES, MOST_MAPPINGS = 1_200_000_000, 30_000  # of a worker, before it drop
 
 @pytest.fixture(autouse=True)
 def programs_are_dropped():
-    """Compiled programs stay in memory, a worker's would grow to several GB; and each keeps mappings of memory, of which
+    """Compiled programs stay in memory, several GB of a worker in the end; and each keeps mappings of memory, of which
     Linux allows a process 65,530: one more and it dies of a segmentation fault."""
     yield
     statm, maps = Path("/proc/self/statm"), Path("/proc/self/maps")

@@ -8,8 +8,9 @@ import pytest
 from quickstudy.baselines import bandits
 from quickstudy.core import Splits, TaskDistribution, split_by_stream
 from quickstudy.data.batches import Labelled
-from quickstudy.evaluate.config import EvaluationConfig
+from quickstudy.evaluate.config import Drawing, EvaluationConfig
 from quickstudy.evaluate.run import evaluate
+from quickstudy.evaluate.signature import signatures
 from quickstudy.learners.gradient.updates import SGD
 from quickstudy.learners.metric.prototypical import Prototypical
 from quickstudy.objectives.few_shot import FewShot
@@ -71,7 +72,20 @@ def test_a_windowed_trial_is_tested_on_whole_lives():
 
 
 def test_one_task_can_be_drawn():
-    trace = lambda learner, evaluation, task, lived: {"wind": jnp.zeros(1)}
-    evaluation = EvaluationConfig(FewShot(), num_tasks=1, draw=trace)
+    draw = Drawing("wind", lambda learner, config, task, rollout: {"wind": jnp.zeros(1)})
+    evaluation = EvaluationConfig(FewShot(), num_tasks=1, draw=draw)
     result = evaluate(gradient(), FewShot(), Sinusoids(5, 5).split().test, evaluation=evaluation)
     assert result.n == 1 and result.drawn["tasks/task"].tolist() == [0] * 5
+    assert result.summary()["drawings"] == {"tasks": "wind"}
+
+
+def test_signatures_tell_tasks_apart_and_know_them_again():
+    held_out = Sinusoids(5, 5).split()
+    ten, twenty = (signatures(held_out.test.tasks(num)) for num in (10, 20))
+    np.testing.assert_allclose(ten, twenty[:10], rtol=1e-5)
+    assert np.ptp(twenty) > 0.1 and len(set(np.round(twenty, 5))) == 20
+    assert not np.isclose(ten, signatures(held_out.validation.tasks(10)), rtol=1e-3).any()
+    goals = signatures(
+        {"goal": jnp.arange(6), "key": jax.random.split(jax.random.key(0), 6), "nothing": jnp.zeros((6, 0))}
+    )
+    assert len(set(goals)) == 6

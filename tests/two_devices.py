@@ -97,7 +97,7 @@ def test_interrupted_is_never_interrupted(tmp_path, kind):
 def test_each_device_draws_tasks_of_its_own_and_together_those_of_one_device():
     tasks = Sinusoids()
     loop = Loop(gradient(), Backprop(optax.sgd(0.0)), tasks, [(6, FewShot())], CONFIG)
-    sample = lambda key: loop._sample(tasks, key, jnp.uint32(0))
+    sample = lambda key: loop._step(FewShot()).sample(tasks, key, jnp.uint32(0))
     drawn, keys, improving = shared(sample, (P(),), (P(DEVICES), P(DEVICES), P()))(jax.random.key(0))
     alone = sample(jax.random.key(0))
     assert len(np.unique(drawn.support.y[:, 0, 0])) == CONFIG.meta_batch

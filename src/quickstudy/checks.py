@@ -19,7 +19,9 @@ def _require(what: str, holds: Callable[[Any], bool], values: dict[str, Any]) ->
 
 def require_whole(least: int, **values: Any) -> None:
     """Raises ValueError unless these are whole numbers of at least `least`."""
-    _require(f"be a whole number of at least {least}", lambda x: isinstance(x, numbers.Integral) and x >= least, values)
+    _require(
+        f"be a whole number of at least {least}", lambda x: isinstance(x, numbers.Integral) and int(x) >= least, values
+    )
 
 
 def require_between(low: float | int, high: float | int, **values: Any) -> None:

@@ -18,6 +18,7 @@ from typing import ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Integer, Key, PyTree
 
 from quickstudy.identity import NoDigest, digest
@@ -47,7 +48,7 @@ def compiled_once(method: Callable) -> Callable:
 
     @functools.wraps(method)
     def call(learner, *args, **kwargs):
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((learner, args, kwargs))):
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((learner, args, kwargs))):
             return method(learner, *args, **kwargs)
         # A Python number among the data, as in a list of labels, is no constant to compile for.
         as_array = lambda leaf: jnp.asarray(leaf) if isinstance(leaf, bool | int | float) else leaf

@@ -1,6 +1,6 @@
 """What flows between the nouns: labelled examples, few-shot tasks, segments, transitions, rollouts and outputs."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
@@ -91,10 +91,10 @@ class RolloutBatch(eqx.Module):
     advantage: Float[Array, "..."]
     value_target: Float[Array, "..."]  # λ-returns, in the units of the learner's values
     mask: Bool[Array, "..."]  # False during burn-in; [tasks, segments, steps (, 1)]
-    standardised_return: Float[Array, "*tasks"] | None = None  # after burn-in, in deviations from the mean of all tasks
-    key: Key[Array, "*tasks"] | None = None  # what `init` is given
-    keys: Key[Array, "*tasks segments"] | None = None  # what `adapt` is given
-    loss_key: Key[Array, "*tasks"] | None = None  # for loss terms that draw
+    standardised_return: Float[Array, "*tasks"] | Any = None  # after burn-in, in deviations from the mean of all tasks
+    key: Key[Array, "*tasks"] | Any = None  # what `init` is given
+    keys: Key[Array, "*tasks segments"] | Any = None  # what `adapt` is given
+    loss_key: Key[Array, "*tasks"] | Any = None  # for loss terms that draw
     start: PyTree = ()  # the learner's state when the window began; () where every trial begins in it
-    is_first: Bool[Array, "*tasks"] | None = None  # whether the trial began here, so that `start` does not count
-    diverged: Bool[Array, "*tasks"] | None = None  # whether something that was observed, said or earned is not finite
+    is_first: Bool[Array, "*tasks"] | Any = None  # whether the trial began here, so that `start` does not count
+    diverged: Bool[Array, "*tasks"] | Any = None  # whether something that was observed, said or earned is not finite

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
 from quickstudy.checks import require_whole
+from quickstudy.parameters import in_types_of
 
 
 class Ring(eqx.Module):
@@ -44,6 +45,7 @@ class Ring(eqx.Module):
         if num > self.capacity:
             raise ValueError(f"{num} examples at once do not fit into a memory of capacity={self.capacity}")
         at = (self.count + jnp.arange(num)) % self.capacity
+        items = in_types_of(self.items, items)
         return Ring(jax.tree.map(lambda kept, new: kept.at[at].set(new), self.items, items), self.count + num)
 
     def sample(self, num: int, *, key: Key[Array, ""]) -> PyTree:

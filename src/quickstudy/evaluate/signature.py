@@ -1,5 +1,7 @@
 """Numbers that tell tasks apart, so that two tests are paired where their tasks are the same, and nowhere else."""
 
+import math
+
 import jax
 import numpy as np
 from jaxtyping import Float, PyTree
@@ -16,7 +18,7 @@ def signatures(tasks: PyTree) -> Float[NDArray, "tasks"]:
     for number, leaf in enumerate(leaves):
         if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-        rows = leaf.reshape(len(total), -1)
+        rows = leaf.reshape(len(total), math.prod(leaf.shape[1:]))
         rows = np.asarray(rows[:, :: -(-rows.shape[1] // MOST) or 1], np.float64)
         weights = np.random.default_rng(number).normal(size=rows.shape[1])
         total = total + (rows * weights).sum(1) / max(1.0, np.sqrt(rows.shape[1]))

@@ -19,6 +19,7 @@ from quickstudy.core import Batch, Incompatible, Learner, MetaOptimizer, Metrics
 from quickstudy.parallel.keys import task_keys
 from quickstudy.parallel.reduce import mean_over_devices, sum_over_devices
 from quickstudy.parameters import combine, partition
+from quickstudy.rl.standardise import standardise
 
 
 class EvolutionMemory(eqx.Module):
@@ -122,5 +123,5 @@ class Evolution(MetaOptimizer):
             below, up_to = (jnp.searchsorted(ordered, score, side=side) for side in ("left", "right"))
             return (below + up_to - 1) / 2 / (self.population - 1) - 0.5
         if self.fitness == "standardised":
-            return (score - score.mean()) / (score.std() + 1e-8)
+            return standardise(score)
         return score

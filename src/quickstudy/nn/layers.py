@@ -41,6 +41,7 @@ class GRUCell(eqx.Module):
 
     def __init__(self, inputs: int, size: int, *, key: Key[Array, ""]):
         drawn = eqx.nn.GRUCell(inputs, size, key=key)
+        assert drawn.bias is not None and drawn.bias_n is not None
         self.weight_ih, self.weight_hh = drawn.weight_ih.T, drawn.weight_hh.T
         self.bias, self.bias_n = drawn.bias, drawn.bias_n
         self.size = size
@@ -63,6 +64,7 @@ class LSTMCell(eqx.Module):
 
     def __init__(self, inputs: int, size: int, *, key: Key[Array, ""]):
         drawn = eqx.nn.LSTMCell(inputs, size, key=key)
+        assert drawn.bias is not None
         self.weight_ih, self.weight_hh, self.bias = drawn.weight_ih.T, drawn.weight_hh.T, drawn.bias
         self.size = size
 

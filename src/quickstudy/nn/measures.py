@@ -47,7 +47,7 @@ def one_hot_labels(y: Any, classes: int) -> Float[Array, "*examples classes"]:
 
 def require_labels(y: Any, axes: int | None = None) -> None:
     """Raises ValueError unless `y` holds whole numbers, and is one where `axes` is 0."""
-    kind, shape = jnp.result_type(y), jnp.shape(y)
+    kind, shape = jnp.asarray(y).dtype, jnp.shape(jnp.asarray(y))
     if axes is not None and len(shape) > axes:
         raise ValueError(
             f"a label is one whole number an example, and here it has shape {shape} ({kind}): of one-hot labels give "

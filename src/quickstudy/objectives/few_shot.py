@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from quickstudy.core import Incompatible, Learner, Memory, Metrics, Tasks
 from quickstudy.data.batches import FewShotTask, Labelled, Output, Segments
 from quickstudy.nn.measures import squared_error
+from quickstudy.objectives import fits
 from quickstudy.objectives.segments import SegmentObjective
 from quickstudy.parallel.axes import over_axes
 
@@ -76,12 +77,13 @@ class FewShot(SegmentObjective):
         return ("adaptations", (1,)) if learner.inner_steps is None else ("gradient steps", (learner.inner_steps,))
 
     def init(self, learner: Learner, tasks: Tasks, *, keys: Key[Array, "tasks"]) -> Memory:
-        del learner, keys
+        del keys
         if not isinstance(tasks, FewShotTask):
             raise Incompatible(
                 f"FewShot takes tasks of a support and a query set (FewShotTask), got {type(tasks).__name__}; "
                 "Online takes labelled streams, and Trial environments"
             )
+        fits.require_adapts(learner, jax.tree.map(lambda leaf: leaf[0], tasks))
         return ()
 
     def collect(

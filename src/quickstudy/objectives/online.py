@@ -15,6 +15,7 @@ from quickstudy.checks import require_whole
 from quickstudy.core import Incompatible, Learner, Memory, Metrics, Objective, Tasks
 from quickstudy.data.batches import Labelled
 from quickstudy.nn.measures import squared_error
+from quickstudy.objectives import fits
 from quickstudy.objectives.few_shot import prediction_in, where_finite
 
 
@@ -69,6 +70,7 @@ class Online(Objective):
                 )
             if not jnp.issubdtype(jnp.result_type(tasks.y), jnp.integer):
                 raise ValueError(f"instances counts whole-number labels, and these are {jnp.result_type(tasks.y)}")
+        fits.require_follows(learner, jax.tree.map(lambda leaf: leaf[0], tasks))
         return ()
 
     def collect(

@@ -26,6 +26,7 @@ from quickstudy.collectors.collector import Collector, Schedule, TaskKeys
 from quickstudy.collectors.device import DeviceCollector
 from quickstudy.core import Incompatible, Learner, Metrics, ObjectiveMemory, Tasks
 from quickstudy.data.batches import Rollout, RolloutBatch, Segments
+from quickstudy.objectives import fits
 from quickstudy.objectives.episodes import mean_return
 from quickstudy.objectives.segments import SegmentObjective
 from quickstudy.parameters import starts_from_leaves
@@ -141,6 +142,8 @@ class Trial(SegmentObjective):
         )
 
     def init(self, learner: Learner, tasks: Tasks, *, keys: Key[Array, "tasks"]) -> ObjectiveMemory:
+        one = jax.tree.map(lambda leaf: leaf[0], tasks)
+        fits.require_acts(learner, self.environment, one, steps=self.segment_length, num_envs=self.num_envs)
         trains_values = any(term is losses.value for _, term in self.terms) and not learner.value_in_reward_units
         normalises = self.normalise_values and self.baseline == "value" and trains_values
         shared = ValueStatistics.blank() if normalises else ()

@@ -1,12 +1,12 @@
 """What makes a run again: the command that began it, and those by which it went on otherwise."""
 
-import itertools
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from quickstudy.report.grouping import HARMLESS
-from quickstudy.report.reading import flat
+from quickstudy.runs.own import is_own
+from quickstudy.runs.schema import flat
 
 
 def commands(about: Mapping[str, Any]) -> str:
@@ -30,6 +30,7 @@ def commands(about: Mapping[str, Any]) -> str:
             words = ["quickstudy", "resume", "RUN", "--step", str(entry["step"])]
             for name, value in changed.items():
                 words += [f"--{name.rsplit('.', 1)[-1].replace('_', '-')}", str(value)]
+            words += ["--recipe", *about["command"][2:3]] if is_own(about["recipe"]) else []  # or it is not imported
             lines.append(words)
         before = now
     if len(lines) > 1:
@@ -38,5 +39,5 @@ def commands(about: Mapping[str, Any]) -> str:
 
 
 def _end(config: Mapping[str, Any]) -> int:
-    ends = itertools.chain((v for k, v in config.items() if k.rsplit(".", 1)[-1] == "meta_steps"), [0])
-    return next(ends)
+    ends = [v for k, v in config.items() if k.rsplit(".", 1)[-1] == "meta_steps" and isinstance(v, int)]
+    return ends[0] if ends else 0

@@ -9,6 +9,7 @@ from quickstudy.report.again import commands
 from quickstudy.report.grouping import groups, label
 from quickstudy.report.reading import Run
 from quickstudy.report.style import when
+from quickstudy.runs.own import is_own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +53,9 @@ def warnings(run: Run) -> list[str]:
 
 def untested(run: Run) -> str:
     """How a run that was not tested can be: no command knows what was composed in Python."""
-    if run.about.get("recipe"):
-        return f"not tested yet: quickstudy evaluate {run.path}"
+    if recipe := run.about.get("recipe"):
+        own = f" --recipe PATH/{recipe}" if is_own(recipe) else ""
+        return f"not tested yet: quickstudy evaluate {run.path}{own}"
     return "not tested yet. It was composed in Python: result.evaluate() tests it, and keeps the outcome in the folder"
 
 

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from quickstudy.evaluate import statistics as stats
 from quickstudy.report.adaptation import Curve
 from quickstudy.report.reading import Run
+from quickstudy.runs.schema import MAY_CHANGE
 
 # Fields that change nothing of what is learned; what is tested is told from the test itself.
-HARMLESS = frozenset(
-    ("log_every", "save_every", "validate_every", "max_diverged", "keep", "devices", "cores", "test_tasks")
-)
+HARMLESS = MAY_CHANGE - {"meta_steps"}
 
 TOLERANCE = 1e-4  # of tasks drawn on another machine, whose numbers are rounded otherwise
 
@@ -96,7 +95,7 @@ def refusal(ours: Run, theirs: Run) -> str | None:
     if (ours.test["metric"], ours.test["lower_is_better"]) != (theirs.test["metric"], theirs.test["lower_is_better"]):
         return f"one was tested for {ours.test['metric']}, the other for {theirs.test['metric']}"
     for run in (ours, theirs):
-        if not {"values", "tasks"} <= run.arrays.keys():
+        if "tasks" not in run.arrays or np.shape(run.arrays.get("values")) != run.arrays["tasks"].shape:
             return f"{run.path} does not hold the scores of single tasks; test it again"
     one, other = (np.asarray(run.arrays["tasks"], np.float64).ravel() for run in (ours, theirs))
     n = min(len(one), len(other))

@@ -1,6 +1,7 @@
 """The report: one self-contained HTML file without scripts, and PNGs, from one or several run folders. The same folders
 give the same bytes."""
 
+import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -115,6 +116,13 @@ def number(value: float | int) -> str:
 
 def render(runs: Sequence[Run], svg: dict[str, str], drawn: list[dict[str, str]], training: list[str]) -> str:
     """The page. Everything but the pictures is escaped by the template."""
+    pictures = {name: markupsafe.Markup(text) for name, text in svg.items()}
+    values: dict[str, Any] = {**content(runs), "pictures": pictures, "drawn": drawn, "training": training}
+    return _template().render(values, differences=differences(groups(runs)))
+
+
+@functools.cache
+def _template() -> jinja2.Template:
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("quickstudy.report", ""),
         autoescape=True,
@@ -123,6 +131,4 @@ def render(runs: Sequence[Run], svg: dict[str, str], drawn: list[dict[str, str]]
         lstrip_blocks=True,
     )
     templates.filters["number"] = number
-    pictures = {name: markupsafe.Markup(text) for name, text in svg.items()}
-    values: dict[str, Any] = {**content(runs), "pictures": pictures, "drawn": drawn, "training": training}
-    return templates.get_template("page.html").render(values, differences=differences(groups(runs)))
+    return templates.get_template("page.html")

@@ -142,9 +142,10 @@ def read_evaluation(
     from quickstudy.runs import tensors
 
     path, beside = Path(folder, f"{name}.json"), Path(folder, f"{name}.safetensors")
-    mend = f"test again: quickstudy evaluate {os.fspath(folder)}"
-    evaluation = cast(schema.Evaluation, read_json(path, schema.Evaluation, mend, LARGE))
     run = run or read_run(folder)
+    # No command tests what was composed in Python.
+    mend = f"test again: {f'quickstudy evaluate {os.fspath(folder)}' if run['recipe'] else 'result.evaluate()'}"
+    evaluation = cast(schema.Evaluation, read_json(path, schema.Evaluation, mend, LARGE))
     own, step = evaluation["belongs"], evaluation["step"]
     if step in steps(folder):
         is_of = belongs(run, read_manifest(folder, step))

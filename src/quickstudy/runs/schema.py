@@ -169,12 +169,16 @@ class Belongs(TypedDict):
 class Evaluation(TypedDict):
     """evaluation.json, and the like of tests under other settings.
 
+    curve_metric, points_per_score: what the points of `curve` count, and how many of them a score adds up
+    drawings: the kinds of what was recorded to be drawn, by what they are of
     other: fields of the recipe that were another than in training
     arrays: of the .safetensors file beside it
     """
 
     step: Count
     metric: Word
+    curve_metric: NotRequired[Word]
+    points_per_score: NotRequired[Annotated[float, Holds("above 0", lambda x: x > 0)]]
     lower_is_better: bool
     score: float
     ci: Interval
@@ -184,6 +188,7 @@ class Evaluation(TypedDict):
     diverged: list[Count]
     note: str
     behaviour: NotRequired[Behaviour]
+    drawings: NotRequired[dict[str, Word]]
     other: NotRequired[dict[str, Value]]
     belongs: Belongs
     arrays: Mark

@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Int, Key
 
 from quickstudy.checks import require_at_least, require_one_of, require_whole
@@ -110,7 +111,7 @@ class Classes(TaskDistribution):
         require_whole(1, shots=self.shots, queries=self.queries)
         require_one_of((1, 4), turns=self.turns, test_turns=self.test_turns)
         require_at_least(0, shift=self.shift, warp=self.warp)
-        if isinstance(self.pool.counts, jax.core.Tracer) or isinstance(self.members, jax.core.Tracer):
+        if isinstance(self.pool.counts, Tracer) or isinstance(self.members, Tracer):
             return  # within a program there are no numbers to look at, and it was given what was made outside
         require_apart(self)
         own = np.asarray(self.members).tolist()

@@ -165,8 +165,8 @@ class MPO(Learner):
         heard_of = jnp.arange(1, episodes) * self.episode < known + lived
 
         def laid(kept, new):
-            room = jnp.zeros((episodes * self.episode, *new.shape[1:]), new.dtype).at[: self.episode].set(kept)
-            room = jax.lax.dynamic_update_slice_in_dim(room, new, known, 0)
+            room = jnp.zeros((episodes * self.episode, *new.shape[1:]), kept.dtype).at[: self.episode].set(kept)
+            room = jax.lax.dynamic_update_slice_in_dim(room, new.astype(kept.dtype), known, 0)
             room = room.reshape(episodes, self.episode, *new.shape[1:])[:-1]
             return jnp.where(heard_of.reshape(-1, *[1] * new.ndim), room, room[:1])
 
