@@ -188,8 +188,8 @@ def test_tasks_of_ones_own_are_met_by_any_method(data, capsys):
     *_, family = blocks("own-tasks.md")
     Path("corridor.py").write_text(family)
     options = ["--memory-size", "4", "--minibatches", "1", "--epochs", "1"]
-    code, last = run(capsys, "train", "corridor.py:Corridor+rl2", *TINY, *options, "--out", "run")
-    assert code == 0 and last["recipe"] == "Corridor-rl2", last
+    code, last = run(capsys, "train", "corridor.py:CorridorTasks+rl2", *TINY, *options, "--out", "run")
+    assert code == 0 and last["recipe"] == "CorridorTasks-rl2", last
     with pytest.raises(ConfigError, match="are environments"):
-        named("corridor.py:Corridor+proto")
-    assert named("corridor.py:Corridor+es-rl2").method.outer.population == 32
+        named("corridor.py:CorridorTasks+proto")
+    assert named("corridor.py:CorridorTasks+es-rl2").method.outer.population == 32

@@ -278,9 +278,9 @@ def _methods(name: str, title: str) -> tuple[type[MethodConfig], ...]:
             return (found,)
         raise ConfigError([f"{name} is no configuration of a method: derive it from quickstudy.recipes.MethodConfig"])
     if name not in METHODS:
-        raise ConfigError(
-            [f"there is no method {name!r} for {title!r}{nearest(name, METHODS)} (see `quickstudy list`)"]
-        )
+        tasks = title.removesuffix(f"-{name}").removesuffix("-es")
+        near = nearest(title, (pair for pair in (f"{tasks}-{known}" for known in METHODS) if refusal(pair) is None))
+        raise ConfigError([f"there is no method {name!r} for {title!r}{near} (see `quickstudy list`)"])
     return METHODS[name]
 
 
