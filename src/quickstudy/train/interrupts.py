@@ -9,10 +9,12 @@ import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAME_REQUEST = 0.5  # seconds
 
 
 class Interrupted(KeyboardInterrupt):
@@ -29,11 +31,20 @@ class Stop:
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.since = 0.0  # when it came
         self.doing = "starting"
         self.kept = "nothing was saved"
         self._leave: Callable[[], None] | None = lambda: None
         self._lock = threading.Lock()
         self._left = False
+
+    def note(self, signum: int) -> bool:
+        """Notes a signal; whether it is the second one. What comes within half a second of the first is the same
+        request, as where a terminal and a supervisor both pass it on."""
+        if self.signum is not None:
+            return time.monotonic() - self.since > SAME_REQUEST
+        self.signum, self.since = signum, time.monotonic()
+        return False
 
     @contextlib.contextmanager
     def during(self, doing: str, *, leave: Callable[[], None] | None = None) -> Iterator[None]:
@@ -83,9 +94,8 @@ def stop_requests() -> Iterator[Stop]:
         return
 
     def note(signum: int, frame: Any) -> None:
-        if stop.signum is not None:
+        if stop.note(signum):
             raise Interrupted(signum, f"stopped at once while {stop.doing}; {stop.kept}")
-        stop.signum = signum
 
     with _handled_by(note):
         yield stop
@@ -109,10 +119,11 @@ def answering(command: Callable[[], None], say: Callable[[str], None] | None = N
             outcome.append(error)
 
     def note(signum: int, frame: Any) -> None:
-        again, stop.signum = stop.signum is not None, signum
-        if again:
+        first = stop.signum is None
+        if stop.note(signum):
             raise Interrupted(signum, f"stopped at once while {stop.doing}; {stop.kept}")
-        say(f"{signal.Signals(signum).name}: stopping; once more stops at once, losing what is not saved")
+        if first:
+            say(f"{signal.Signals(signum).name}: stopping; once more stops at once, losing what is not saved")
 
     worker = threading.Thread(target=work, name="quickstudy", daemon=True)
     try:
