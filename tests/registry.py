@@ -27,7 +27,7 @@ from quickstudy.learners.gradient.updates import SGD, Scaled, per_step, per_weig
 from quickstudy.learners.inference.meta_models import Amortised
 from quickstudy.learners.inference.mixture import Mixture
 from quickstudy.learners.inference.mml import MML
-from quickstudy.learners.inference.varibad import Decoder, Latent, VariBAD
+from quickstudy.learners.inference.varibad import Decoder, Latent, VariBAD, reconstruction
 from quickstudy.learners.initialisation import RandomInit
 from quickstudy.learners.inner_rl.actor_critic import actor_critic
 from quickstudy.learners.inner_rl.ddpg import DDPG, ActorAndCritics
@@ -67,6 +67,7 @@ class Row(NamedTuple):
     make: Callable[[], Any]
     experience: Callable[[int], Any]  # segments of experience: leaves are [segments, steps, ...]
     learned: bool = True  # whether it has meta-parameters
+    terms: tuple[Callable, ...] = ()  # loss terms that reach what no output depends on
 
 
 K = jax.random.key(7)
@@ -192,6 +193,13 @@ def recurrent(cell=GRU) -> Recurrent:
     return Recurrent(cell(feedback.size, 8, key=K), ActorCritic(8, 3, key=K), feedback)
 
 
+def predicted(learner, outputs, batch):
+    """A number of all that MML expects of the steps."""
+    t = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch.transition)
+    expected = learner.predictions(learner.init(key=batch.key), t)
+    return sum((leaf**2).sum() + leaf.sum() for leaf in jax.tree.leaves(expected))
+
+
 def varibad() -> VariBAD:
     feedback = OutcomeFeedback(2)
     return VariBAD(
@@ -244,7 +252,7 @@ REGISTRY: dict[str, Row] = {
     "rl2-gru": Row(recurrent, pulls),
     "rl2-s5": Row(lambda: recurrent(LinearRecurrence), pulls),
     "rl2-lstm": Row(lambda: recurrent(LSTM), pulls),
-    "varibad": Row(varibad, visits),
+    "varibad": Row(varibad, visits, terms=(reconstruction,)),
     "stream-gru": Row(
         lambda: Recurrent(GRU(2, 8, key=K), Prediction(8, 1, key=K), LabelFeedback(None, 1)),
         stream,
@@ -348,7 +356,7 @@ REGISTRY: dict[str, Row] = {
         walks,
     ),
     "r-max": Row(lambda: RMax(2, 2, visits=2, discount=0.8), visits, learned=False),
-    "mml": Row(lambda: MML(Amortised(2, 2, 3, key=K, hidden=8, latent=3, steps=1), 2), visits),
-    "mml_mixture": Row(lambda: MML(Mixture(2, 2, 3, kinds=2, key=K), 2, replan=True), visits),
+    "mml": Row(lambda: MML(Amortised(2, 2, 3, key=K, hidden=8, latent=3, steps=1), 2), visits, terms=(predicted,)),
+    "mml_mixture": Row(lambda: MML(Mixture(2, 2, 3, kinds=2, key=K), 2, replan=True), visits, terms=(predicted,)),
     "sinusoid-posterior": Row(lambda: SinusoidPosterior(20, 0.3), labelled, learned=False),
 }

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from quickstudy.core import Incompatible
+from quickstudy.data.batches import RolloutBatch
 from quickstudy.learners.replay import along, scan_replay
 from quickstudy.meta_optimizers.backprop import Backprop
 from quickstudy.parameters import combine, meta_parameters, partition
@@ -44,6 +45,13 @@ TRACED = []
 def plainly(learner, experience, keys):
     TRACED.append(1)
     return learner.replay(learner.init(key=jax.random.key(2)), experience, key=keys)
+
+
+def rolled_out(t, keys):
+    """One task's batch, in which nothing was good or bad."""
+    nothing, key = jnp.zeros(t.reward.shape), jax.random.key(2)
+    begun = jnp.array(True)
+    return RolloutBatch(t, nothing, nothing, nothing, nothing == 0, key=key, keys=keys, loss_key=key, is_first=begun)
 
 
 # Compiled wherever that is not the question: op by op the suite takes several times as long.
@@ -123,8 +131,11 @@ def test_every_learned_leaf_gets_a_finite_gradient(name):
     learned, rest = partition(learner)
 
     def loss(learned):
-        outputs = plainly(combine(learned, rest), experience, keys)
-        return sum((leaf**2).sum() + leaf.sum() for leaf in jax.tree.leaves(eqx.filter(outputs, eqx.is_inexact_array)))
+        learner = combine(learned, rest)
+        outputs = plainly(learner, experience, keys)
+        leaves = jax.tree.leaves(eqx.filter(outputs, eqx.is_inexact_array))
+        of_terms = [term(learner, outputs, rolled_out(experience, keys)) for term in REGISTRY[name].terms]
+        return sum((leaf**2).sum() + leaf.sum() for leaf in leaves) + sum(of_terms)
 
     gradient = jax.jit(jax.grad(loss))(learned)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):

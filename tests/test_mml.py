@@ -242,7 +242,7 @@ def test_trained_on_random_mdps_it_comes_near_to_the_conjugate_posterior():
     optimizer = optax.adam(0.1)
     memory, excess = optimizer.init(learner), lambda learner: float(judge(learner, test)[0] - judge(ideal, test)[0])
     before = excess(learner)
-    for _ in range(25):
+    for _ in range(40):
         moves, memory = optimizer.update(judge(learner, train)[1], memory)
         learner = eqx.apply_updates(learner, moves)
     assert before > 0.05 and -0.005 < excess(learner) < 0.3 * before

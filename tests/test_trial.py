@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from per_task import BLANK
@@ -422,3 +423,45 @@ def test_observations_are_stored_once_where_nobody_looks_beyond_them():
         return jax.jit(step).lower(keys(num)).compile().memory_analysis().temp_size_in_bytes
 
     assert temporaries(Seen(size)) - temporaries(Seen(1)) < 0.1 * num * steps * size * 4
+
+
+class Guess(eqx.Module):
+    """An action is a point, and costs its distance from the one that the task has in mind: about −1 a step."""
+
+    def reset(self, key, params):
+        return jnp.zeros(0), ()
+
+    def step(self, key, state, action, params):
+        nothing, never = jnp.zeros(0), jnp.zeros((), bool)
+        cost = jnp.sqrt(((action - params) ** 2).sum() + 1e-8)
+        return nothing, (), -cost, never, never, {"final_observation": nothing}
+
+
+def test_a_composed_agent_learns_where_rewards_are_about_minus_one_a_step():
+    """Nobody guesses a unit for its critic. In units of the reward the same agent is at −17 by then."""
+    feedback = OutcomeFeedback(None, 2)
+    learner = Recurrent(GRU(feedback.size, 32, key=K[0]), ActorCritic(32, 2, key=K[1], gaussian=True), feedback)
+    trial, optimizer = Trial(Guess(), 20, PPO), optax.adam(3e-3)
+    learned, rest = partition(learner)
+
+    @jax.jit
+    def step(learned, memory, state, key):
+        draw, go = jax.random.split(key)
+        tasks = jax.random.uniform(draw, (64, 2), minval=-1.0)
+        learner = combine(learned, rest)
+        batch, memory = trial.collect(learner, memory, tasks, keys=keys(64, go))
+
+        def epoch(carry, _):
+            learned, state = carry
+            gradient = jax.grad(lambda w: trial.loss(combine(w, rest), batch)[0].mean())(learned)
+            moves, state = optimizer.update(gradient, state)
+            return (optax.apply_updates(learned, moves), state), None
+
+        (learned, state), _ = jax.lax.scan(epoch, (learned, state), None, length=8)
+        return learned, memory, state, trial.score(batch).mean()
+
+    memory, state, scores = trial.init(learner, jnp.zeros((64, 2)), keys=keys(64)), optimizer.init(learned), []
+    for i in range(100):
+        learned, memory, state, score = step(learned, memory, state, jax.random.fold_in(K[3], i))
+        scores.append(float(score))
+    assert scores[0] < -24 and np.mean(scores[-10:]) > -13

@@ -85,7 +85,8 @@ class DeviceCollector(Collector):
         if schedule.end_values:
             end_value = self._envs(lambda o: value(learner, state, o), observation)
         start = () if schedule.whole else trial.state
-        rollout = Rollout(*taken, end_value, trial.key, adapting, start, trial.time)
+        transition, log_prob, said, cut_value = taken
+        rollout = Rollout(transition, log_prob, said, cut_value, end_value, trial.key, adapting, start, trial.time)
         over = jnp.where(time >= schedule.trial_length, 0, time)
         return rollout, TrialState(trial.task, environment, observation, state, over, trial.key)
 

@@ -1,6 +1,6 @@
 """What flows between the nouns: labelled examples, few-shot tasks, segments, transitions, rollouts and outputs."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
@@ -84,17 +84,17 @@ class Rollout(eqx.Module):
 class RolloutBatch(eqx.Module):
     """What loss terms of policies and values read: steps in any arrangement [...], with one task's fields or, with a
     leading axis, those of many. The fields with a default are of whole trials: inside a learner, which learns from one
-    segment of its own, they are None."""
+    segment of its own, they are None. (Their types say Any, as a term reads only those that it was given.)"""
 
     transition: Transition
     log_prob: Float[Array, "..."]  # of the actions, when they were taken
     advantage: Float[Array, "..."]
     value_target: Float[Array, "..."]  # λ-returns, in the units of the learner's values
     mask: Bool[Array, "..."]  # False during burn-in; [tasks, segments, steps (, 1)]
-    standardised_return: Float[Array, "*tasks"] | None = None  # after burn-in, in deviations from the mean of all tasks
-    key: Key[Array, "*tasks"] | None = None  # what `init` is given
-    keys: Key[Array, "*tasks segments"] | None = None  # what `adapt` is given
-    loss_key: Key[Array, "*tasks"] | None = None  # for loss terms that draw
+    standardised_return: Float[Array, "*tasks"] | Any = None  # after burn-in, in deviations from the mean of all tasks
+    key: Key[Array, "*tasks"] | Any = None  # what `init` is given
+    keys: Key[Array, "*tasks segments"] | Any = None  # what `adapt` is given
+    loss_key: Key[Array, "*tasks"] | Any = None  # for loss terms that draw
     start: PyTree = ()  # the learner's state when the window began; () where every trial begins in it
-    is_first: Bool[Array, "*tasks"] | None = None  # whether the trial began here, so that `start` does not count
-    diverged: Bool[Array, "*tasks"] | None = None  # whether something that was observed, said or earned is not finite
+    is_first: Bool[Array, "*tasks"] | Any = None  # whether the trial began here, so that `start` does not count
+    diverged: Bool[Array, "*tasks"] | Any = None  # whether something that was observed, said or earned is not finite

@@ -51,7 +51,10 @@ class Memory(NamedTuple):
     key: Float[Array, "rows heads size"]
     value: Float[Array, "rows heads size"]
     number: Int[Array, "rows"]  # below 0: nothing is there
-    maybe_empty: bool = False  # if no query sees any of it, none of it is computed
+    maybe_empty: bool | None = False  # if no query sees any of it, none of it is computed
+
+
+Rows = tuple[Array, Array, Array]  # keys, values and numbers
 
 
 class Softmax(NamedTuple):
@@ -103,31 +106,30 @@ def causal_attention(
 def _over_blocks(so_far: Softmax, query: Array, at: Array, memory: Memory, capacity: int) -> Softmax:
     """The softmax with the keys of a memory added, in blocks of at most `LOGITS` logits a head."""
 
-    def add(so_far: Softmax, block: Memory) -> Softmax:
-        return _added(so_far, query, at, block, capacity)
+    def add(so_far: Softmax, rows: Rows) -> Softmax:
+        return _added(so_far, query, at, rows, capacity)
 
-    def add_if_seen(so_far: Softmax, block: Memory) -> Softmax:
-        seen = anybody(visible(at, block.number, capacity).any())
-        return jax.lax.cond(seen, jax.checkpoint(add), lambda so_far, _: so_far, so_far, block)
+    def add_if_seen(so_far: Softmax, rows: Rows) -> Softmax:
+        seen = anybody(visible(at, rows[2], capacity).any())
+        return jax.lax.cond(seen, jax.checkpoint(add), lambda so_far, _: so_far, so_far, rows)
 
-    maybe_empty, memory = memory.maybe_empty, memory._replace(maybe_empty=None)
-    most = max(LOGITS // len(query), 1)
+    rows, most = (memory.key, memory.value, memory.number), max(LOGITS // len(query), 1)
     if len(memory.number) <= most:
-        return (add_if_seen if maybe_empty else add)(so_far, memory)
-    blocks = Memory(_blocks(memory.key, most), _blocks(memory.value, most), _blocks(memory.number, most, -1), None)
+        return (add_if_seen if memory.maybe_empty else add)(so_far, rows)
+    blocks = _blocks(memory.key, most), _blocks(memory.value, most), _blocks(memory.number, most, -1)
     # On a CPU a branch is cheap, and half of the blocks are later than all of the queries.
     step = jax.checkpoint(add) if on_accelerator() else add_if_seen
-    return jax.lax.scan(lambda so_far, block: (step(so_far, block), None), so_far, blocks)[0]
+    return jax.lax.scan(lambda so_far, rows: (step(so_far, rows), None), so_far, blocks)[0]
 
 
-def _added(so_far: Softmax, query: Array, at: Array, memory: Memory, capacity: int) -> Softmax:
-    logits = jnp.einsum("ihd,jhd->hij", query, memory.key, preferred_element_type=so_far.most.dtype)
-    logits = jnp.where(visible(at, memory.number, capacity), logits, -jnp.inf)  # never all: a query sees itself
+def _added(so_far: Softmax, query: Array, at: Array, rows: Rows, capacity: int) -> Softmax:
+    key, value, number = rows
+    logits = jnp.einsum("ihd,jhd->hij", query, key, preferred_element_type=so_far.most.dtype)
+    logits = jnp.where(visible(at, number, capacity), logits, -jnp.inf)  # never all: a query sees itself
     most = jnp.maximum(so_far.most, jax.lax.stop_gradient(logits.max(-1)))
     weights, rescale = jnp.exp(logits - most[..., None]), jnp.exp(so_far.most - most)
-    new = jnp.einsum("hij,jhd->ihd", weights, memory.value, preferred_element_type=so_far.most.dtype)
-    read = so_far.read * rescale.T[..., None] + new
-    return Softmax(most, so_far.total * rescale + weights.sum(-1), read)
+    new = jnp.einsum("hij,jhd->ihd", weights, value, preferred_element_type=so_far.most.dtype)
+    return Softmax(most, so_far.total * rescale + weights.sum(-1), so_far.read * rescale.T[..., None] + new)
 
 
 def visible(at: Int[Array, "queries"], number: Int[Array, "rows"], capacity: int) -> Bool[Array, "queries rows"]:

@@ -54,7 +54,7 @@ def _panel(ax: Axes, metric: str, curves: Sequence[Curve]) -> None:
                 continue
             label = plain(f"{name}: {curve.label}" if name in drawn else name)
             drawn.setdefault(name, []).append(baseline)
-            if isinstance(baseline, float):
+            if isinstance(baseline, int | float):
                 ax.axhline(baseline, color=INK, ls=":", lw=1.5, label=label)
             else:
                 look, lines = of_baseline(lines, len(curves)), lines + 1

@@ -15,7 +15,7 @@ from quickstudy.runs.schema import MAY_CHANGE
 # Fields that change nothing of what is learned; what is tested is told from the test itself.
 HARMLESS = MAY_CHANGE - {"meta_steps"}
 
-TOLERANCE = 1e-4  # of tasks drawn on another machine, whose numbers are rounded otherwise
+TOLERANCE = 1e-4  # of the largest signature: tasks drawn on another machine are rounded otherwise
 
 
 def _last(name: str) -> str:
@@ -95,11 +95,13 @@ def refusal(ours: Run, theirs: Run) -> str | None:
     if (ours.test["metric"], ours.test["lower_is_better"]) != (theirs.test["metric"], theirs.test["lower_is_better"]):
         return f"one was tested for {ours.test['metric']}, the other for {theirs.test['metric']}"
     for run in (ours, theirs):
-        if "tasks" not in run.arrays or np.shape(run.arrays.get("values")) != run.arrays["tasks"].shape:
+        values, tasks = run.arrays.get("values"), run.arrays.get("tasks")
+        if values is None or tasks is None or values.shape != tasks.shape:
             return f"{run.path} does not hold the scores of single tasks; test it again"
     one, other = (np.asarray(run.arrays["tasks"], np.float64).ravel() for run in (ours, theirs))
     n = min(len(one), len(other))
-    if not np.allclose(one[:n], other[:n], rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
+    largest = np.abs(one[:n][np.isfinite(one[:n])]).max(initial=0.0)
+    if not np.allclose(one[:n], other[:n], rtol=0, atol=TOLERANCE * largest, equal_nan=True):
         return "their held-out tasks are not the same"
     return None
 

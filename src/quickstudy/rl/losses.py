@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from quickstudy.core import State
+from quickstudy.core import Incompatible, State
 from quickstudy.data.batches import Output, RolloutBatch
 from quickstudy.parallel.axes import over_axes
 
@@ -109,6 +109,8 @@ def e_maml(learner: Any, outputs: Output, batch: RolloutBatch) -> Float[Array, "
 
 def value(learner: Any, outputs: Output, batch: RolloutBatch) -> Float[Array, ""]:
     """½ (V − R)², R the λ-returns fixed when the batch was collected."""
+    if outputs.value is None:
+        raise Incompatible(f"losses.value regresses a value, and {type(learner).__name__} says none")
     return mean(0.5 * (outputs.value - batch.value_target) ** 2, batch)
 
 

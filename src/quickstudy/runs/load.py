@@ -55,7 +55,7 @@ def experiment_of(folder: RunFolder, *, own: str | None = None, **values: Any) -
 
     own: the recipe, where it is a class outside of quickstudy, as "file.py:Class"; it is imported
     """
-    about = folder.about()
+    about: Any = folder.about()
     name = recipe_of(about, folder.path, own)
     of = lambda **values: _built(name, {**about["config"], **values})
     experiment = of(**values)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from quickstudy.report.drawings.arrays import Unfit
 from quickstudy.report.style import GREY, INK, OTHER, OURS, drawing, legend, legend_below, of_baseline, plain, subplots
@@ -58,7 +59,7 @@ def _pulls(axes: Sequence[Axes], agents: Agents) -> None:
             ax.plot(x, [p["mean"] for p in points.values()], "o-", color=colour, lw=2, ms=4, label=kind)
         ax.set_title(plain(name))
         ax.set(xlabel="pull", ylim=(-0.03, 1.03))
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylabel("share of the tasks")
     legend_below(axes[0].get_figure(), axes[:1])  # type: ignore[arg-type]
 

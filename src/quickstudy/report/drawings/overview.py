@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import matplotlib.colors
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from quickstudy.report.drawings.arrays import check
@@ -37,7 +38,7 @@ def _generated_policies(arrays: Mapping[str, NDArray]) -> Figure:
         axes[3].plot(episodes, middle, "o-", ms=4, color=OURS, label="|δ|, median")
         axes[3].set_title("|δ|")
         axes[3].set(xlabel="episode that it acts in", ylim=(0, None))
-        axes[3].xaxis.get_major_locator().set_params(integer=True)
+        axes[3].xaxis.set_major_locator(MaxNLocator(integer=True))
         legend_below(figure, axes[3:], 8)
     return figure
 
