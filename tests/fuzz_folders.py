@@ -12,6 +12,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import random
@@ -106,7 +107,7 @@ class Harness:
         relative = rng.choice(sorted(path for path in self.files if path.suffix not in (".html", ".png", ".py")))
         path = self.run / relative
         kinds = [self.bytes, self.place, self.folders]
-        if relative.suffix in (".json", ".jsonl"):
+        if relative.suffix in (".json", ".jsonl") and self.files[relative]:
             kinds += [self.json] * 6
         return rng.choice(kinds)(rng, path)
 
@@ -128,7 +129,26 @@ class Harness:
         else:
             data = bytearray(rng.randbytes(rng.randrange(2000)))
         path.write_bytes(bytes(data))
-        return Mutation(f"{path.name}: {how} at {at}")
+        sign = path.suffix in (".safetensors", ".jsonl") and rng.random() < 0.5
+        if sign:
+            self.sign_mark(path)
+        return Mutation(f"{path.relative_to(self.run)}: {how} at {at}{', signed' if sign else ''}", sign)
+
+    def sign_mark(self, path: Path) -> None:
+        """Whoever tells the sum of a file tells the new one."""
+        data = path.read_bytes()
+        mark = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for other in (*self.run.glob("checkpoints/*/manifest.json"), self.run / "evaluation.json"):
+            value = json.loads(other.read_bytes())
+            value.pop("sha256")
+            if path.suffix == ".jsonl" and "logs" in value:
+                value["logs"][path.name] = mark
+            elif path == other.with_name("state.safetensors") and "files" in value:
+                value["files"][path.name] = mark
+            elif path == other.with_suffix(".safetensors"):
+                value["arrays"] = mark
+            value["sha256"] = _sum(value)
+            other.write_text(json.dumps(value, sort_keys=True, ensure_ascii=False))
 
     def place(self, rng: random.Random, path: Path) -> Mutation:
         """Something else stands in its place."""
@@ -187,14 +207,14 @@ class Harness:
         if path.suffix == ".json" and sign:
             value.pop("sha256", None)
             value["sha256"] = _sum(value)
-        elif path.suffix == ".jsonl":
-            sign = False
         text = json.dumps(value, sort_keys=True, ensure_ascii=False)
         if raw is not None:
             text = text.replace('"RAW"', raw, 1)
         lines[which] = text.encode("utf-8", "surrogatepass")
         path.write_bytes(b"\n".join(lines) + (b"\n" if path.suffix == ".jsonl" else b""))
-        if sign and rng.random() < 0.5:
+        if sign and path.suffix == ".jsonl":
+            self.sign_mark(path)
+        elif sign and rng.random() < 0.5:
             self.sign_all(value, path)
         return Mutation(f"{path.relative_to(self.run)}: {said}{', signed' if sign else ''}", sign)
 
@@ -248,7 +268,7 @@ class Harness:
     def load(self) -> str:
         loaded = quickstudy.load(self.run)
         same = digest(loaded.learner) == self.digests.get(loaded.step)
-        config = json.loads(json.dumps(dataclasses.asdict(loaded.experiment.recipe))) if loaded.experiment else None
+        config = json.loads(json.dumps(loaded.experiment.recipe.values())) if loaded.experiment else None
         return "" if same and config == self.config else "another learner or configuration was loaded"
 
     def report(self) -> str:
@@ -340,8 +360,6 @@ def _tried(read: Callable[[], str]) -> tuple[str, str]:
 
 def _sum(value: Any) -> str:
     """As `reader.signed` has it, also of what no run writes."""
-    import hashlib
-
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

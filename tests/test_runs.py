@@ -259,6 +259,7 @@ def test_json_that_a_run_writes_is_read():
         (schema.Mark, {"bytes": True, "sha256": "0" * 64}, "bytes must be an integer, got True"),
         (schema.Mark, {"bytes": -1, "sha256": "0" * 64}, "bytes is -1, not 0 or more"),
         (schema.Mark, {"bytes": 1, "sha256": "G" * 64}, "SHA-256"),
+        (dict[str, schema.Moment], {"loss": "1e3"}, "loss is '1e3', not nan, inf or -inf"),
         (schema.MetricsLine, {"step": 1, "diverged": 0, "loss": "<b>"}, "loss must be a number"),
         (schema.MetricsLine, {"step": 1, "diverged": 0, "diverged_tasks": [[1]]}, r"tasks\[0\] must be a list of 2"),
         (schema.ValidationLine, {"step": 1, "metric": "", "n": 1, "curve": [{"adaptations": "<b>"}]}, "adaptations"),
@@ -268,6 +269,12 @@ def test_json_that_a_run_writes_is_read():
 def test_what_is_of_another_type_is_told_with_its_place(kind, value, message):
     with pytest.raises(ValueError, match=message):
         schema.check(kind, value)
+
+
+def test_every_kind_of_a_union_is_one():
+    for value in (1, 2.5, "nan", "-inf"):
+        schema.check(schema.Moment, value)
+    schema.check(float | None, None)
 
 
 def test_a_torn_log_goes_back_to_the_checkpoint_whose_log_is_whole(folder):

@@ -5,6 +5,7 @@ fixed length, dicts of text to a type, TypedDicts, and Annotated with conditions
 allowed if it is of the type that `REST` has for it, by default any `Value`.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -247,6 +248,9 @@ class Spec(TypedDict):
 Header = dict[str, Spec]
 
 
+Moment = float | Annotated[str, Holds("nan, inf or -inf", lambda x: x in ("nan", "inf", "-inf"))]
+
+
 class PartialLine(TypedDict):
     """partial.jsonl: what is known at `step` of the line that began after step `first`. Moments are those of each step:
     number, mean and sum of squared deviations, as text where they are not finite."""
@@ -257,7 +261,7 @@ class PartialLine(TypedDict):
     tasks: Count
     diverged: Count
     where: list[tuple[Count, Count]]
-    moments: dict[str, list[tuple[float | str, float | str, float | str]]]
+    moments: dict[str, list[tuple[Moment, Moment, Moment]]]
     by_task: list[str]
 
 
@@ -308,8 +312,12 @@ NAMES = {str: "text", bool: "true or false"}
 def _check_any(kinds: tuple, value: Any, where: str) -> None:
     if value is None and types.NoneType in kinds:
         return
-    [kind] = [kind for kind in kinds if kind is not types.NoneType]  # every union here is of one kind or null
-    check(kind, value, where)
+    *others, last = [kind for kind in kinds if kind is not types.NoneType]
+    for kind in others:
+        with contextlib.suppress(ValueError):
+            check(kind, value, where)
+            return
+    check(last, value, where)  # whose complaint stands for all
 
 
 def _check_fields(kind: Any, value: Any, where: str) -> None:
