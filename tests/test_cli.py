@@ -169,7 +169,7 @@ def test_plain_output_has_no_carriage_returns_and_names_the_result(trained, caps
     ("words", "code", "message"),
     [
         (["trian", "x"], 2, "did you mean train"),
-        (["train", "sinusoid-mmal"], 2, "did you mean sinusoid-maml"),
+        (["train", "sinusoid-mmal"], 2, "there is no method 'mmal' for 'sinusoid-mmal'; did you mean"),
         (["train", "sinusoid-maml", "--meta-steps", "-1", "--shots", "-1", "--inner-rate", "nan"], 2, "shots must be"),
         (
             ["train", "sinusoid-maml", "--meta-steps", "-1", "--shots", "-1", "--inner-rate", "nan"],

@@ -240,7 +240,7 @@ def test_a_ring_forgets_the_oldest():
     ring = ring.push(jnp.arange(1, 3)).push(jnp.arange(3, 5))
     np.testing.assert_array_equal(ring.items, [4, 2, 3])
     assert ring.known.all()
-    assert set(np.asarray(ring.batch(jax.random.split(K[0], 50))).tolist()) == {2, 3, 4}
+    assert set(np.asarray(ring.sample(50, key=K[0])).tolist()) == {2, 3, 4}
     with pytest.raises(ValueError, match="do not fit"):
         ring.push(jnp.arange(4))
     with pytest.raises(ValueError, match="capacity"):

@@ -8,6 +8,7 @@ import pytest
 
 import quickstudy as qs
 import registry
+from per_task import per_task
 from quickstudy.nn.models import MLP, CategoricalPolicy, Predictor
 from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.online import Online
@@ -49,9 +50,9 @@ def test_an_ill_environment_is_told_what_its_step_must_return(how, says):
     policy = registry.REGISTRY["reinforce"].make()
     trial = lambda how: Trial(Ill(how), 4, segment_length=4, baseline="none")
     tasks = jnp.zeros((3, 2))
-    trial("").init(policy, tasks, key=jax.random.key(0))
+    trial("").init(policy, tasks, keys=per_task(tasks, jax.random.key(0)))
     with pytest.raises(qs.Incompatible, match=says):
-        trial(how).init(policy, tasks, key=jax.random.key(0))
+        trial(how).init(policy, tasks, keys=per_task(tasks, jax.random.key(0)))
 
 
 @pytest.fixture
@@ -78,4 +79,4 @@ def test_learners_that_do_not_fit_are_told_why(as_used):
         (trial, chooses(qs.Supervised(), 2), arms, "take FewShot or Online"),
     ):
         with pytest.raises(qs.Incompatible, match=says):
-            objective.init(learner, tasks, key=jax.random.key(0))
+            objective.init(learner, tasks, keys=per_task(tasks, jax.random.key(0)))

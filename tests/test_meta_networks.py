@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from quickstudy.data.batches import FewShotTask, Labelled
-from quickstudy.evaluate.run import with_steps
 from quickstudy.learners.gradient.inner_losses import Supervised
 from quickstudy.learners.gradient.maml import Gradient
 from quickstudy.learners.gradient.task_memory import OfInputs, OfPairs, TaskMemory, empty_memory
@@ -210,7 +209,7 @@ def test_later_stretches_attend_by_all_examples():
 
 def test_another_number_of_steps_is_that_of_what_adapts_within():
     few, many, support = memory(gradient(steps=1)), memory(gradient(steps=3)), task().support
-    more = with_steps(few, 3)
+    more = few.with_inner_steps(3)
     said = [absorbed(learner, support).adapted.weights for learner in (few, more, many)]
     few, more, many = (jax.tree.leaves(weights)[0] for weights in said)
     np.testing.assert_array_equal(more, many)

@@ -295,7 +295,7 @@ def test_reptile_in_a_trial_points_to_where_policy_gradients_lead():
 def test_reptile_refuses_a_part_of_a_life():
     tasks, trial = navigation_trial(terms=(), bptt_length=5, burn_in=0, allow_cut_start=True)
     learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
-    with pytest.raises(Incompatible, match="window"):
+    with pytest.raises(Incompatible, match="part of a trial"):
         Reptile(trial).init(learner, tasks.batch(jax.random.split(K, 2)), keys=jax.random.split(K, 2))
 
 

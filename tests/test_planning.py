@@ -10,6 +10,7 @@ import pytest
 from scipy.optimize import linprog
 
 import registry
+from per_task import BLANK
 from quickstudy.baselines import mdps
 from quickstudy.baselines.mdps import drawn, mean_reward, mean_transition, optimistic
 from quickstudy.data.batches import Transition
@@ -201,7 +202,9 @@ def test_planners_find_the_best_end(name, least):
     environment = EndsEarly(5)
     trial = Trial(environment, trial_length=300, baseline="none", normalise=False, per_episode=True, curve_interval=100)
     learner = PLANNERS[name](2, 2, 5)
-    rollouts = jax.jit(lambda key: trial.collect(learner, (), jnp.zeros(20), key=key)[0])(K[0])
+    rollouts = jax.jit(lambda key: trial.collect(learner, BLANK, jnp.zeros(20), keys=jax.random.split(key, 20))[0])(
+        K[0]
+    )
     assert trial.curve(rollouts)[:, -1].mean() > least  # they earned 2.02 and 2.05; PSRL still doubts now and then
 
 

@@ -445,9 +445,9 @@ def test_what_came_after_the_step_a_run_went_on_from_is_no_part_of_its_history(t
 
 
 def test_a_configuration_with_a_typo_names_it():
-    with pytest.raises(ConfigError, match="did you mean 'inner_rate'"):
+    with pytest.raises(ConfigError, match="did you mean inner_rate"):
         configure("sinusoid-maml", {"inner_rat": 0.1})
-    with pytest.raises(ConfigError, match="shots must be of type int"):
+    with pytest.raises(ConfigError, match="shots must be"):
         configure("sinusoid-maml", {"shots": "five"})
 
 

@@ -20,7 +20,6 @@ from quickstudy.parallel.program import ShardedProgram, tasks_along
 from quickstudy.parallel.reduce import DEVICES
 from quickstudy.parameters import combine, partition
 from quickstudy.rl import losses
-from quickstudy.runs import RunFolder
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.sinusoid import Sinusoids
 from quickstudy.train.loop import Loop
@@ -150,14 +149,6 @@ def test_what_devices_cannot_share_is_refused():
         train(gradient(), Counting(), Backprop(optax.sgd(0.1)), Sinusoids(), config=config, listener=quiet)
     with pytest.raises(ConfigError, match="lives on the host"):
         train(gradient(), OnHost(), Backprop(optax.sgd(0.1)), Sinusoids(), config=config, listener=quiet)
-
-
-def test_a_run_from_before_there_were_devices_had_one(tmp_path):
-    start("backprop", tmp_path / "run", config=Training(**{**vars(CONFIG), "devices": 1}))
-    about = RunFolder(tmp_path / "run").read_json("run.json")
-    del about["config"]["devices"]
-    RunFolder(tmp_path / "run").write_json("run.json", about)
-    assert start("backprop", tmp_path / "run", resume=2).about["config"]["devices"] == 1
 
 
 def test_a_chunk_need_not_divide_a_devices_tasks(key):

@@ -23,7 +23,6 @@ from jaxtyping import Array, Bool, Float, Num
 
 from quickstudy.data.batches import Transition
 from quickstudy.parameters import as_floats
-from quickstudy.rl.standardise import standardise_columns
 
 Number = Float[Array, ""] | float
 
@@ -131,9 +130,13 @@ def linear_baseline(
     t = jnp.broadcast_to((jnp.arange(time) / 100.0)[:, None, None], (time, num_envs, 1))
     o = jnp.clip(as_floats(observation), -10, 10)
     features = jnp.concatenate([o, o**2, t, t**2, t**3], -1).reshape(time * num_envs, -1)
-    # In units of their own deviation: else single precision, whose error is relative to the largest, takes the ridge
-    # for nothing, and in observations of another unit the ridge is another one.
-    features, mean = standardise_columns(features), target.mean()
-    normal = features.T @ features + ridge * time * num_envs * jnp.eye(features.shape[-1])
+    # What hardly varies is then next to 0, and what varies much no larger than 1: else single precision, whose error is
+    # relative to the largest, takes the ridge for nothing.
+    features = features - features.mean(0)
+    features, mean = features / jnp.maximum(features.std(0), 1.0), target.mean()
+    normal = features.T @ features
+    # Rounding alone makes what has no inverse indefinite; a factor that fails then is no number, and neither is the fit.
+    least = 16 * jnp.finfo(normal.dtype).eps * jnp.trace(normal)
+    normal = normal + (ridge * time * num_envs + least) * jnp.eye(features.shape[-1])
     weights = jax.scipy.linalg.solve(normal, features.T @ (target - mean).reshape(-1), assume_a="pos")
     return mean + (features @ weights).reshape(time, num_envs)

@@ -39,11 +39,6 @@ def standardise(
     return z / jnp.sqrt(jnp.where(differ, total(z**2) / num, 1))
 
 
-def standardise_columns(x: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:
-    """Each column by itself."""
-    return jax.vmap(standardise, 1, 1)(x)
-
-
 def standardise_over_tasks(
     x: Float[Array, "tasks *rest"], mask: Bool[Array, "tasks *rest"]
 ) -> Float[Array, "tasks *rest"]:
