@@ -43,7 +43,7 @@ def runs(tmp_path_factory):
     for seed in ("0", "1"):
         train(base / f"sine{seed}", "sinusoid-maml", "--hidden-size", "8", "--seed", seed)
     train(base / "slow", "sinusoid-maml", "--hidden-size", "8", "--inner-rate", "0.001")
-    train(base / "bandit", "bandit-rl2", "--minibatches", "2", "--size", "8", "--pulls", "4")
+    train(base / "bandit", "bandit-rl2", "--minibatches", "2", "--memory-size", "8", "--pulls", "4")
     train(base / "navigation", "navigation-maml", "--trajectories", "3", "--hidden-size", "8")
     return base
 
