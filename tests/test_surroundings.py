@@ -12,7 +12,7 @@ import quickstudy
 from quickstudy.display.events import Json, Plain
 from quickstudy.runs import RunFolder
 
-TRAIN = ["train", "sinusoid-maml", "--meta-steps", "4", "--meta-batch", "2", "--test-tasks", "4", "--hidden", "4"]
+TRAIN = ["train", "sinusoid-maml", "--meta-steps", "4", "--meta-batch", "2", "--test-tasks", "4", "--hidden-size", "4"]
 
 
 def run(*words, shell="", env=None, **options):
