@@ -12,6 +12,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import gc
 import hashlib
 import json
 import os
@@ -25,6 +26,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import jax
 
 import quickstudy
 from quickstudy.cli import commands
@@ -391,7 +394,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 def quick() -> Iterator[None]:
     """Learners are built once for each configuration, nothing is tested again, and no picture is made."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_replaced(Recipe, "build", functools.cache(Recipe.build)))
+        stack.enter_context(_replaced(Recipe, "build", functools.lru_cache(4)(Recipe.build)))
         stack.enter_context(_replaced(commands, "test", lambda *_, **__: None))
         stack.enter_context(_replaced(style, "to_png", lambda figure: b""))
         yield
@@ -409,6 +412,9 @@ def fuzz(
         with quick(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for seed in range(first, first + count):
+                if seed % 200 == 0:
+                    jax.clear_caches()  # what the many configurations compiled
+                    gc.collect()
                 for kind, what in harness.once(seed):
                     found[kind] += 1
                     tell(f"{kind}: {what}")
