@@ -64,14 +64,14 @@ def as_used():
 
 
 def test_learners_that_do_not_fit_are_told_why(as_used):
-    sinusoids, arms = Sinusoids().sample(3, key=jax.random.key(0)), jnp.zeros((3, 2))
+    sinusoids, arms = Sinusoids().batch(jax.random.split(jax.random.key(0), 3)), jnp.zeros((3, 2))
     trial = Trial(Ill(), 4, segment_length=4, baseline="none")
     chooses = lambda loss, inputs: qs.Gradient(CategoricalPolicy(net(inputs, 2)), loss, qs.SGD(0.1))
     net = lambda inputs, outputs: MLP((inputs, 4, outputs), key=jax.random.key(0))
     supervised = lambda n: qs.Gradient(Predictor(net(n, 1)), qs.Supervised(), qs.SGD(0.1))
     for objective, learner, tasks, says in (
         (FewShot(), supervised(7), sinusoids, r"x \(1,\) float32 and y .* a layer made for 7 numbers is given 1"),
-        (FewShot(), registry.REGISTRY["dqn"].make(), sinusoids, "DQN .*`observation`, so it learns from environments"),
+        (FewShot(), registry.REGISTRY["dqn"].make(), sinusoids, "DQN .*`(observation|action)`, so it learns from environments"),
         (FewShot(), registry.REGISTRY["rl2-gru"].make(), sinusoids, "Recurrent .*`action`.*; take Trial"),
         (Online(), registry.REGISTRY["ppo"].make(), sinusoids.support, "OnPolicy .*; take Trial"),
         (trial, supervised(2), arms, "Trial lives with a policy, and Gradient says none"),

@@ -192,7 +192,7 @@ def fitted_advantages(t, discount):
     o, when = np.asarray(t.observation, float), np.arange(time)[:, None, None] / 100 * np.ones((1, num, 1))
     features = np.concatenate([o, o**2, when, when**2, when**3], -1).reshape(time * num, -1)
     features = features - features.mean(0)
-    features = features / np.where(features.std(0) > 0, features.std(0), 1)
+    features = features / np.maximum(features.std(0), 1)
     gram = features.T @ features + 1e-5 * time * num * np.eye(features.shape[1])
     fit = to_go.mean() + features @ np.linalg.solve(gram, features.T @ (to_go - to_go.mean()).reshape(-1))
     advantage = to_go - fit.reshape(time, num)

@@ -29,7 +29,7 @@ from quickstudy.config import ConfigError, nearest
 from quickstudy.recipes import CARDS, Recipe, named
 from quickstudy.runs.errors import CheckpointRefused
 from quickstudy.runs.reader import read_run, steps
-from quickstudy.train.interrupts import answering
+from quickstudy.train.interrupts import answering, stop_requests
 
 EXIT = {
     "ConfigError": 2, "Incompatible": 2, "DataError": 2,
@@ -48,10 +48,13 @@ def _parsed(command: str, options: Callable, words: Sequence[str]) -> Callable[[
 @contextlib.contextmanager
 def _of_run(folder: Path, command: str = "resume", own: str | None = None) -> Iterator[None]:
     """What goes wrong within is of this run: `_fail` says how to go on with it."""
+    of = {"folder": folder, "again": again(command, folder, own)}
     try:
-        yield
+        with stop_requests() as stop:
+            stop.of = of  # an error that is raised elsewhere, while this goes on
+            yield
     except BaseException as error:
-        error.folder, error.again = folder, again(command, folder, own)  # type: ignore[attr-defined]
+        vars(error).update(of)
         raise
 
 

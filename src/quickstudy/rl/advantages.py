@@ -136,7 +136,7 @@ def linear_baseline(
     features, mean = features / jnp.maximum(features.std(0), 1.0), target.mean()
     normal = features.T @ features
     # Rounding alone makes what has no inverse indefinite, and then there is no factor and no fit.
-    least = 16 * jnp.finfo(normal.dtype).eps * jnp.trace(normal)
+    least = 2 * jnp.finfo(normal.dtype).eps * jnp.trace(normal)
     normal = normal + (ridge * time * num_envs + least) * jnp.eye(features.shape[-1])
     weights = jax.scipy.linalg.solve(normal, features.T @ (target - mean).reshape(-1), assume_a="pos")
     return mean + (features @ weights).reshape(time, num_envs)

@@ -37,6 +37,8 @@ class Stop:
         self._leave: Callable[[], None] | None = lambda: None
         self._lock = threading.Lock()
         self._left = False
+        self.answered = False  # whether what goes on ends by itself
+        self.of: dict[str, Any] = {}  # attributes of the error, that tell what was stopped
 
     def note(self, signum: int) -> bool:
         """Notes a signal; whether it is the second one. What comes within half a second of the first is the same
@@ -71,11 +73,15 @@ class Stop:
             leave()
         return self._left
 
-    def interrupted(self) -> Interrupted:
+    def interrupted(self, *, at_once: bool = False) -> Interrupted:
         """The error that ends it."""
         assert self.signum is not None
-        name = signal.Signals(self.signum).name
-        return Interrupted(self.signum, f"stopped by {name} while {self.doing}; {self.kept}")
+        self.answered = True
+        how = "at once" if at_once else f"by {signal.Signals(self.signum).name}"
+        error = Interrupted(self.signum, f"stopped {how} while {self.doing}; {self.kept}")
+        for name, value in self.of.items():
+            setattr(error, name, value)
+        return error
 
 
 _answering: Stop | None = None  # that of the command that `answering` runs
@@ -95,7 +101,7 @@ def stop_requests() -> Iterator[Stop]:
 
     def note(signum: int, frame: Any) -> None:
         if stop.note(signum):
-            raise Interrupted(signum, f"stopped at once while {stop.doing}; {stop.kept}")
+            raise stop.interrupted(at_once=True)
 
     with _handled_by(note):
         yield stop
@@ -121,7 +127,7 @@ def answering(command: Callable[[], None], say: Callable[[str], None] | None = N
     def note(signum: int, frame: Any) -> None:
         first = stop.signum is None
         if stop.note(signum):
-            raise Interrupted(signum, f"stopped at once while {stop.doing}; {stop.kept}")
+            raise stop.interrupted(at_once=True)
         if first:
             say(f"{signal.Signals(signum).name}: stopping; once more stops at once, losing what is not saved")
 
@@ -131,7 +137,7 @@ def answering(command: Callable[[], None], say: Callable[[str], None] | None = N
             worker.start()
             while worker.is_alive():
                 worker.join(0.05)
-                if worker.is_alive() and stop.left():
+                if worker.is_alive() and not stop.answered and stop.left():
                     raise stop.interrupted()
     except Interrupted as error:
         error.left = True
