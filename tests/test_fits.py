@@ -73,7 +73,7 @@ def test_learners_that_do_not_fit_are_told_why(as_used):
         (FewShot(), registry.REGISTRY["dqn"].make(), sinusoids, "DQN .*`observation`, so it learns from environments"),
         (FewShot(), registry.REGISTRY["rl2-gru"].make(), sinusoids, "Recurrent .*`action`.*; take Trial"),
         (Online(), registry.REGISTRY["ppo"].make(), sinusoids.support, "OnPolicy .*; take Trial"),
-        (trial, supervised(2), arms, "Trial lives with a policy, and Gradient says none"),
+        (trial, supervised(2), arms, "Trial acts with a policy, and Gradient returns none"),
         (trial, chooses(qs.PolicyGradient(), 9), arms, "made for 9 numbers is given 2"),
         (trial, chooses(qs.Supervised(), 2), arms, "take FewShot or Online"),
     ):

@@ -254,7 +254,7 @@ def test_what_makes_no_sense_is_refused():
     learner = mpo()
     with pytest.raises(Incompatible, match="segment_length=1"):
         learner.replay(learner.init(key=K), walks(2), key=keys(2))
-    with pytest.raises(Incompatible, match="width=None"):
+    with pytest.raises(Incompatible, match="num_envs=None"):
         learner.adapt(learner.init(key=K), jax.tree.map(lambda x: x[0], walks(1)), key=K)
 
 

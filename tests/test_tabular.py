@@ -49,7 +49,7 @@ def test_q_learning_by_hand():
 def test_tables_are_of_one_stream():
     together = jax.tree.map(lambda x: jnp.stack([x, x], 1), stream(walk(4)))
     for learner in (QLearning(STATES, ACTIONS), SARSA(STATES, ACTIONS), RMax(STATES, ACTIONS)):
-        with pytest.raises(Incompatible, match="width=None"):
+        with pytest.raises(Incompatible, match="num_envs=None"):
             learner.adapt(learner.init(key=K[0]), together, key=K[1])
 
 

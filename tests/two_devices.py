@@ -148,7 +148,7 @@ def test_what_devices_cannot_share_is_refused():
     config = Training(**{**vars(CONFIG), "devices": 2})
     with pytest.raises(Incompatible, match="leading axis of tasks"):
         train(gradient(), Counting(), Backprop(optax.sgd(0.1)), Sinusoids(), config=config, listener=quiet)
-    with pytest.raises(ConfigError, match="lives on the host"):
+    with pytest.raises(ConfigError, match="runs on the host"):
         train(gradient(), OnHost(), Backprop(optax.sgd(0.1)), Sinusoids(), config=config, listener=quiet)
 
 

@@ -97,4 +97,4 @@ class RolloutBatch(eqx.Module):
     loss_key: Key[Array, "*tasks"] | Any = None  # for loss terms that draw
     start: PyTree = ()  # the learner's state when the window began; () where every trial begins in it
     is_first: Bool[Array, "*tasks"] | Any = None  # whether the trial began here, so that `start` does not count
-    diverged: Bool[Array, "*tasks"] | Any = None  # whether something that was observed, said or earned is not finite
+    diverged: Bool[Array, "*tasks"] | Any = None  # whether an observation, an output or a reward is not finite

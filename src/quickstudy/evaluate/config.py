@@ -41,7 +41,7 @@ class EvaluationConfig:
         has nothing to say; recorded are their means over tasks
     chunk: tasks that are rolled out at once; it changes no result
     seed: of the rollouts' keys
-    note: what has to be said with every result, as that it is transductive
+    note: a remark that is printed with every result, as that it is transductive
     """
 
     objective: Objective

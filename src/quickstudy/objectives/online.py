@@ -104,5 +104,5 @@ class Online(Objective):
     ) -> Float[Array, "time"]:
         single = jax.tree.map(lambda x: x[:, None], stream)  # segments of one step each
         outputs = learner.replay(learner.init(key=key), single, key=keys)
-        said = jax.tree.map(lambda p: p[:, 0], prediction_in(outputs, learner))
-        return jax.vmap(measure)(said, stream.y)
+        predicted = jax.tree.map(lambda p: p[:, 0], prediction_in(outputs, learner))
+        return jax.vmap(measure)(predicted, stream.y)

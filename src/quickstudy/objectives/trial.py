@@ -200,7 +200,7 @@ class Trial(SegmentObjective):
         return jnp.where(batch.diverged, jnp.nan, earned)
 
     def curve(self, batch: RolloutBatch) -> Float[Array, "tasks points"]:
-        """What was earned in each `curve_interval` steps (one segment unless said otherwise), burn-in included."""
+        """The return of each `curve_interval` steps (by default one segment), burn-in included."""
         points = self.schedule.window // self._interval
         if self.per_episode:
             earned = mean_return(batch.transition, jnp.ones((), bool), points)

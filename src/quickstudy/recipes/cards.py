@@ -223,7 +223,7 @@ CARDS = {
     ),
     "corners-maml": Card(
         "corners", "maml",
-        "MAML-RL on sparse navigation: the goal is one of four corners and felt only close to it",
+        "MAML-RL on sparse navigation: the goal is one of four corners and rewarded only close to it",
         CORNERS,
         ROTHFUSS,
         # What is sampled before adaptation is worth what it finds.
@@ -327,7 +327,7 @@ CARDS = {
         "grid", "varibad",
         "VariBAD on 5×5 grids with a hidden goal: a belief over goals, and a policy that acts on it",
         "3.7, 9.0, 11.0 and 11.0 in the four episodes; the best explorer has 11.14 from the second on",
-        # Until the belief tells goals apart, every way must stay open.
+        # Until the belief distinguishes goals, the policy must keep its entropy.
         fields={"meta_steps": 3000, "entropy": 0.02, "curriculum": ()},
     ),
     "maze-rl2": Card(
@@ -419,7 +419,7 @@ CARDS = {
     ),
     "cartpole-meta-gradient": Card(
         "cartpole", "meta-gradient",
-        "an actor-critic whose discount, trace, rate and loss weights are learned by meta-gradients",
+        "an actor-critic whose discount, GAE λ, rate and loss weights are learned by meta-gradients",
         "level with where it began and with the best of the grid: 305, 307 and 321 by 12 agents, who differ by more",
     ),
     **{
@@ -432,7 +432,7 @@ CARDS = {
     },
     "xland-rl2": Card(
         "xland", "rl2",
-        "RL² on XLand-MiniGrid: rulesets that are not told, 9×9 cells",
+        "RL² on XLand-MiniGrid: rulesets that are not observed, 9×9 cells",
         "return 2.4 in trials of 512 steps, still rising, and no faster at their end than at first",
         "Nikulin et al. 2024, XLand-MiniGrid: Scalable Meta-Reinforcement Learning Environments in JAX",
     ),

@@ -1,4 +1,4 @@
-"""What tasks say of themselves, so that a method can tell whether it suits them and what it has to build.
+"""A description of tasks, from which a method decides whether it suits them and what it has to build.
 
 A task can be met in four ways:
 
@@ -56,7 +56,7 @@ def keys(seed: int) -> Callable[[int], Any]:
 
 # What a method may need of a problem, by name, and how it is refused where that is not so.
 NEEDS: Mapping[str, tuple[Callable[[Problem], bool], str]] = {
-    "classes": (lambda p: p.classes is not None, "tells classes apart, and here targets are numbers"),
+    "classes": (lambda p: p.classes is not None, "classifies, and here targets are numbers"),
     "one head": (
         lambda p: p.training_classes in (None, p.classes),
         "has one output for each class: training_ways must be 0",
@@ -87,7 +87,7 @@ class TasksConfig(abc.ABC):
 
     @abc.abstractmethod
     def problem(self, meets: Meets) -> Problem:
-        """What a method is told before anything is built."""
+        """The description that a method gets before anything is built."""
 
     @abc.abstractmethod
     def build(self, meets: Meets, seed: int) -> Any:

@@ -226,13 +226,13 @@ class MKTN(Learner):
         return self.reading.output(self.known(x).values(state.weights))
 
     def replay(self, state: Inner, experience: PyTree, *, key: Key[Array, "segments"]) -> Output:
-        """ψ stands still in a life, so the network says all it has to say at once; only φ goes step by step."""
+        """ψ is constant in a trial, so the network is applied to all moments at once; only φ goes step by step."""
         del key
         axes = jax.tree.map(lambda x: x[0], experience).axes
         known = self._known(experience, axes + 1)
 
-        def segment(state: Inner, lived: PyTree) -> tuple[Inner, Array]:
-            return self._absorbed(state, *lived), state.weights
+        def segment(state: Inner, item: PyTree) -> tuple[Inner, Array]:
+            return self._absorbed(state, *item), state.weights
 
         _, weights = jax.lax.scan(segment, state, (known, experience))
         values = jax.vmap(lambda now, weights: now.values(weights))(known[0], weights)
@@ -240,12 +240,12 @@ class MKTN(Learner):
 
     def known(self, x: PyTree) -> Known:
         """K and f of one input."""
-        said = unwrap(self.net)(x).reshape(-1, 1 + self.size)
-        features = said[:, 1:]
+        raw = unwrap(self.net)(x).reshape(-1, 1 + self.size)
+        features = raw[:, 1:]
         # Shorter than 1, so that a step of rate α corrects at most the share α of an error: without that the outer loop
         # can leave the rates at which the inner one is stable.
         features = features / jnp.sqrt(1 + (features**2).sum(-1, keepdims=True))
-        return Known(said[:, 0] * self.knowledge, features)
+        return Known(raw[:, 0] * self.knowledge, features)
 
     def _known(self, experience: PyTree, axes: int) -> tuple[Known, ...]:
         return over_axes(lambda *inputs: jax.tree.map(self.known, inputs), axes)(*self.reading.inputs(experience))

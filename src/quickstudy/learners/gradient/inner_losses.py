@@ -68,7 +68,7 @@ class OfPolicy(InnerLoss):
         return self.of_outputs(over_axes(apply, 2)(experience.observation), experience)
 
     @abc.abstractmethod
-    def of_outputs(self, said: Output, t: Transition) -> Float[Array, ""]:
+    def of_outputs(self, output: Output, t: Transition) -> Float[Array, ""]:
         """The loss, given what the model says of the observations in `t`, [time, num_envs]."""
 
 
@@ -99,8 +99,8 @@ class PolicyGradient(OfPolicy):
     def shapes_gradient(self) -> bool:
         return self.credit != "none" or super().shapes_gradient
 
-    def of_outputs(self, said: Output, t: Transition) -> Float[Array, ""]:
-        log_prob = over_axes(lambda policy, action: policy.log_prob(action), 2)(said.policy, t.action)
+    def of_outputs(self, output: Output, t: Transition) -> Float[Array, ""]:
+        log_prob = over_axes(lambda policy, action: policy.log_prob(action), 2)(output.policy, t.action)
         discount = unwrap(self.discount)
         ends = Ends.of(t)
         to_go = rewards_to_go(t.reward, *ends, discount=discount)
@@ -136,10 +136,10 @@ class PolicyAndValue(OfPolicy):
     def shapes_gradient(self) -> bool:
         return self.policy.shapes_gradient or super().shapes_gradient
 
-    def of_outputs(self, said: Output, t: Transition) -> Float[Array, ""]:
-        if said.value is None:
+    def of_outputs(self, output: Output, t: Transition) -> Float[Array, ""]:
+        if output.value is None:
             raise Incompatible("PolicyAndValue regresses a value, and the model gives none; use PolicyGradient")
         discount = unwrap(self.policy.discount)
         to_go = rewards_to_go(t.reward, t.terminated, t.truncated, t.last, discount=discount)
-        off = said.value - jax.lax.stop_gradient((1 - discount) * to_go)
-        return self.policy.of_outputs(said, t) + unwrap(self.weight) * 0.5 * (off**2).mean()
+        off = output.value - jax.lax.stop_gradient((1 - discount) * to_go)
+        return self.policy.of_outputs(output, t) + unwrap(self.weight) * 0.5 * (off**2).mean()

@@ -67,10 +67,10 @@ class MetaLSTM(Update):
 
     def step(self, weights: PyTree, gradient: PyTree, loss: Array, memory: Memory) -> tuple[PyTree, Memory]:
         theta, put_back = ravel_pytree(weights)
-        told = log_and_sign(jax.lax.stop_gradient(loss))
+        loss_input = log_and_sign(jax.lax.stop_gradient(loss))
 
         def of_one(theta, g, hidden, before):
-            hidden = self.cell(jnp.concatenate([log_and_sign(jax.lax.stop_gradient(g)), told]), hidden)
+            hidden = self.cell(jnp.concatenate([log_and_sign(jax.lax.stop_gradient(g)), loss_input]), hidden)
             gate = lambda linear, was: jax.nn.sigmoid(linear(jnp.concatenate([hidden[0], theta[None], was[None]])))[0]
             i, f = gate(self.input_gate, before[0]), gate(self.forget_gate, before[1])
             return f * theta - i * g, hidden, jnp.stack([i, f])

@@ -8,7 +8,7 @@ y_φ(o) is a distribution over `predictions` symbols whose meaning nobody fixes:
 U sees no observation and no action, so it serves in environments of any size.
 
 Learned policy gradient (LPG): Oh, Hessel, Czarnecki, Xu, van Hasselt, Singh, Silver 2020, "Discovering Reinforcement
-Learning Algorithms", NeurIPS. Theirs chooses the rate of a lifetime by a bandit and regularises targets by their
+Learning Algorithms", NeurIPS. Theirs chooses an agent's rate by a bandit and regularises targets by their
 entropy; here the rate and the weights are leaves, and x_t has no discount, which is the same for all.
 """
 

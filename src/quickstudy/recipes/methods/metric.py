@@ -85,10 +85,10 @@ class SNAIL(MethodConfig):
         assert family.embedding is not None
         embed, ways = family.embedding(family.key(1)), family.outputs
         labels = {"classes": None, "dims": ways} if family.classes is None else {"classes": ways}
-        told = LabelFeedback(**labels, scale=self.label_scale)
+        feedback = LabelFeedback(**labels, scale=self.label_scale)
         learner = Attention(
             Chain([embed, eqx.nn.LayerNorm(embed.features)]), embed.features,
-            Prediction(self.width, ways, key=family.key(3)), told,
+            Prediction(self.width, ways, key=family.key(3)), feedback,
             key=family.key(2), capacity=family.shots * (1 if family.classes is None else ways), width=self.width,
             blocks=self.blocks,
             attention_heads=self.heads, causal=self.causal, likeness=self.likeness,

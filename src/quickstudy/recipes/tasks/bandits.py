@@ -1,4 +1,4 @@
-"""Bandits, whose arms are independent or tell of each other, and the two-step task.
+"""Bandits, whose arms are independent or informative of each other, and the two-step task.
 
 `bandit` (Duan et al. 2016, table 1): n=10 pulls, k=5 arms: the exact optimum is 6.660; Bayesian greedy expects 6.657
 where ties go to the arm pulled least, 6.626 where they go at random, as it is commonly played. n=100, k=5: greedy 75.5,
