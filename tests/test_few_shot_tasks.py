@@ -152,7 +152,7 @@ X, Y = np.zeros((40, 2), np.float32), np.repeat(np.arange(8), 5)
             r"not finite in 1 examples .or too large., the first is x\[7\]",
         ),
         ({"x": np.full((40, 2), "a")}, "must hold numbers"),
-        ({"y": np.zeros(40, int)}, r"one class alone \(.*0.*\) leaves nothing to tell apart"),
+        ({"y": np.zeros(40, int)}, r"one class alone \(.*0.*\) leaves nothing to classify"),
         ({"ways": 20}, "20-way tasks need at least 20 training classes, and there are 4"),
         ({"shots": 6}, r"class \d has 5 examples, and a task takes 8 \(shots \+ queries\)"),
         ({"ways": 1}, "at least 2 ways"),

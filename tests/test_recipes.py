@@ -44,7 +44,7 @@ def test_every_pair_is_published_possible_or_refused_in_a_sentence():
         ("omniglot-rl2", "acts in environments, and Omniglot's characters have labelled examples"),
         ("sinusoid-q-learning", "acts in environments"),
         ("bandit-proto", "learns from labelled examples, and Bernoulli bandits are environments"),
-        ("sinusoid-proto", "tells classes apart, and here targets are numbers"),
+        ("sinusoid-proto", "classifies, and here targets are numbers"),
         ("navigation-dqn", "actions"),
         ("pendulum-mml", "tables"),
         ("maze-psrl", "may end before"),

@@ -72,7 +72,7 @@ class Rollout(eqx.Module):
 
     transition: Transition
     log_prob: Float[Array, "..."]  # of the actions
-    value: Float[Array, "..."] | None  # of the observations, before the actions; None where the learner says none
+    value: Float[Array, "..."] | None  # of the observations, before the actions; None where the learner returns none
     cut_value: Float[Array, "..."] | None  # of `next_observation`, had the episode gone on; None where not asked for
     end_value: Float[Array, "..."] | None  # [tasks (, num_envs)], of the observation after the window
     key: Key[Array, "*tasks"]  # what `init` was given

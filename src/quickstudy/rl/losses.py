@@ -110,7 +110,7 @@ def e_maml(learner: Any, outputs: Output, batch: RolloutBatch) -> Float[Array, "
 def value(learner: Any, outputs: Output, batch: RolloutBatch) -> Float[Array, ""]:
     """½ (V − R)², R the λ-returns fixed when the batch was collected."""
     if outputs.value is None:
-        raise Incompatible(f"losses.value regresses a value, and {type(learner).__name__} says none")
+        raise Incompatible(f"losses.value regresses a value, and {type(learner).__name__} returns none")
     return mean(0.5 * (outputs.value - batch.value_target) ** 2, batch)
 
 
