@@ -256,7 +256,7 @@ class Trial(SegmentObjective):
         lengths = {"discount": self.discount, "gae_lambda": self.gae_lambda}
         if self.baseline == "value":
             if rollout.value is None:
-                raise Incompatible("baseline='value' needs a learner that says a value; use 'linear' or 'none'")
+                raise Incompatible("baseline='value' needs a learner that returns a value; use 'linear' or 'none'")
             means = shared.to_reward_units if jax.tree.leaves(shared) else lambda output: output
             value = means(as_time(rollout.value))
             end = jnp.zeros_like(value[0]) if rollout.end_value is None else means(rollout.end_value)
