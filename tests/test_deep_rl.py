@@ -308,7 +308,7 @@ def test_transfer_trains_in_one_family_and_tests_in_the_other():
         Transfer(TabularMDPs(8, 4), mazes)
 
 
-def test_meta_gradients_reach_the_discount_over_one_lifetime():
+def test_meta_gradients_reach_the_discount_over_one_trial():
     """Xu et al. 2018: the lifetime goes on in the objective's memory, its weights drawn anew."""
     tasks = TabularMDPs(3, 3, 4)
     draw = lambda key: WithValue(CategoricalPolicy(MLP((3, 3), key=key)), MLP((3, 1), key=key))

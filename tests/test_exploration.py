@@ -103,7 +103,7 @@ def every_goal(tasks):
     return jax.vmap(lambda goal: Maze(like.wall, like.start, goal, like.wind))(tasks.goals)
 
 
-def test_rulers_of_the_grid_earn_what_is_computed():
+def test_baselines_of_the_grid_earn_what_is_computed():
     tasks = GoalGrids()
     path, expected = best_path(tasks, 4)
     assert len(path) == 60 and expected == pytest.approx(37.2142857)
@@ -321,7 +321,7 @@ def test_a_linear_recurrence_is_gone_through_in_parallel_and_does_not_explode():
     np.testing.assert_allclose(long[-1], long[-2], atol=1e-2)
 
 
-def test_a_stretch_in_which_nothing_was_earned_has_a_gradient():
+def test_a_segment_in_which_nothing_was_earned_has_a_gradient():
     """As most have where rewards are sparse: through the learned discount and the normalised advantages."""
     t = Transition(
         jnp.ones((5, 2, 2)), jnp.ones((5, 2, 2)), jnp.zeros((5, 2)), *[jnp.zeros((5, 2), bool)] * 3, jnp.ones((5, 2, 2))

@@ -160,7 +160,7 @@ X, Y = np.zeros((40, 2), np.float32), np.repeat(np.arange(8), 5)
         ({"parts": ([0, 1, 2], [2, 4], [5, 6])}, r"would not be held out: \[2\]"),
     ],
 )
-def test_bad_arrays_are_told_what_is_wrong(change, says):
+def test_bad_arrays_are_refused_with_the_reason(change, says):
     good = {"x": X, "y": Y, "ways": 2, "shots": 1, "queries": 2, "held_out": (0.25, 0.25)}
     from_arrays(**good)
     with pytest.raises(ValueError, match=says):

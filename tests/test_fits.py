@@ -45,7 +45,7 @@ class Ill(eqx.Module):
         ("five", "got 5 values: of `done` make terminated and truncated"),
     ],
 )
-def test_an_ill_environment_is_told_what_its_step_must_return(how, says):
+def test_an_ill_environment_is_refused_with_what_its_step_must_return(how, says):
     policy = registry.REGISTRY["reinforce"].make()
     trial = lambda how: Trial(Ill(how), 4, segment_length=4, baseline="none")
     tasks = jnp.zeros((3, 2))
@@ -62,7 +62,7 @@ def as_used():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-def test_learners_that_do_not_fit_are_told_why(as_used):
+def test_learners_that_do_not_fit_are_refused_with_the_reason(as_used):
     sinusoids, arms = Sinusoids().sample(3, key=jax.random.key(0)), jnp.zeros((3, 2))
     trial = Trial(Ill(), 4, segment_length=4, baseline="none")
     chooses = lambda loss, inputs: qs.Gradient(CategoricalPolicy(net(inputs, 2)), loss, qs.SGD(0.1))

@@ -256,7 +256,7 @@ def test_attention_forgets_the_oldest_and_refuses_too_many_at_once():
         learner.adapt(state, support, key=K)
 
 
-def test_a_label_is_told_only_after_its_prediction():
+def test_a_label_is_given_only_after_its_prediction():
     learner, stream = attending(), labelled(6)
     changed = dataclasses.replace(stream, y=stream.y.at[2].set((stream.y[2] + 1) % 3))
     before, after = said(learner, stream), said(learner, changed)

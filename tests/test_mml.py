@@ -175,7 +175,7 @@ def test_nor_does_a_loaded_agent_explore(tmp_path):
     assert load(tmp_path / "run").learner.epsilon == 0
 
 
-def test_statistics_of_a_life_are_those_of_its_steps():
+def test_statistics_of_a_trial_are_those_of_its_steps():
     agent = MML(conjugate(), EPISODE, spread=0.0)
     t = lived(LIFE)
     seen = after(agent, jax.tree.map(lambda x: x[:3], t)).seen
@@ -308,7 +308,7 @@ def test_which_kind_a_task_is_follows_by_bayes_rule():
     np.testing.assert_allclose(evidence(lived(LIFE[::-1])), evidence(lived(LIFE)), rtol=1e-4, atol=1e-5)
 
 
-def test_what_a_mixture_foretells_of_each_step_adds_up_to_the_marginal_likelihood():
+def test_what_a_mixture_predicts_of_each_step_adds_up_to_the_marginal_likelihood():
     model = mixture()
     agent = MML(model, EPISODE, spread=0.0)
     steps = jax.tree.map(lambda x: x[:, None], lived(LIFE))

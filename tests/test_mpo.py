@@ -197,7 +197,7 @@ def test_replay_goes_on_from_the_middle_of_an_episode():
     close(fast, slow)
 
 
-def test_lived_and_replayed_are_one_and_tasks_need_not_end_together():
+def test_replay_equals_the_rollout_and_tasks_need_not_end_together():
     """Among many tasks at once, corrections come where they are due and leave the others as they are."""
     learner = whole()
     trial = Trial(TASKS.environment, trial_length=2 * EPISODE, terms=TERMS)

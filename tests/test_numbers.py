@@ -249,7 +249,7 @@ def test_numbers_that_survive_are_kept(kind):
     np.testing.assert_array_equal(np.asarray(offset), X + 3000)
 
 
-def test_sparse_features_and_mixed_labels_are_told_what_to_do():
+def test_sparse_features_and_mixed_labels_are_refused_with_the_mend():
     sparse = pytest.importorskip("scipy.sparse")
     with pytest.raises(ValueError, match=r"x is sparse \(csr_array\): give x.toarray\(\)"):
         from_arrays(sparse.csr_array(X), **GOOD)

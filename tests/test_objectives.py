@@ -83,7 +83,7 @@ def test_a_baseline_held_back_is_the_mean():
     np.testing.assert_allclose(held, jnp.full((10, 1), target.mean()), atol=1e-3)
 
 
-def test_the_linear_baseline_looks_past_the_end_of_a_stretch():
+def test_the_linear_baseline_looks_past_the_end_of_a_segment():
     """Rewards of 1 for ever in one long episode: segment after segment is worth the same, but for the last."""
     trial = Trial(
         TabularMDPs(2, 2, episode=60).environment, trial_length=60, segment_length=20, num_envs=3, baseline="linear",
@@ -173,7 +173,7 @@ def test_the_last_step_of_the_trial_is_marked_and_episodes_end_within_it():
     assert (t.observation[:, 4, 0].argmax(-1) == 0).all()
 
 
-def test_one_lifetime_spans_three_meta_steps():
+def test_one_trial_spans_three_meta_steps():
     """horizon 6, window 2: the learner's state and the clock go on, and the life replays as it was lived."""
     tasks, trial = bandit_trial(bptt_length=2)
     whole = bandit_trial()[1]
@@ -292,7 +292,7 @@ def test_reptile_in_a_trial_points_to_where_policy_gradients_lead():
     np.testing.assert_allclose(objective.score(batch), trial.score(batch))
 
 
-def test_reptile_refuses_a_part_of_a_life():
+def test_reptile_refuses_a_part_of_a_trial():
     tasks, trial = navigation_trial(terms=(), bptt_length=5, burn_in=0, allow_cut_start=True)
     learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
     with pytest.raises(Incompatible, match="window"):

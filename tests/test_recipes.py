@@ -94,7 +94,7 @@ def test_every_option_says_what_it_means_and_whole_numbers_have_a_bound():
                 assert any(isinstance(check, AtLeast | Between) for check in field.checks), (name, option)
 
 
-def test_all_that_is_wrong_is_said_at_once():
+def test_all_errors_are_reported_at_once():
     with pytest.raises(ConfigError) as caught:
         configure("sinusoid-maml", {"meta_batch": 10**11, "shots": 0, "inner_rate": float("nan"), "decay": "cosine"})
     assert [message.split()[0] for message in caught.value.errors] == ["shots", "inner_rate", "meta_batch"]

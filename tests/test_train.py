@@ -96,7 +96,7 @@ class OneTask(TaskDistribution):
         return split_by_stream(self)
 
 
-def test_one_task_is_no_distribution_and_that_is_said():
+def test_one_task_is_no_distribution_and_is_refused():
     def said(tasks):
         events = []
         train(gradient(), FewShot(), Backprop(optax.sgd(0.1)), tasks, config=CONFIG, listener=events.append)
@@ -265,7 +265,7 @@ def test_what_has_nothing_to_learn_is_not_trained():
         train(bandits.thompson(2), trial, optimizer, Bandits(2), config=Training(meta_steps=3), listener=quiet)
 
 
-def test_a_validation_that_finds_nothing_finite_is_said_and_training_goes_on(tmp_path):
+def test_a_validation_that_finds_nothing_finite_is_reported_and_training_goes_on(tmp_path):
     said = []
     wild = gradient(SGD(1e30))
     config = dataclasses.replace(CONFIG, meta_steps=4, validate_every=2, max_diverged=1.0)

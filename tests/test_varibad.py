@@ -107,7 +107,7 @@ def surprise(decoder: Decoder, m, transition) -> float:
 
 
 @pytest.fixture(scope="module", params=["goal or not", "numbers and transitions"])
-def foretold(request):
+def reconstructed(request):
     """(a term's value for beliefs of given means and deviations, the decoder, the trial)."""
     choices = {"values": (-0.1, 1.0), "arrival": True} if request.param == "goal or not" else {"transitions": True}
     learner = agent(**choices)
@@ -122,16 +122,16 @@ def foretold(request):
     return term, in_numpy(learner.decoder), in_numpy(lived.transition)
 
 
-def test_every_moment_foretells_every_step_past_and_future(foretold):
-    term, decoder, transition = foretold
+def test_every_moment_reconstructs_every_step_past_and_future(reconstructed):
+    term, decoder, transition = reconstructed
     mean = np.linspace(-2, 2, TRIAL)[:, None]
     by_hand = np.mean([surprise(decoder, m, transition) for m in mean])
     np.testing.assert_allclose(term(mean, np.full_like(mean, 1e-9), K[7]), by_hand, rtol=1e-5)
 
 
-def test_the_latent_is_drawn_from_the_belief(foretold):
+def test_the_latent_is_drawn_from_the_belief(reconstructed):
     """The mean over draws is the expectation, by Gauss–Hermite quadrature in the one dimension."""
-    term, decoder, transition = foretold
+    term, decoder, transition = reconstructed
     mean, std = 0.3, 1.5
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     at_nodes = np.array([surprise(decoder, np.array([mean + std * node]), transition) for node in nodes])

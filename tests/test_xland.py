@@ -33,7 +33,7 @@ def test_reading_symbols_is_embedding_and_convolving():
     np.testing.assert_array_equal(said[-4:], [0, 0, 0, 1])
 
 
-def test_an_agent_that_reads_symbols_replays_its_life():
+def test_an_agent_that_reads_symbols_replays_its_trial():
     net, feedback = SymbolGrid(4, (3, 2), (4, 5, 6), key=K), OutcomeFeedback(3)
     heads = ActorCritic(8, 3, key=K, hidden=5)
     learner = Recurrent(GRU(net.features + feedback.size, 8, key=K), heads, feedback, net)
