@@ -46,10 +46,12 @@ def log(path):
     return (path / METRICS).read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["backprop", "evolution", "lifetimes"])
+@pytest.mark.parametrize("kind", ["backprop", "evolution", "unfinished trials"])
 def test_interrupted_is_never_interrupted(tmp_path, kind):
     def start(out, **more):
-        if kind == "lifetimes":  # window 2 of horizon 6: the objective's memory crosses the checkpoint at step 4
+        if (
+            kind == "unfinished trials"
+        ):  # bptt_length 2 of trial_length 6: the objective's memory crosses the checkpoint at step 4
             tasks = Bandits(3)
             trial = Trial(tasks.environment, trial_length=6, terms=TERMS, bptt_length=2)
             optimizer = Backprop(optax.adam(1e-2), epochs=2, minibatches=2)
