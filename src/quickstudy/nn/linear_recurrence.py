@@ -61,7 +61,7 @@ class Layer(eqx.Module):
 
 
 class LinearRecurrence(Cell):
-    """hidden: the states of all layers, and what the last one says."""
+    """A stack of linear recurrences; its hidden state holds the states of all layers, and the last one's output."""
 
     enter: Linear  # V
     layers: list[Layer]

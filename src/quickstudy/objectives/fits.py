@@ -1,7 +1,7 @@
-"""Whether a learner and tasks go together, asked before anything is compiled, and answered in a person's words.
+"""Checks that a learner fits the tasks, before anything is compiled, and errors in plain words.
 
 Adapting to one task is traced with shapes alone, part by part. An error names the part that failed, what it was given
-and the mend, and not by a product of matrices deep inside. A pair that was found to fit is not asked again.
+and the mend, and not by a product of matrices deep inside. A pair that was found to fit is not checked again.
 """
 
 import re

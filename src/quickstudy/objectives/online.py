@@ -1,4 +1,4 @@
-"""Prediction on a labelled stream: predict, be judged, then see the label (Hochreiter et al. 2001; Santoro et al.
+"""Prediction on a labelled stream: predict, be scored, then see the label (Hochreiter et al. 2001; Santoro et al.
 2016).
 
     loss_i = mean over t of  ℓ(f(x_t; s_{t−1}), y_t),   s_t = adapt(s_{t−1}, (x_t, y_t))

@@ -3,8 +3,8 @@
     loss_i = ½ ‖init − ⊥ adapt(init, task_i)‖²,  so  −∇ = adapted − start
 
 ⊥ stops the gradient. Nichol et al. 2018, "On First-Order Meta-Learning Algorithms". Only the start is learned:
-whatever else the learner holds gets no gradient from this. Adaptation sees all there is, since nothing is held back to
-judge it by: support and query of a few-shot task, every segment of a trial.
+whatever else the learner holds gets no gradient from this. Adaptation sees all there is, since nothing is held back
+for a query loss: support and query of a few-shot task, every segment of a trial.
 """
 
 import equinox as eqx

@@ -8,7 +8,7 @@ fixed, each followed by one adaptation.
     segment_length=128, num_envs=16           PPO as an inner loop
 
 `collect` rolls the trials out; `loss` replays the learner's adaptation without the environment and adds up loss terms
-of what it says now. The first `burn_in` steps of a trial do not count (MAML judges only what follows adaptation). With
+of its outputs now. The first `burn_in` steps of a trial do not count (MAML judges only what follows adaptation). With
 a `bptt_length` shorter than the trial, a meta-step takes only so many steps, unfinished trials wait in the objective's
 memory, and the gradient is cut there.
 """
@@ -174,7 +174,7 @@ class Trial(SegmentObjective):
 
     def loss(self, learner: Learner, batch: RolloutBatch) -> tuple[Float[Array, "tasks"], Metrics]:
         if not self.terms:
-            raise Incompatible("Trial(terms=()) has no loss: it can be tested and judged, but not trained by")
+            raise Incompatible("Trial(terms=()) has no loss: it can be tested and scored, but not trained by")
 
         def of_one(batch: RolloutBatch) -> Float[Array, "terms"]:
             outputs = learner.replay(losses.start_of(learner, batch), batch.transition, key=batch.keys)

@@ -231,7 +231,7 @@ CARDS = {
     ),
     "corners-es-maml": Card(
         "corners", "es-maml",
-        "the same by evolution: whole trials are judged, exploration included",
+        "ES-MAML on the same tasks: evolution scores whole trials, exploration included",
         CORNERS,
         ES,
         {"meta_steps": 150, "meta_batch": 8, "critic": 0.0, "learning_rate": 5e-3},
@@ -245,13 +245,13 @@ CARDS = {
     ),
     "correlated-bandit-rl2": Card(
         "correlated-bandit", "rl2",
-        "RL² on two arms that pay with p and 1 − p: what one arm says of the other is used",
-        "100 pulls, p uniform: 73.8 as the Bayes-optimal has, where Gittins, unaware, has 73.5",
+        "RL² on two arms that pay with p and 1 − p: each arm is informative of the other",
+        "100 pulls, p uniform: 73.8, as the Bayes-optimal policy; the Gittins index (for independent arms) 73.5",
         WANG,
     ),
     "informative-bandit-rl2": Card(
         "informative-bandit", "rl2",
-        "RL² on eleven arms of which one pays least and says which pays most: to pull it first is best",
+        "RL² on eleven arms, of which one pays least and reveals which pays most: it is best pulled first",
         "5 pulls: 18.6 of the Bayes-optimal 20.55, searching 11.4; the informative arm is always pulled first",
         WANG,
     ),
@@ -345,7 +345,7 @@ CARDS = {
     "maze-mpo": Card(
         "maze", "mpo",
         "MPO in mazes of one layout, where goal and wind differ",
-        "11.5 goals in 100 steps, level with RL² (MAML-RL 7.1); nobody carries over to another layout",
+        "11.5 goals in 100 steps, level with RL² (MAML-RL 7.1); no method generalises to another layout",
         # A goal pays for the steps that led there.
         fields={"meta_steps": 1500, **SMALL_MAZES, "correction_discount": 0.9, "correction_ridge": 1.0},
     ),
@@ -353,7 +353,7 @@ CARDS = {
         "maze", "mml",
         "meta-model learning in mazes of one layout, where goal and wind differ",
         "11.0 goals in 100 steps; the family's mean as a prior 10.1, one model for all mazes 4.5, Dyna-Q 3.4",
-        # A maze has one goal, and kinds know it: a step that pays makes every other cell's chance smaller. The mean of
+        # A maze has one goal, and kinds represent that: a reward makes every other cell less likely. The mean of
         # all kinds earns a little more than a draw of one. A plan made anew drops a goal as soon as it is refuted.
         # Where no goal is met for long, nothing but chance brings it back. A table of 26 outcomes has far to go from a
         # uniform one: hence the learning rate.

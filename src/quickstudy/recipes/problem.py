@@ -2,10 +2,10 @@
 
 A task can be met in four ways:
 
-    few-shot   a support set with labels, and a query set to be judged on
+    few-shot   a support set with labels, and a query set to be tested on
     stream     labelled examples one after another, each to be predicted before its label is shown
     trial      an environment, in one go: the learner adapts at every step
-    segments   an environment, in segments: the learner rolls parallel copies out, then adapts on what came of it
+    segments   an environment, in segments: the learner rolls parallel copies out, then adapts on these segments
 
 `Problem` is small and imports nothing, so that the command line can say which pairs make sense. What is built of it,
 with JAX, is a `LabelledFamily` or an `EnvironmentFamily`.
@@ -29,10 +29,10 @@ class Problem:
     actions: number of choices in an environment; None: actions are vectors
     trial_length: of a trial, in the unit of its curriculum: an episode, or a step
     one_hot: observations say which of so many states it is, so that tables can be learned
-    tabulated: mean rewards and transition probabilities of each task are known tables, to judge planners by
+    tabulated: mean rewards and transition probabilities of each task are known tables, to compare planners with
     episode_length: steps after which an episode is cut; None: a trial is one episode
     terminates: whether episodes may end before that
-    symbols: observations are whole numbers that stand for things
+    symbols: observations are whole numbers that encode symbols
     """
 
     meets: Meets
@@ -98,7 +98,7 @@ class TasksConfig(abc.ABC):
 class LabelledFamily:
     """Tasks of labelled examples, built.
 
-    objective: what is judged: `FewShot`, or `Online` for streams
+    objective: what is scored: `FewShot`, or `Online` for streams
     loss: (prediction, y) -> a number, which inner loops descend
     outputs: numbers in a prediction; of classes as many as a task of training or of testing has, whichever has more
     embedding: key -> a network from an example to a vector of `features` numbers, which only labelled classes need
@@ -135,8 +135,8 @@ class EnvironmentFamily:
     test_length: of a trial in the test, where that is another one
     unit: of `trial_length`, `test_length` and of the lengths in a curriculum: an episode, or a step
     curve_interval: steps between two points of the curve in the test of a trial
-    episodic: credit ends with the episode, and what is judged is the return of episodes
-    oracle_value: (tasks, episodes) -> the best possible return; `episodes` units are judged
+    episodic: credit ends with the episode, and the score is the return of episodes
+    oracle_value: (tasks, episodes) -> the best possible return; `episodes` units are scored
     action_scale: size of a typical action of those that are vectors; max_action: their bound
     rewards: what a reward may be; None: any number
     encode: key -> a network from what is observed to a vector of `features` numbers; None: it is a vector

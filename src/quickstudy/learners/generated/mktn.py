@@ -37,7 +37,7 @@ from quickstudy.parameters import unwrap
 
 
 class Known(eqx.Module):
-    """What the shared network says of an input: K of every output, or action, and the features f of each."""
+    """The shared network's outputs for an input: K of every output, or action, and the features f of each."""
 
     knowledge: Float[Array, "*axes outputs"]
     features: Float[Array, "*axes outputs size"]
@@ -126,11 +126,11 @@ class Reading(eqx.Module):
 
     @abc.abstractmethod
     def inputs(self, experience: PyTree) -> PyTree:
-        """Inputs of which the network must say something, by their place in the experience."""
+        """The inputs that the network is applied to, by their place in the experience."""
 
     @abc.abstractmethod
     def equations(self, known: PyTree, experience: PyTree, weights: Float[Array, "size"]) -> Equations:
-        """`known` is what the network says of `inputs`."""
+        """The equations that the weights solve; `known` holds the network's outputs for `inputs`."""
 
     @abc.abstractmethod
     def output(self, values: Float[Array, "outputs"]) -> Output: ...
@@ -192,7 +192,7 @@ class MKTN(Learner):
     """net: from an input to outputs × (1 + size) numbers, of each output or action K and then u, which is made shorter
         than 1: f = u / √(1 + ‖u‖²). A callable, or `Frozen`
     size: of φ
-    steps: of the rule, on each segment; with 0 the knowledge stands alone
+    steps: of the rule, on each segment; with 0 the output is the knowledge alone
     knowledge: False takes K for 0, so that all of a value is learned inside the task
     """
 

@@ -69,9 +69,9 @@ class MPO(Learner):
         all the same, as PPO does; returns still end where episodes do
     steps: inner steps an episode: 0 for none, or at least 2, since at δ = 0 the pull has no gradient yet
     pull: λ, a number or a leaf; None for no pull
-    critic_discount: γ of the trial's critic, by whose value shortfall corrections are weighed; None: w = 1
+    critic_discount: γ of the trial's critic, by whose value shortfall corrections are weighted; None: w = 1
     fast: the part of `start` that is generated and corrected, as in `Gradient`
-    scale: the unit in which the critic says values
+    scale: the unit of the critic's output
     init_noise: deviation of δ when a task begins, for training: guidance is then wrong by something else in every task,
         as it is where tasks are unlike those of training, and corrections learn to mend it. 0 in tests
     init_noise_share: the share of tasks in which it is

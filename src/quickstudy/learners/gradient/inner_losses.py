@@ -3,7 +3,7 @@
 Supervised       mean of a loss over labelled examples
 PolicyGradient   −mean Â_t log π(a_t | o_t), or its DiCE or LVC form; Â by GAE over a linear baseline
 PolicyAndValue   the same + c/2 mean (V(o_t) − (1 − γ) R_t)², V another output of the policy's network, as in the
-                 actor-critics of Mnih et al. 2016; here it is for the features that both stand on, and advises nobody
+                 actor-critics of Mnih et al. 2016; here it trains the features that both share, and is no baseline
 """
 
 import abc
@@ -69,7 +69,7 @@ class OfPolicy(InnerLoss):
 
     @abc.abstractmethod
     def of_outputs(self, output: Output, t: Transition) -> Float[Array, ""]:
-        """The loss, given what the model says of the observations in `t`, [time, num_envs]."""
+        """The loss, given the model's outputs for the observations in `t`, [time, num_envs]."""
 
 
 class PolicyGradient(OfPolicy):
@@ -119,8 +119,8 @@ class PolicyGradient(OfPolicy):
 class PolicyAndValue(OfPolicy):
     """A policy gradient beside the regression of a value, for a model that gives both.
 
-    Advantages have no level and, normalised, no size: they say which way is better and not how good things are. What
-    was predicted wrongly of the rewards to go does, and it moves the features that the policy reads. `weight` is c, a
+    Advantages have no level and, normalised, no size: they give a direction and not how good an action is. The error of
+    the predicted rewards to go does, and it moves the features that the policy reads. `weight` is c, a
     number, an array or a wrapper; values are in units of the reward, whatever the discount.
 
     Raises Incompatible for a model without a value.

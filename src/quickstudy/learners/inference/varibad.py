@@ -1,7 +1,7 @@
 """VariBAD: a recurrent belief over tasks, trained to reconstruct the whole trial, and a policy that acts on it.
 
-    q(m | τ_:t) = N(μ_t, σ_t²),  μ_t, log σ_t² = encoder(o_0, a_0, r_1, …, o_t)      what the trial so far says
-    a_t ~ π(· | o_t, μ_t, log σ_t²)                                                 acting on all that is believed
+    q(m | τ_:t) = N(μ_t, σ_t²),  μ_t, log σ_t² = encoder(o_0, a_0, r_1, …, o_t)      the belief after the trial so far
+    a_t ~ π(· | o_t, μ_t, log σ_t²)                                                 acting on the whole belief
     ELBO_t = E_{m ~ q(m | τ_:t)} Σ_t' log p(r_t'+1 | o_t', a_t', o_t'+1, m)         t' over past and future alike
              − KL(q(m | τ_:t) ‖ q(m | τ_:t−1)),  q(m | τ_:−1) = N(0, I)
 
@@ -68,7 +68,7 @@ class Bilinear(eqx.Module):
 
 
 class Decoder(eqx.Module):
-    """What m says of a step: its reward and, with `transitions`, the observation that follows, a vector.
+    """Decodes m and a step: the reward and, with `transitions`, the next observation, a vector.
 
     actions: how many there are to choose from; None: an action is a vector of `dims` numbers
     values: what a reward may be, where that is one of few; None: any number, a Gaussian of learned deviation
@@ -118,7 +118,7 @@ class Decoder(eqx.Module):
         return self.reward.of_step(seen), self.transition and self.transition.of_step(before)
 
     def rewards(self, task: tuple, step: tuple) -> Categorical | Gaussian:
-        """The distribution of the reward, over `values` or over all numbers, given what both have to say."""
+        """The distribution of the reward, over `values` or all numbers, given the features of m and of the step."""
         output = task[0] @ step[0]
         return Categorical(output) if self.values is not None else Gaussian(output, unwrap(self.reward_noise))
 

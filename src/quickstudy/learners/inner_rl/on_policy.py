@@ -109,7 +109,7 @@ class OnPolicy(Learner):
         lengths = {"discount": unwrap(self.discount), "gae_lambda": unwrap(self.gae_lambda)}
         if self.critic:
             if output.value is None:
-                raise Incompatible("the network says no value: give it one, or critic=False")
+                raise Incompatible("the network returns no value: give it one, or critic=False")
             value = output.value
             advantage = gae(t.reward, value, model(t.next_observation).value, *ends, **lengths)
         else:

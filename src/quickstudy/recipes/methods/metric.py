@@ -63,7 +63,7 @@ class SNAIL(MethodConfig):
     causal: Annotated[bool, "examples attend to those before them, as in the paper; their order matters then"] = False
     # Without these two the loss stood at chance for 1,200 meta-steps; docs/learners/few_shot.md has the figures.
     likeness: Annotated[
-        float, AtLeast(0), "how sharply a query asks for what is like itself, where training starts"
+        float, AtLeast(0), "sharpness of a query's attention to similar examples, where training starts"
     ] = 3.0
     label_scale: Annotated[float, Above(0), "scale of a label beside the features of its example"] = 3.0
     outer: Gradient | Evolution = Gradient()
