@@ -14,6 +14,8 @@ from quickstudy.objectives.online import Online
 from quickstudy.objectives.trial import Trial
 from quickstudy.tasks.sinusoid import Sinusoids
 
+KEYS = jax.random.split(jax.random.key(0), 3)
+
 
 class Ill(eqx.Module):
     """An environment that keeps its interface, but for what `how` names."""
@@ -49,9 +51,9 @@ def test_an_ill_environment_is_refused_with_what_its_step_must_return(how, says)
     policy = registry.REGISTRY["reinforce"].make()
     trial = lambda how: Trial(Ill(how), 4, segment_length=4, baseline="none")
     tasks = jnp.zeros((3, 2))
-    trial("").init(policy, tasks, key=jax.random.key(0))
+    trial("").init(policy, tasks, keys=KEYS)
     with pytest.raises(qs.Incompatible, match=says):
-        trial(how).init(policy, tasks, key=jax.random.key(0))
+        trial(how).init(policy, tasks, keys=KEYS)
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def as_used():
 
 
 def test_learners_that_do_not_fit_are_refused_with_the_reason(as_used):
-    sinusoids, arms = Sinusoids().sample(3, key=jax.random.key(0)), jnp.zeros((3, 2))
+    sinusoids, arms = Sinusoids().batch(KEYS), jnp.zeros((3, 2))
     trial = Trial(Ill(), 4, segment_length=4, baseline="none")
     chooses = lambda loss, inputs: qs.Gradient(CategoricalPolicy(net(inputs, 2)), loss, qs.SGD(0.1))
     net = lambda inputs, outputs: MLP((inputs, 4, outputs), key=jax.random.key(0))
@@ -78,4 +80,4 @@ def test_learners_that_do_not_fit_are_refused_with_the_reason(as_used):
         (trial, chooses(qs.Supervised(), 2), arms, "take FewShot or Online"),
     ):
         with pytest.raises(qs.Incompatible, match=says):
-            objective.init(learner, tasks, key=jax.random.key(0))
+            objective.init(learner, tasks, keys=KEYS)

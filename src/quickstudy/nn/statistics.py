@@ -1,8 +1,8 @@
 """Statistics of the support set, which a network keeps to normalise the queries.
 
 With batch normalisation over the support set a prediction depends on the task's examples and on no other query
-(conditional batch normalisation, or MetaBN, in Bronskill et al. 2020, TaskNorm, ICML). The moments are part of what was learned of a
-task, so they are kept in the learner's state:
+(conditional batch normalisation, or MetaBN, in Bronskill et al. 2020, TaskNorm, ICML). The moments are part of what was
+learned of a task, so they are kept in the learner's state:
 
     given = compute_support_stats(net, support.x)      after adapting;      prediction = with_statistics(net, given)(x)
 """
