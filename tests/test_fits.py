@@ -72,7 +72,7 @@ def test_learners_that_do_not_fit_are_refused_with_the_reason(as_used):
     supervised = lambda n: qs.Gradient(Predictor(net(n, 1)), qs.Supervised(), qs.SGD(0.1))
     for objective, learner, tasks, says in (
         (FewShot(), supervised(7), sinusoids, r"x \(1,\) float32 and y .* a layer made for 7 numbers is given 1"),
-        (FewShot(), registry.REGISTRY["dqn"].make(), sinusoids, "DQN .*`observation`, so it learns from environments"),
+        (FewShot(), registry.REGISTRY["dqn"].make(), sinusoids, "DQN .*`action`, so it learns from environments"),
         (FewShot(), registry.REGISTRY["rl2-gru"].make(), sinusoids, "Recurrent .*`action`.*; take Trial"),
         (Online(), registry.REGISTRY["ppo"].make(), sinusoids.support, "OnPolicy .*; take Trial"),
         (trial, supervised(2), arms, "Trial acts with a policy, and Gradient returns none"),
