@@ -29,7 +29,7 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
-# As their train_meta_task.py has it, where a core can: it runs 8,192 rooms in 16 minibatches, lives of 4,096 steps.
+# As their train_meta_task.py has it, where a core can: it runs 8,192 rooms in 16 minibatches, trials of 4,096 steps.
 XLAND = {"rooms": 256, "trial_length": 64, "bptt_length": 32, "minibatches": 4, "epochs": 1, "head_size": 64}
 PPO = {"num_envs": 4, "segment": 128, "epochs": 4, "minibatches": 4, "updates": 400}
 STEPS = PPO["updates"] * PPO["num_envs"] * PPO["segment"]
@@ -139,15 +139,15 @@ def ours_ppo(folder: Path, peer: Path) -> None:
         "cartpole-ppo", steps=STEPS, num_envs=n["num_envs"], segment_length=n["segment"], epochs=n["epochs"],
         minibatches=n["minibatches"],
     )  # fmt: skip
-    key, life = jax.random.key(0), experiment.objective
+    key, trial = jax.random.key(0), experiment.objective
     task = experiment.tasks.batch(jax.random.split(key, 1))
 
-    def live(learner, task):
-        batch, _ = life.collect(learner, ObjectiveMemory(), task, keys=jax.random.split(key, 1))
-        return life.score(batch), life.curve(batch)
+    def rollout(learner, task):
+        batch, _ = trial.collect(learner, ObjectiveMemory(), task, keys=jax.random.split(key, 1))
+        return trial.score(batch), trial.curve(batch)
 
     began = clocks()
-    program = eqx.filter_jit(live).lower(experiment.learner, task).compile()
+    program = eqx.filter_jit(rollout).lower(experiment.learner, task).compile()
     in_turns(since(began), lambda: jax.block_until_ready(program(experiment.learner, task)))
 
 

@@ -69,7 +69,7 @@ def test_train_json_is_json_to_the_last_line(capsys, tmp_path):
     assert json.loads((tmp_path / "r" / "run.json").read_text())["config"]["seed"] == 3
 
 
-def test_writers_are_told_and_closed_also_when_training_fails(tmp_path, monkeypatch, capsys):
+def test_writers_are_called_and_closed_also_when_training_fails(tmp_path, monkeypatch, capsys):
     told, full = [], []
 
     class Scalars:
@@ -117,7 +117,7 @@ def test_writers_are_told_and_closed_also_when_training_fails(tmp_path, monkeypa
     assert told[0] == "tensorboard opened" and told[-2:] == ["tensorboard closed", "wandb closed"]
 
 
-def test_a_cache_that_cannot_be_written_is_said_in_one_line(tmp_path):
+def test_a_cache_that_cannot_be_written_is_reported_in_one_line(tmp_path):
     (tmp_path / "cache").write_text("a file")
     words = ["train", "sinusoid-maml", *SMALL, "--out", str(tmp_path / "run"), "--quiet"]
     env = {**os.environ, "QUICKSTUDY_CACHE": str(tmp_path / "cache" / "below"), "PYTHONWARNINGS": "default"}
@@ -297,7 +297,7 @@ def test_damaged_scores_of_a_test_are_named(trained, capsys, tmp_path):
     assert code == 4 and "evaluation.safetensors" in err and "quickstudy evaluate" in err
 
 
-def test_what_is_no_folder_and_a_name_too_long_are_told_without_a_traceback(capsys, tmp_path):
+def test_what_is_no_folder_and_a_name_too_long_are_refused_without_a_traceback(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     for command in ("resume", "evaluate", "report"):
         code, _, err = call(capsys, command, tmp_path / "file")

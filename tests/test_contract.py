@@ -112,7 +112,7 @@ def test_replay_is_applying_and_adapting_step_by_step(name):
 
 
 @rows
-def test_what_is_said_keeps_its_type(name):
+def test_outputs_keep_their_type(name):
     learner, experience, keys = build(name)
     outputs = shaped(plainly, learner, experience, keys)
     assert all(x.dtype in (jnp.float32, jnp.int32) for x in jax.tree.leaves(outputs))

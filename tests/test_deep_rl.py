@@ -169,10 +169,10 @@ def test_dqn_doubles_and_copies():
 def test_dqn_explores_less_and_less_and_waits_for_its_warm_up():
     learner = DQN(Linear(jnp.eye(2, 3)), SGD(0.5), 3, capacity=6, learning_starts=3, batch=2, epsilon=0.1, decay=4)
     state, t = learner.init(key=K[0]), one_hot_walk([(0, 1, 1.0, 2, False, False)])
-    for lived, epsilon in enumerate((1.0, 0.775, 0.55, 0.325, 0.1, 0.1)):
+    for rollout, epsilon in enumerate((1.0, 0.775, 0.55, 0.325, 0.1, 0.1)):
         policy = jax.nn.softmax(learner.apply(state, jax.nn.one_hot(0, 3)).policy.logits)
         np.testing.assert_allclose(policy[1 - policy.argmax()], epsilon / 2, rtol=1e-5)
-        np.testing.assert_allclose(state.steps, max(0, lived - 2))
+        np.testing.assert_allclose(state.steps, max(0, rollout - 2))
         state = learner.adapt(state, t, key=K[1])
 
 
@@ -308,8 +308,8 @@ def test_transfer_trains_in_one_family_and_tests_in_the_other():
         Transfer(TabularMDPs(8, 4), mazes)
 
 
-def test_meta_gradients_reach_the_discount_over_one_lifetime():
-    """Xu et al. 2018: the lifetime goes on in the objective's memory, its weights drawn anew."""
+def test_meta_gradients_reach_the_discount_over_one_trial():
+    """Xu et al. 2018: the trial goes on in the objective's memory, its weights drawn anew."""
     tasks = TabularMDPs(3, 3, 4)
     draw = lambda key: WithValue(CategoricalPolicy(MLP((3, 3), key=key)), MLP((3, 1), key=key))
     learner = actor_critic(RandomInit(draw), SGD(Positive(0.5)), discount=Bounded(0.9), gae_lambda=Bounded(0.5))

@@ -1,4 +1,4 @@
-"""The meta-test: what is left out when something diverges, and that whole tasks are lived."""
+"""The meta-test: what is left out when something diverges, and that whole trials are rolled out."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from quickstudy.tasks.sinusoid import Sinusoids
 from registry import gradient
 
 
-def test_a_task_in_which_a_ruler_diverges_is_left_out_of_its_figures_and_said():
+def test_a_task_in_which_a_baseline_diverges_is_left_out_of_its_figures_and_noted():
     held_out = Sinusoids(5, 5).split().test
     # Adapting blows up where labels are large: in some tasks, not in all.
     wild = gradient(SGD(0.5), steps=60)
@@ -61,7 +61,7 @@ def test_a_class_that_comes_up_too_seldom_costs_its_task_a_point_and_not_the_sco
     assert all(np.isfinite(point["mean"]) for point in result.curve)
 
 
-def test_a_windowed_trial_is_tested_on_whole_lives():
+def test_a_trial_in_parts_is_tested_as_a_whole():
     tasks = Bandits(3)
     whole = Trial(tasks.environment, trial_length=12, baseline="none", normalise=False)
     in_windows = Trial(tasks.environment, trial_length=12, bptt_length=2, baseline="none", normalise=False)

@@ -42,8 +42,10 @@ def live(learner, tasks, drawn, trial_length, curve_interval=1):
     trial = Trial(
         tasks.environment, trial_length=trial_length, baseline="none", normalise=False, curve_interval=curve_interval
     )
-    lived = jax.jit(lambda drawn, key: trial.collect(learner, BLANK, drawn, keys=per_task(drawn, key))[0])(drawn, K[0])
-    return lived, np.asarray(trial.curve(lived))
+    rollout = jax.jit(lambda drawn, key: trial.collect(learner, BLANK, drawn, keys=per_task(drawn, key))[0])(
+        drawn, K[0]
+    )
+    return rollout, np.asarray(trial.curve(rollout))
 
 
 def grid_moves(size):
@@ -58,7 +60,7 @@ def far(size):
 
 
 def worth(path, goal, away, episode, episodes):
-    """What a path earns where the goal is this one and is exploited once it is met: lived step by step."""
+    """What a path earns where the goal is this one and is exploited once it is found: rolled out step by step."""
     earned, found = 0.0, False
     for k in range(episodes):
         walked = path[k * episode : (k + 1) * episode]
@@ -103,16 +105,16 @@ def every_goal(tasks):
     return jax.vmap(lambda goal: Maze(like.wall, like.start, goal, like.wind))(tasks.goals)
 
 
-def test_rulers_of_the_grid_earn_what_is_computed():
+def test_baselines_of_the_grid_earn_what_is_computed():
     tasks = GoalGrids()
     path, expected = best_path(tasks, 4)
     assert len(path) == 60 and expected == pytest.approx(37.2142857)
     drawn = every_goal(tasks)
-    lived, curve = live(BestExplorer(5, path), tasks, drawn, 60, 15)
+    rollout, curve = live(BestExplorer(5, path), tasks, drawn, 60, 15)
     assert curve.sum(1).mean() == pytest.approx(expected, abs=1e-4)
     away = np.asarray(tasks.goals) // 5 + np.asarray(tasks.goals) % 5
     np.testing.assert_allclose(curve[:, -1], 1.1 * (16 - away) - 1.5, rtol=1e-5)
-    met = np.asarray(lived.transition.reward[..., 0] > 0)
+    met = np.asarray(rollout.transition.reward[..., 0] > 0)
     assert met[:, :15].any(1).sum() == 14 and met[:, :30].any(1).all()  # a new goal at each step but the first
 
     many = jax.tree.map(lambda x: jnp.repeat(x, 20, 0), drawn)
@@ -215,8 +217,8 @@ def test_the_two_step_task_does_what_it_says():
 
 
 def test_agents_of_the_two_step_task_by_hand():
-    life = one_stretch(two_step_life([0, 0, 1], [0, 1, 1], [1, 1, 0]))
-    adapted = lambda learner: learner.adapt(learner.init(key=K[0]), life, key=K[1])
+    trajectory = one_stretch(two_step_life([0, 0, 1], [0, 1, 1], [1, 1, 0]))
+    adapted = lambda learner: learner.adapt(learner.init(key=K[0]), trajectory, key=K[1])
     # choices: ½ → ¾ → 0.875;  ½ → ¼.  states: ½ → ¾;  ½ → ¾ → 0.375
     np.testing.assert_allclose(adapted(TwoStepValues(0.5, 2.0, False)), [0.875, 0.25])
     learner = TwoStepValues(0.5, 2.0, True)
@@ -235,9 +237,9 @@ def test_agents_of_the_two_step_task_by_hand():
 
 
 def test_stays_are_counted_by_transition_and_reward():
-    lived, _ = live(TwoStepFilter(), TwoStep(), jnp.zeros(1, int), 6)
-    life = two_step_life([0, 0, 1, 1, 1, 0], [0, 1, 1, 0, 0, 0], [1, 1, 0, 1, 0, 1])
-    measured = behaviour.stays(jnp.zeros(1, int), eqx.tree_at(lambda lived: lived.transition, lived, life))
+    rollout, _ = live(TwoStepFilter(), TwoStep(), jnp.zeros(1, int), 6)
+    trajectory = two_step_life([0, 0, 1, 1, 1, 0], [0, 1, 1, 0, 0, 0], [1, 1, 0, 1, 0, 1])
+    measured = behaviour.stays(jnp.zeros(1, int), eqx.tree_at(lambda rollout: rollout.transition, rollout, trajectory))
     # common & paid: 1st stays;  common, did not: 3rd stays;  rare & paid: 2nd leaves, 4th stays;  rare, not: 5th leaves
     assert measured["stays"].tolist() == [[1.0, 1.0, 0.5, 0.0]]
     assert measured["reward effect"].tolist() == [0.25] and measured["model effect"].tolist() == [-0.25]
@@ -321,7 +323,7 @@ def test_a_linear_recurrence_is_gone_through_in_parallel_and_does_not_explode():
     np.testing.assert_allclose(long[-1], long[-2], atol=1e-2)
 
 
-def test_a_stretch_in_which_nothing_was_earned_has_a_gradient():
+def test_a_segment_in_which_nothing_was_earned_has_a_gradient():
     """As most have where rewards are sparse: through the learned discount and the normalised advantages."""
     t = Transition(
         jnp.ones((5, 2, 2)), jnp.ones((5, 2, 2)), jnp.zeros((5, 2)), *[jnp.zeros((5, 2), bool)] * 3, jnp.ones((5, 2, 2))

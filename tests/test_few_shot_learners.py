@@ -243,7 +243,7 @@ def test_one_step_of_meta_lstm_by_hand():
     np.testing.assert_allclose(memory.gates[0], jnp.concatenate([i, f]), rtol=1e-5)
 
 
-def test_gradients_are_told_by_logarithm_and_sign():
+def test_gradients_enter_by_logarithm_and_sign():
     told = log_and_sign(jnp.array([1.0, -1e-3, 1e-8, 0.0]))
     expected = [[0.0, 1.0], [np.log(1e-3) / 10, -1.0], [-1.0, np.exp(10) * 1e-8], [-1.0, 0.0]]
     np.testing.assert_allclose(told, expected, rtol=1e-5, atol=1e-7)

@@ -157,7 +157,7 @@ X, Y = np.zeros((40, 2), np.float32), np.repeat(np.arange(8), 5)
             r"not finite in 1 examples .or too large., the first is x\[7\]",
         ),
         ({"x": np.full((40, 2), "a")}, "must hold numbers"),
-        ({"y": np.zeros(40, int)}, r"one class alone \(.*0.*\) leaves nothing to tell apart"),
+        ({"y": np.zeros(40, int)}, r"one class alone \(.*0.*\) leaves nothing to classify"),
         ({"ways": 20}, "20-way tasks need at least 20 training classes, and there are 4"),
         ({"shots": 6}, r"class \d has 5 examples, and a task takes 8 \(shots \+ queries\)"),
         ({"ways": 1}, "at least 2 ways"),
@@ -165,7 +165,7 @@ X, Y = np.zeros((40, 2), np.float32), np.repeat(np.arange(8), 5)
         ({"parts": ([0, 1, 2], [2, 4], [5, 6])}, r"would not be held out: \[2\]"),
     ],
 )
-def test_bad_arrays_are_told_what_is_wrong(change, says):
+def test_bad_arrays_are_refused_with_the_reason(change, says):
     good = {"x": X, "y": Y, "ways": 2, "shots": 1, "queries": 2, "held_out": (0.25, 0.25)}
     from_arrays(**good)
     with pytest.raises(ValueError, match=says):

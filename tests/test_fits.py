@@ -8,12 +8,13 @@ import pytest
 
 import quickstudy as qs
 import registry
-from per_task import per_task
 from quickstudy.nn.models import MLP, CategoricalPolicy, Predictor
 from quickstudy.objectives.few_shot import FewShot
 from quickstudy.objectives.online import Online
 from quickstudy.objectives.trial import Trial
 from quickstudy.tasks.sinusoid import Sinusoids
+
+KEYS = jax.random.split(jax.random.key(0), 3)
 
 
 class Ill(eqx.Module):
@@ -46,13 +47,13 @@ class Ill(eqx.Module):
         ("five", "got 5 values: of `done` make terminated and truncated"),
     ],
 )
-def test_an_ill_environment_is_told_what_its_step_must_return(how, says):
+def test_an_ill_environment_is_refused_with_what_its_step_must_return(how, says):
     policy = registry.REGISTRY["reinforce"].make()
     trial = lambda how: Trial(Ill(how), 4, segment_length=4, baseline="none")
     tasks = jnp.zeros((3, 2))
-    trial("").init(policy, tasks, keys=per_task(tasks, jax.random.key(0)))
+    trial("").init(policy, tasks, keys=KEYS)
     with pytest.raises(qs.Incompatible, match=says):
-        trial(how).init(policy, tasks, keys=per_task(tasks, jax.random.key(0)))
+        trial(how).init(policy, tasks, keys=KEYS)
 
 
 @pytest.fixture
@@ -63,20 +64,20 @@ def as_used():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-def test_learners_that_do_not_fit_are_told_why(as_used):
-    sinusoids, arms = Sinusoids().batch(jax.random.split(jax.random.key(0), 3)), jnp.zeros((3, 2))
+def test_learners_that_do_not_fit_are_refused_with_the_reason(as_used):
+    sinusoids, arms = Sinusoids().batch(KEYS), jnp.zeros((3, 2))
     trial = Trial(Ill(), 4, segment_length=4, baseline="none")
     chooses = lambda loss, inputs: qs.Gradient(CategoricalPolicy(net(inputs, 2)), loss, qs.SGD(0.1))
     net = lambda inputs, outputs: MLP((inputs, 4, outputs), key=jax.random.key(0))
     supervised = lambda n: qs.Gradient(Predictor(net(n, 1)), qs.Supervised(), qs.SGD(0.1))
     for objective, learner, tasks, says in (
         (FewShot(), supervised(7), sinusoids, r"x \(1,\) float32 and y .* a layer made for 7 numbers is given 1"),
-        (FewShot(), registry.REGISTRY["dqn"].make(), sinusoids, "DQN .*`(observation|action)`, so it learns from environments"),
+        (FewShot(), registry.REGISTRY["dqn"].make(), sinusoids, "DQN .*`action`, so it learns from environments"),
         (FewShot(), registry.REGISTRY["rl2-gru"].make(), sinusoids, "Recurrent .*`action`.*; take Trial"),
         (Online(), registry.REGISTRY["ppo"].make(), sinusoids.support, "OnPolicy .*; take Trial"),
-        (trial, supervised(2), arms, "Trial lives with a policy, and Gradient says none"),
+        (trial, supervised(2), arms, "Trial acts with a policy, and Gradient returns none"),
         (trial, chooses(qs.PolicyGradient(), 9), arms, "made for 9 numbers is given 2"),
         (trial, chooses(qs.Supervised(), 2), arms, "take FewShot or Online"),
     ):
         with pytest.raises(qs.Incompatible, match=says):
-            objective.init(learner, tasks, keys=per_task(tasks, jax.random.key(0)))
+            objective.init(learner, tasks, keys=KEYS)

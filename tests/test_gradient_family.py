@@ -318,7 +318,7 @@ def test_credit_is_what_the_plain_surrogate_does_not_give():
         assert not np.allclose(*(jax.tree.leaves(twice[credit])[0] for credit in (one, other)), rtol=1e-3)
 
 
-def test_the_critic_in_the_inner_loss_is_told_how_much_was_earned():
+def test_the_critic_in_the_inner_loss_gets_how_much_was_earned():
     """Beside the policy's loss stands the squared error of the value, by hand; its gradient reaches the policy."""
     experience = jax.tree.map(lambda x: x[0], walks(1))
     model, discount = policy(critic=True), 0.8

@@ -116,7 +116,7 @@ def remembering(cell, features, inputs, encode=IDENTITY, ways=3):
 
 
 def said(learner, stream, how=None):
-    replay = how or (lambda learner, *life, key: learner.replay(*life, key=key))
+    replay = how or (lambda learner, *trajectory, key: learner.replay(*trajectory, key=key))
     keys = jax.random.split(K, len(stream.y))
     return replay(learner, learner.init(key=K), single(stream), key=keys).prediction[:, 0]
 
@@ -232,7 +232,7 @@ def test_one_pass_over_a_stream_is_going_along_it(causal, capacity):
     state, keys = learner.adapt(learner.init(key=K), labelled(3), key=K), jax.random.split(K, 9)
     ours, theirs = (
         replay(state, single(stream), key=keys).prediction
-        for replay in (learner.replay, lambda *life, key: scan_replay(learner, *life, key=key))
+        for replay in (learner.replay, lambda *trajectory, key: scan_replay(learner, *trajectory, key=key))
     )
     close(ours, theirs)
 
@@ -256,7 +256,7 @@ def test_attention_forgets_the_oldest_and_refuses_too_many_at_once():
         learner.adapt(state, support, key=K)
 
 
-def test_a_label_is_told_only_after_its_prediction():
+def test_a_label_is_given_only_after_its_prediction():
     learner, stream = attending(), labelled(6)
     changed = dataclasses.replace(stream, y=stream.y.at[2].set((stream.y[2] + 1) % 3))
     before, after = said(learner, stream), said(learner, changed)

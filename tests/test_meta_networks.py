@@ -45,7 +45,7 @@ def part(examples, cut):
     return jax.tree.map(lambda a: a[cut], examples)
 
 
-def test_gradients_are_told_by_size_and_sign():
+def test_gradients_enter_by_size_and_sign():
     e = float(np.exp(-7))
     g = jnp.asarray([1.0, -1.0, -float(np.exp(-3.5)), e / 2, -e / 4, 0.0])
     close(preprocess(g), [[0, 1], [0, -1], [-0.5, -1], [-1, 0.5], [-1, -0.25], [-1, 0]])
@@ -113,7 +113,7 @@ def test_the_representation_moves_by_its_own_gradient():
     assert not np.allclose(by_hand, learner.represent(h), atol=1e-4)
 
 
-def test_the_order_within_a_stretch_does_not_matter():
+def test_the_order_within_a_segment_does_not_matter():
     learner, support, queries = classifier(), classes(), classes(4)
     shuffled = part(support, jnp.asarray([4, 2, 0, 5, 1, 3]))
     said = [along(learner, absorbed(learner, s), queries).prediction for s in (support, shuffled)]
@@ -128,7 +128,7 @@ def test_other_queries_change_no_prediction():
         close(learner.apply(state, x).prediction, said)
 
 
-def test_stretches_append_and_the_oldest_are_overwritten():
+def test_segments_append_and_the_oldest_are_overwritten():
     learner, examples = classifier(capacity=4), classes()
     first, second, third = (part(examples, slice(i, i + 2)) for i in (0, 2, 4))
     state = absorbed(learner, first, second, third)
@@ -198,7 +198,7 @@ def test_a_slot_is_written_as_far_as_it_was_attended_to():
         close(slot, a.reshape(-1, *[1] * whole.ndim) * whole)
 
 
-def test_later_stretches_attend_by_all_examples():
+def test_later_segments_attend_by_all_examples():
     still = Gradient(predictor(), Supervised(), SGD(0.05), steps=0)  # no descent: the weights are the chosen start
     learner, episode = memory(still), task()
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), episode.support, episode.query)

@@ -30,7 +30,7 @@ NOTHING = jax.random.key(0)
 
 
 def walk(num, seed=0):
-    """A random life of episodes that end either way, one transition a segment."""
+    """A random trial of episodes that end either way, one transition a segment."""
     rng, rows, s = np.random.default_rng(seed), [], 0
     for _ in range(num):
         then, how = int(rng.integers(STATES)), rng.random()
@@ -51,7 +51,7 @@ def controller(rule, **choices):
 
 
 def said(learner, experience):
-    """Predictions along a life, each made before the segment it belongs to is absorbed."""
+    """Predictions along a trial, each made before the segment it belongs to is absorbed."""
     keys = jax.random.split(K, len(jax.tree.leaves(experience)[0]))
     return eqx.filter_jit(lambda l, e: l.replay(l.init(key=NOTHING), e, key=keys).prediction)(learner, experience)
 
@@ -62,31 +62,33 @@ def tables(learner):
     return np.asarray(known.knowledge, float), np.asarray(known.features, float)
 
 
-def steps(life):
-    t = jax.tree.map(lambda x: np.asarray(x)[:, 0], life)
+def steps(trajectory):
+    t = jax.tree.map(lambda x: np.asarray(x)[:, 0], trajectory)
     columns = t.observation.argmax(-1), t.action, t.reward, t.next_observation.argmax(-1), t.terminated
     return list(zip(*columns, strict=True))
 
 
 @pytest.mark.parametrize("rule", [Proximal(0.3, 1e9), Ridge(1e9)])
-@pytest.mark.parametrize(("make", "life"), [(regressor, labelled(3)), (controller, walk(12))])
-def test_under_strong_guidance_the_knowledge_stands_to_machine_precision(rule, make, life):
-    knowledge = said(make(rule, steps=0), life)
-    np.testing.assert_allclose(said(make(rule), life), knowledge, rtol=1e-6, atol=1e-7)
-    assert np.abs(said(make(type(rule)(*[0.3] * len(jax.tree.leaves(rule)))), life)[1:] - knowledge[1:]).max() > 1e-2
+@pytest.mark.parametrize(("make", "trajectory"), [(regressor, labelled(3)), (controller, walk(12))])
+def test_under_strong_guidance_the_knowledge_stands_to_machine_precision(rule, make, trajectory):
+    knowledge = said(make(rule, steps=0), trajectory)
+    np.testing.assert_allclose(said(make(rule), trajectory), knowledge, rtol=1e-6, atol=1e-7)
+    assert (
+        np.abs(said(make(type(rule)(*[0.3] * len(jax.tree.leaves(rule)))), trajectory)[1:] - knowledge[1:]).max() > 1e-2
+    )
 
 
 def test_without_knowledge_and_guidance_it_is_linear_td_from_scratch():
-    rate, life = 0.3, walk(30)
+    rate, trajectory = 0.3, walk(30)
     learner = controller(Proximal(rate, 0.0), knowledge=False)
     k, f = tables(learner)
     assert (k == 0).all()
     w, expected = np.zeros(SIZE), []
-    for s, a, r, then, terminated in steps(life):
+    for s, a, r, then, terminated in steps(trajectory):
         expected.append(f[s] @ w)
         following = 0.0 if terminated else (f[then] @ w).max()
         w = w + rate * (r + DISCOUNT * following - f[s, a] @ w) * f[s, a]
-    np.testing.assert_allclose(said(learner, life)[:, 0], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(said(learner, trajectory)[:, 0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_with_raw_features_that_is_q_learning_in_a_table():
@@ -94,57 +96,61 @@ def test_with_raw_features_that_is_q_learning_in_a_table():
     features = lambda s: jnp.einsum("ab,s->abs", jnp.eye(ACTIONS), s).reshape(ACTIONS, pairs)
     net = lambda s: jnp.concatenate([jnp.zeros((ACTIONS, 1)), features(s)], 1).reshape(-1)
     learner = MKTN(net, Proximal(0.8, 0.0), Control(DISCOUNT), pairs)  # ‖f‖² = ½, so half of the rate is left
-    table, life = QLearning(STATES, ACTIONS, rate=0.4, discount=DISCOUNT), walk(30)
-    state, ours = table.init(key=NOTHING), said(learner, life)
+    table, trajectory = QLearning(STATES, ACTIONS, rate=0.4, discount=DISCOUNT), walk(30)
+    state, ours = table.init(key=NOTHING), said(learner, trajectory)
     for i in range(30):
-        segment = jax.tree.map(lambda x: x[i], life)
+        segment = jax.tree.map(lambda x: x[i], trajectory)
         np.testing.assert_allclose(ours[i, 0], state.q[segment.observation[0].argmax()], rtol=1e-5, atol=1e-6)
         state = table.adapt(state, segment, key=NOTHING)
 
 
 def test_the_ridge_of_regression_is_the_normal_equations():
-    learner, life = regressor(Ridge(0.2)), labelled(3)
+    learner, trajectory = regressor(Ridge(0.2)), labelled(3)
     for seen in (1, 2):
-        x, y = (np.asarray(v[:seen].reshape(-1, 1), float) for v in (life.x, life.y))
+        x, y = (np.asarray(v[:seen].reshape(-1, 1), float) for v in (trajectory.x, trajectory.y))
         known = jax.vmap(learner.known)(jnp.asarray(x, jnp.float32))
         k, f = np.asarray(known.knowledge, float), np.asarray(known.features[:, 0], float)
         w = np.linalg.solve(0.2 * np.eye(SIZE) + f.T @ f, f.T @ (y - k)[:, 0])
-        then = jax.vmap(learner.known)(life.x[seen])
-        np.testing.assert_allclose(said(learner, life)[seen], then.knowledge + then.features @ w, rtol=1e-3, atol=1e-4)
+        then = jax.vmap(learner.known)(trajectory.x[seen])
+        np.testing.assert_allclose(
+            said(learner, trajectory)[seen], then.knowledge + then.features @ w, rtol=1e-3, atol=1e-4
+        )
 
 
 def test_the_ridge_of_control_is_least_squares_temporal_differences():
-    learner, life, guidance = controller(Ridge(2.0)), walk(20), 2.0
+    learner, trajectory, guidance = controller(Ridge(2.0)), walk(20), 2.0
     k, f = tables(learner)
     a_matrix, b, expected = guidance * np.eye(SIZE), np.zeros(SIZE), []
-    for s, a, r, then, terminated in steps(life):
+    for s, a, r, then, terminated in steps(trajectory):
         q = k + f @ np.linalg.solve(a_matrix, b)
         expected.append(q[s])
         best = q[then].argmax()
         going_on = DISCOUNT * (not terminated)
         a_matrix += np.outer(f[s, a], f[s, a] - going_on * f[then, best])
         b += f[s, a] * (r + going_on * k[then, best] - k[s, a])
-    np.testing.assert_allclose(said(learner, life)[:, 0], expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(said(learner, trajectory)[:, 0], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_proximal_steps_are_the_loop_and_end_at_the_ridge():
     rate, guidance = 0.3, 0.1
-    life = labelled(2)
+    trajectory = labelled(2)
     learner = regressor(Proximal(rate, guidance), steps=7)
-    known = jax.vmap(learner.known)(life.x[0])
-    f, target, w = np.asarray(known.features[:, 0]), np.asarray(life.y[0] - known.knowledge)[:, 0], np.zeros(SIZE)
+    known = jax.vmap(learner.known)(trajectory.x[0])
+    f, target, w = np.asarray(known.features[:, 0]), np.asarray(trajectory.y[0] - known.knowledge)[:, 0], np.zeros(SIZE)
     for _ in range(7):
         w = (w + rate * f.T @ (target - f @ w) / len(f)) / (1 + rate * guidance)
-    state = learner.adapt(learner.init(key=NOTHING), jax.tree.map(lambda x: x[0], life), key=NOTHING)
+    state = learner.adapt(learner.init(key=NOTHING), jax.tree.map(lambda x: x[0], trajectory), key=NOTHING)
     np.testing.assert_allclose(state.weights, w, rtol=1e-4, atol=1e-5)
     # At rest φ = (φ − αg)/(1 + αλ), so g + λφ = 0: the ridge of λ times as many examples.
-    rests = said(regressor(Proximal(rate, guidance), steps=20_000), life)
-    np.testing.assert_allclose(rests, said(regressor(Ridge(guidance * 4)), life), rtol=1e-3, atol=1e-4)
+    rests = said(regressor(Proximal(rate, guidance), steps=20_000), trajectory)
+    np.testing.assert_allclose(rests, said(regressor(Ridge(guidance * 4)), trajectory), rtol=1e-3, atol=1e-4)
 
 
 def test_more_steps_of_the_ridge_change_nothing():
-    life = labelled(2)
-    np.testing.assert_array_equal(said(regressor(Ridge(0.2)), life), said(regressor(Ridge(0.2), steps=5), life))
+    trajectory = labelled(2)
+    np.testing.assert_array_equal(
+        said(regressor(Ridge(0.2)), trajectory), said(regressor(Ridge(0.2), steps=5), trajectory)
+    )
 
 
 def test_the_meta_gradient_is_that_of_the_closed_form():
@@ -185,7 +191,7 @@ EPISODE, HORIZON, BURN_IN = 4, 8, 2
 
 @pytest.fixture(scope="module")
 def trial():
-    """An agent, a trial, a task, what was lived in it, and the outer loss."""
+    """An agent, a trial, a task, its rollout, and the outer loss."""
     tasks = GoalGrids(size=3, episode=EPISODE)
     learner = MKTN(MLP((9, 4, 5 * (1 + SIZE)), key=K), Proximal(0.3, 0.1), Control(DISCOUNT), SIZE)
     objective = Trial(
@@ -202,15 +208,15 @@ def trial():
     @jax.jit
     def live(key):
         task = tasks.batch(jax.random.split(key, 1))
-        lived, _ = objective.collect(learner, BLANK, task, keys=per_task(task, key))
-        return task, lived, objective.loss(learner, lived)[0]
+        rollout, _ = objective.collect(learner, BLANK, task, keys=per_task(task, key))
+        return task, rollout, objective.loss(learner, rollout)[0]
 
     return learner, objective, *jax.tree.map(lambda x: x[0], live(K))
 
 
 def test_the_outer_loss_regresses_the_taken_actions_value_on_what_came_later(trial):
-    learner, _, _, lived, loss = trial
-    t = lived.transition
+    learner, _, _, rollout, loss = trial
+    t = rollout.transition
     q = said(learner, t)[jnp.arange(HORIZON), 0, t.action[:, 0]]
     # The first episode was cut, and worth beyond that what is said when the cut is known; the second one ended with the
     # trial.
@@ -225,9 +231,9 @@ def test_the_outer_loss_regresses_the_taken_actions_value_on_what_came_later(tri
 
 
 def test_what_is_drawn_adds_up_to_q(trial):
-    learner, objective, task, lived, _ = trial
-    drawn = traces.transfer(learner, EvaluationConfig(objective), task, lived)
-    q = said(learner, lived.transition)[jnp.arange(HORIZON), 0, lived.transition.action[:, 0]]
+    learner, objective, task, rollout, _ = trial
+    drawn = traces.transfer(learner, EvaluationConfig(objective), task, rollout)
+    q = said(learner, rollout.transition)[jnp.arange(HORIZON), 0, rollout.transition.action[:, 0]]
     np.testing.assert_allclose(drawn["knowledge"] + drawn["inner"], q, rtol=1e-5, atol=1e-6)
     assert drawn["inner"][0] == 0 and np.abs(drawn["inner"][1:]).min() > 0
     five = {name: np.stack([part] * 5) for name, part in drawn.items()}

@@ -51,7 +51,7 @@ def conjugate(strength=1.0, certainty=1.0):
     return constant(jnp.full((*PAIRS, STATES), strength), jnp.ones(PAIRS), jnp.full(PAIRS, certainty))
 
 
-def lived(moments, states=STATES):
+def rollout(moments, states=STATES):
     """(state, action, reward, next state, terminated, truncated) as one segment."""
     s, a, r, then, terminated, truncated = (np.array(column) for column in zip(*moments, strict=True))
     one_hot = lambda index: jax.nn.one_hot(index, states)
@@ -59,7 +59,7 @@ def lived(moments, states=STATES):
     return Transition(one_hot(s), jnp.asarray(a), jnp.asarray(r, float), *ends, one_hot(then))
 
 
-LIFE = [
+TRIAL = [
     (0, 1, 2.0, 2, False, False),
     (2, 0, -1.0, 0, False, False),
     (0, 1, 4.0, 2, False, True),
@@ -107,7 +107,7 @@ def test_the_tables_of_a_maze_are_what_happens_in_it():
 
 def test_with_a_constant_prior_the_belief_is_the_conjugate_posterior():
     agent = MML(conjugate(), EPISODE)
-    state = after(agent, lived(LIFE))
+    state = after(agent, rollout(TRIAL))
     # Three visits of (0, 1): rewards 2, 4, 3; next states 2, 2, 1.
     belief = agent.model(state.seen)
     np.testing.assert_allclose(belief.concentration[0, 1], [1, 2, 3], rtol=1e-5)
@@ -134,7 +134,7 @@ def test_a_narrower_draw_is_nearer_to_the_mean_model():
 
 def test_a_bonus_is_of_the_uncertain():
     agent = MML(conjugate(), EPISODE, spread=0.0, bonus=5.0)
-    state = after(agent, lived(LIFE[:3]))  # an episode has ended: a new plan
+    state = after(agent, rollout(TRIAL[:3]))  # an episode has ended: a new plan
     belief = agent.model(state.seen)
 
     def lost(bonus):
@@ -175,9 +175,9 @@ def test_nor_does_a_loaded_agent_explore(tmp_path):
     assert load(tmp_path / "run").learner.epsilon == 0
 
 
-def test_statistics_of_a_life_are_those_of_its_steps():
+def test_statistics_of_a_trial_are_those_of_its_steps():
     agent = MML(conjugate(), EPISODE, spread=0.0)
-    t = lived(LIFE)
+    t = rollout(TRIAL)
     seen = after(agent, jax.tree.map(lambda x: x[:3], t)).seen
     moves, rewards = np.zeros((*PAIRS, STATES)), np.zeros(PAIRS)
     moves[0, 1, 2], moves[2, 0, 0], rewards[0, 1], rewards[2, 0] = 2, 1, 6, -1
@@ -194,15 +194,15 @@ def batch_of(steps) -> RolloutBatch:
 
 
 def test_the_loss_terms_by_hand():
-    """The steps of the life, each foretold by the conjugate posterior of those before it."""
+    """The steps of the trial, each predicted by the conjugate posterior of those before it."""
     discount, episode = 0.8, 3
     agent = MML(conjugate(), episode, discount, spread=0.0)
-    steps = jax.tree.map(lambda x: x[:, None], lived(LIFE))
+    steps = jax.tree.map(lambda x: x[:, None], rollout(TRIAL))
     batch = batch_of(steps)
 
     moves, rewards = np.ones((*PAIRS, STATES)), np.ones(PAIRS)
     visits, time, surprise, error = np.ones(PAIRS), 0, [], []
-    for s, a, r, then, _, truncated in LIFE:
+    for s, a, r, then, _, truncated in TRIAL:
         p, mean = moves / moves.sum(-1, keepdims=True), rewards / visits
         surprise.append(-np.log(p[s, a, then]) - stats.norm.logpdf(r, mean[s, a], np.sqrt(1 + 1 / visits[s, a])))
         value = np.zeros(STATES)
@@ -219,11 +219,11 @@ def test_the_loss_terms_by_hand():
 
 def test_what_the_values_are_of_is_held_constant():
     """A value that could be learned would be learned to be nothing, and every model right about it."""
-    loss = lambda model: foretold(model).following.sum()
+    loss = lambda model: predicted(model).following.sum()
 
-    def foretold(model):
+    def predicted(model):
         agent = MML(model, EPISODE)
-        return agent.predictions(agent.init(key=K[0]), jax.tree.map(lambda x: x[:1], lived(LIFE)))
+        return agent.predictions(agent.init(key=K[0]), jax.tree.map(lambda x: x[:1], rollout(TRIAL)))
 
     assert float(jax.jit(loss)(conjugate())) > 1
     assert not any(leaf.any() for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(conjugate())))
@@ -253,11 +253,11 @@ def test_trained_on_random_mdps_it_comes_near_to_the_conjugate_posterior():
 
 def test_refining_lowers_the_surprise_at_what_was_seen():
     model = Amortised(*PAIRS, STATES, key=K[0], hidden=8, latent=4, steps=1, rate=0.05)
-    seen = seen_in(model, lived(LIFE))
+    seen = seen_in(model, rollout(TRIAL))
     z = model.kind(seen)
     prior = model.prior(z)
     by_hand = 0.0
-    for s, a, r, then, *_ in LIFE:
+    for s, a, r, then, *_ in TRIAL:
         p = prior.concentration[s, a] / prior.concentration[s, a].sum()
         by_hand += -np.log(p[then]) + 0.5 * (r - float(prior.reward[s, a])) ** 2 - 0.5 * r**2
     np.testing.assert_allclose(model.surprise(z, seen), by_hand / 4, rtol=1e-4)
@@ -278,7 +278,7 @@ def mixture(kinds=2):
 
 
 def marginal(model, kind, moments):
-    """log p of a life in tasks of one kind, by the closed forms of the Dirichlet-multinomial and the normal."""
+    """log p of a trial in tasks of one kind, by the closed forms of the Dirichlet-multinomial and the normal."""
     prior, total = Prior.of((model.shared + model.own)[:, :, kind]), 0.0
     alpha = np.asarray(prior.concentration, float)
     for s, a in {moment[:2] for moment in moments}:
@@ -295,31 +295,31 @@ def marginal(model, kind, moments):
 def test_of_one_kind_a_mixture_is_the_conjugate_posterior():
     flat = as_tables(jnp.ones((*PAIRS, 1, STATES)), jnp.ones((*PAIRS, 1)), jnp.ones((*PAIRS, 1)))
     model = eqx.tree_at(lambda m: (m.own, m.noise), mixture(1), (flat, Positive(1.0)))
-    told, known = (jax.jit(lambda t, m=m: m(seen_in(m, t)))(lived(LIFE)) for m in (model, conjugate()))
+    told, known = (jax.jit(lambda t, m=m: m(seen_in(m, t)))(rollout(TRIAL)) for m in (model, conjugate()))
     for name in ("transition", "transition_deviation", "reward", "variance"):
         np.testing.assert_allclose(getattr(told, name), getattr(known, name), rtol=1e-4, atol=1e-6)
 
 
 def test_which_kind_a_task_is_follows_by_bayes_rule():
     model = mixture()
-    joint = np.array([np.log(1 + kind) + marginal(model, kind, LIFE) for kind in range(2)])
+    joint = np.array([np.log(1 + kind) + marginal(model, kind, TRIAL) for kind in range(2)])
     evidence = jax.jit(lambda t: model(seen_in(model, t)).log_weights)
-    np.testing.assert_allclose(evidence(lived(LIFE)), joint - special.logsumexp(joint), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(evidence(lived(LIFE[::-1])), evidence(lived(LIFE)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(evidence(rollout(TRIAL)), joint - special.logsumexp(joint), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(evidence(rollout(TRIAL[::-1])), evidence(rollout(TRIAL)), rtol=1e-4, atol=1e-5)
 
 
-def test_what_a_mixture_foretells_of_each_step_adds_up_to_the_marginal_likelihood():
+def test_what_a_mixture_predicts_of_each_step_adds_up_to_the_marginal_likelihood():
     model = mixture()
     agent = MML(model, EPISODE, spread=0.0)
-    steps = jax.tree.map(lambda x: x[:, None], lived(LIFE))
+    steps = jax.tree.map(lambda x: x[:, None], rollout(TRIAL))
     surprise = jax.jit(likelihood)(agent, Output(), batch_of(steps))
-    joint = [np.log((1 + kind) / 3) + marginal(model, kind, LIFE) for kind in range(2)]
+    joint = [np.log((1 + kind) / 3) + marginal(model, kind, TRIAL) for kind in range(2)]
     np.testing.assert_allclose(4 * surprise, -special.logsumexp(joint), rtol=1e-5)
 
 
 def test_a_draw_of_a_kind_agrees_with_itself():
     """Whatever is drawn is what one kind expects, in all pairs at once; and half a draw is half way to it."""
-    belief = mixture()(seen_in(mixture(), lived(LIFE[:2])))
+    belief = mixture()(seen_in(mixture(), rollout(TRIAL[:2])))
     each, keys = belief.each, jax.random.split(K[3], 200)
     reward, transition = jax.vmap(lambda key: belief.draw(1.0, key=key))(keys)
     of_kind = jnp.abs(transition[:, :, :, None] - each.transition).max((1, 2, 4)) < 1e-6
@@ -333,7 +333,7 @@ def test_a_draw_of_a_kind_agrees_with_itself():
 
 def test_the_moments_of_a_mixture_are_those_of_its_kinds():
     """By drawing a kind, and then from what that kind believes."""
-    belief = mixture()(seen_in(mixture(), lived(LIFE[:2])))
+    belief = mixture()(seen_in(mixture(), rollout(TRIAL[:2])))
     weights, num = np.exp(belief.log_weights), 40_000
     kind = np.random.default_rng(0).choice(2, num, p=weights / weights.sum())
     each, keys = belief.each, jax.random.split(K[4], num)
@@ -346,15 +346,15 @@ def test_the_moments_of_a_mixture_are_those_of_its_kinds():
 
 def test_what_a_kind_excludes_rules_it_out_and_leaves_the_gradient_finite():
     impossible = mixture().own.at[0, 1, 0, 2].add(-200.0)
-    model = eqx.tree_at(lambda m: m.own, mixture(), impossible)  # of kind 0 the first step of the life is not
-    weights = lambda model: model(seen_in(model, lived(LIFE))).log_weights
+    model = eqx.tree_at(lambda m: m.own, mixture(), impossible)  # of kind 0 the first step of the trial is not
+    weights = lambda model: model(seen_in(model, rollout(TRIAL))).log_weights
     assert jnp.exp(jax.jit(weights)(model))[1] > 0.999
     slopes = jax.jit(jax.grad(lambda model: weights(model)[1]))(model)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
 
 
 def test_trained_a_mixture_tells_two_kinds_of_task_apart():
-    """Two MDPs in turns: with two kinds it foretells held-out trials better than one kind can, and knows which is which
+    """Two MDPs in turns: with two kinds it predicts held-out trials better than one kind can, and knows which is which
     after an episode."""
     two = draw(TASKS, 2, K[6])
     of = lambda which: jax.tree.map(lambda x: x[which], two)
@@ -381,8 +381,8 @@ def test_a_plan_that_is_made_anew_keeps_its_draw_until_the_episode_ends():
     agent = MML(mixture(), EPISODE, replan=True)
     state = begin(agent)
     one = eqx.filter_jit(lambda state, t, key: agent.adapt(state, t, key=key))
-    for i, moment in enumerate(LIFE):
-        posterior_key, state = state.posterior_key, one(state, lived([moment]), jax.random.fold_in(K[2], i))
+    for i, moment in enumerate(TRIAL):
+        posterior_key, state = state.posterior_key, one(state, rollout([moment]), jax.random.fold_in(K[2], i))
         assert (state.posterior_key == posterior_key).all() == (not moment[-1])
         reward, transition = agent.model(state.seen).draw(1.0, key=jax.random.wrap_key_data(state.posterior_key))
         assert state.policy.tolist() == greedy(agent.values(reward, transition)).tolist()

@@ -37,8 +37,8 @@ def close(a, b, rtol=1e-4, atol=1e-5):
         np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
 
 
-def life(episodes):
-    """One stream of whole episodes: [episodes, steps, 1], as MAML-RL lives it, and [time, 1], as MPO hears it."""
+def trajectory(episodes):
+    """One stream of whole episodes: [episodes, steps, 1], as MAML-RL takes it, and [time, 1], as MPO does."""
     as_maml = walks(episodes, EPISODE, 1)
     return as_maml, jax.tree.map(lambda x: x.reshape(episodes * EPISODE, 1, *x.shape[3:]), as_maml)
 
@@ -60,7 +60,7 @@ def keys(num):
 @pytest.mark.parametrize("adjoint", [None, FirstOrder()])
 def test_with_nothing_generated_and_no_pull_it_is_maml(adjoint):
     """Over three episodes, in value and in the gradient of every leaf that the two share."""
-    as_maml, as_mpo = life(3)
+    as_maml, as_mpo = trajectory(3)
     choices, constants = {}, {}
     if adjoint is not None:  # which takes inner gradients for constants, and leaves nothing of them to be learned
         choices, constants = {"adjoint": adjoint}, {"inner_loss": PolicyGradient(0.8, 0.9, ridge=0.1)}
@@ -95,10 +95,10 @@ def test_with_nothing_generated_and_no_pull_it_is_maml(adjoint):
 def test_without_corrections_it_is_a_hypernetwork():
     """θ = θ_0 + U h, by hand, at the end of two episodes."""
     learner = whole(steps=0)
-    _, lived = life(2)
+    _, rollout = trajectory(2)
     hidden, told = jnp.zeros(8), jnp.zeros(4)
     for t in range(2 * EPISODE):
-        item = jax.tree.map(lambda x: x[t, 0], lived)
+        item = jax.tree.map(lambda x: x[t, 0], rollout)
         hidden = learner.cell(hidden, jnp.concatenate([item.observation, told]))
         told = jnp.concatenate([item.action, item.reward[None], (item.truncated * 1.0)[None]])
     moved = learner.generator @ hidden
@@ -110,7 +110,7 @@ def test_without_corrections_it_is_a_hypernetwork():
         at += weight.size
     one, two = new[0] @ item.observation + new[1], lambda x: new[2] @ x + new[3]
     by_hand = Gaussian(two(jnp.tanh(one)), jnp.exp(new[4]))
-    said = learner.replay(learner.init(key=K), lived, key=keys(2 * EPISODE)).policy
+    said = learner.replay(learner.init(key=K), rollout, key=keys(2 * EPISODE)).policy
     close(by_hand, jax.tree.map(lambda x: x[-1, 0], said))
 
 
@@ -128,8 +128,8 @@ def test_generating_the_first_bias_alone_is_reading_the_memory_beside_the_observ
 def test_one_correction_is_a_policy_gradient_step_with_a_pull():
     """Two steps on one episode, against derivatives by finite differences."""
     learner = whole()
-    _, lived = life(1)
-    state = learner.adapt(learner.init(key=K), jax.tree.map(lambda x: x[:, 0], lived), key=K)
+    _, rollout = trajectory(1)
+    state = learner.adapt(learner.init(key=K), jax.tree.map(lambda x: x[:, 0], rollout), key=K)
     features, t = state.recent.items
     made = jax.vmap(learner.generated)(features)
 
@@ -155,8 +155,8 @@ def test_one_correction_is_a_policy_gradient_step_with_a_pull():
 @pytest.mark.parametrize("foreseen", [-100.0, 8.0])
 def test_corrections_are_weighted_by_how_far_the_episode_fell_short_of_what_was_foreseen(foreseen):
     """A critic that says c everywhere is wrong by r − (1 − γ) c in each step."""
-    _, lived = life(1)
-    rewards = jax.tree.map(lambda x: x[:, 0], lived).reward
+    _, rollout = trajectory(1)
+    rewards = jax.tree.map(lambda x: x[:, 0], rollout).reward
     weight = max(0.0, float(0.1 * foreseen - rewards[:-1].mean()))
     constant = lambda learner: eqx.tree_at(
         lambda l: (l.critic.weight, l.critic.bias), learner, (jnp.zeros((1, 8)), jnp.full(1, foreseen))
@@ -165,7 +165,7 @@ def test_corrections_are_weighted_by_how_far_the_episode_fell_short_of_what_was_
     weighted = constant(generating(mpo(critic_discount=0.9, **parts)))
     same = generating(mpo(update=SGD(0.2 * weight), **parts))
     moved = [
-        learner.adapt(learner.init(key=K), jax.tree.map(lambda x: x[:, 0], lived), key=K).correction
+        learner.adapt(learner.init(key=K), jax.tree.map(lambda x: x[:, 0], rollout), key=K).correction
         for learner in (weighted, same)
     ]
     close(*moved)
@@ -174,10 +174,10 @@ def test_corrections_are_weighted_by_how_far_the_episode_fell_short_of_what_was_
 
 def test_a_strong_pull_keeps_the_policy_where_it_was_generated():
     learner = whole(update=SGD(1e-3), steps=200)
-    _, lived = life(1)
+    _, rollout = trajectory(1)
     far = lambda kl_weight: jnp.linalg.norm(
         dataclasses.replace(learner, kl_weight=kl_weight)
-        .adapt(learner.init(key=K), jax.tree.map(lambda x: x[:, 0], lived), key=K)
+        .adapt(learner.init(key=K), jax.tree.map(lambda x: x[:, 0], rollout), key=K)
         .correction
     )
     free, held, tight = (float(jax.jit(far)(kl_weight)) for kl_weight in (0.0, 10.0, 100.0))
@@ -186,8 +186,8 @@ def test_a_strong_pull_keeps_the_policy_where_it_was_generated():
 
 def test_replay_goes_on_from_the_middle_of_an_episode():
     learner = whole()
-    _, lived = life(4)
-    before, after = (jax.tree.map(lambda x: x[part], lived) for part in (slice(0, 6), slice(6, None)))
+    _, rollout = trajectory(4)
+    before, after = (jax.tree.map(lambda x: x[part], rollout) for part in (slice(0, 6), slice(6, None)))
     run = jax.jit(lambda state, items: learner.adapt(state, jax.tree.map(lambda x: x[:, 0], items), key=K))
     state = run(learner.init(key=K), before)
     assert int(state.recent.count) == 6 and (state.correction != 0).any()
@@ -197,7 +197,7 @@ def test_replay_goes_on_from_the_middle_of_an_episode():
     close(fast, slow)
 
 
-def test_lived_and_replayed_are_one_and_tasks_need_not_end_together():
+def test_replay_equals_the_rollout_and_tasks_need_not_end_together():
     """Among many tasks at once, corrections come where they are due and leave the others as they are."""
     learner = whole()
     trial = Trial(TASKS.environment, trial_length=2 * EPISODE, terms=TERMS)
@@ -205,16 +205,16 @@ def test_lived_and_replayed_are_one_and_tasks_need_not_end_together():
         learner, BLANK, TASKS.batch(jax.random.split(K, 5)), keys=jax.random.split(K, 5)
     )
     replay = jax.jit(
-        jax.vmap(lambda lived: learner.replay(learner.init(key=lived.key), lived.transition, key=lived.keys))
+        jax.vmap(lambda rollout: learner.replay(learner.init(key=rollout.key), rollout.transition, key=rollout.keys))
     )
     close(jax.vmap(log_probs)(replay(batch).policy, batch.transition.action), batch.log_prob)
 
-    _, lived = life(2)
+    _, rollout = trajectory(2)
     early, late = (
-        learner.adapt(learner.init(key=K), jax.tree.map(lambda x: x[:n, 0], lived), key=K)
+        learner.adapt(learner.init(key=K), jax.tree.map(lambda x: x[:n, 0], rollout), key=K)
         for n in (EPISODE - 1, EPISODE - 2)
     )
-    item = jax.tree.map(lambda x: x[EPISODE - 1 : EPISODE, 0], lived)
+    item = jax.tree.map(lambda x: x[EPISODE - 1 : EPISODE, 0], rollout)
     both = jax.tree.map(lambda *x: jnp.stack(x), early, late)
     together = jax.jit(jax.vmap(lambda state: learner.adapt(state, item, key=K)))(both)
     assert (together.correction[0] != 0).any() and (together.correction[1] == 0).all()
@@ -254,7 +254,7 @@ def test_what_makes_no_sense_is_refused():
     learner = mpo()
     with pytest.raises(Incompatible, match="segment_length=1"):
         learner.replay(learner.init(key=K), walks(2), key=keys(2))
-    with pytest.raises(Incompatible, match="width=None"):
+    with pytest.raises(Incompatible, match="num_envs=None"):
         learner.adapt(learner.init(key=K), jax.tree.map(lambda x: x[0], walks(1)), key=K)
 
 

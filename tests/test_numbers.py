@@ -230,7 +230,7 @@ GOOD = {"y": np.arange(40) % 8, "ways": 2, "shots": 1, "queries": 2, "held_out":
         (X.astype(np.int64) + 3_000_000_125, "whole numbers up to 3000000204, which 32 bits cannot hold"),
         (X.astype(np.uint64) + 2**63, "which 32 bits cannot hold"),
         (X + 1.7e9, r"2 of 2 features.*feature 0 lies around 1.7e\+09 and differs by 78 at most; take its mean"),
-        (X.astype(np.int32) + 1_700_000_000, "cannot be told apart in 32 bits"),
+        (X.astype(np.int32) + 1_700_000_000, "cannot be distinguished in 32 bits"),
         (X + 1j * np.nan, "real ones, got complex128"),
         (X.astype("datetime64[s]"), "must hold numbers"),
         (X.astype(object), "must hold numbers"),
@@ -249,7 +249,7 @@ def test_numbers_that_survive_are_kept(kind):
     np.testing.assert_array_equal(np.asarray(offset), X + 3000)
 
 
-def test_sparse_features_and_mixed_labels_are_told_what_to_do():
+def test_sparse_features_and_mixed_labels_are_refused_with_the_mend():
     sparse = pytest.importorskip("scipy.sparse")
     with pytest.raises(ValueError, match=r"x is sparse \(csr_array\): give x.toarray\(\)"):
         from_arrays(sparse.csr_array(X), **GOOD)

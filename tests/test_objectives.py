@@ -83,7 +83,7 @@ def test_a_baseline_held_back_is_the_mean():
     np.testing.assert_allclose(held, jnp.full((10, 1), target.mean()), atol=1e-3)
 
 
-def test_the_linear_baseline_looks_past_the_end_of_a_stretch():
+def test_the_linear_baseline_looks_past_the_end_of_a_segment():
     """Rewards of 1 for ever in one long episode: segment after segment is worth the same, but for the last."""
     trial = Trial(
         TabularMDPs(2, 2, episode=60).environment, trial_length=60, segment_length=20, num_envs=3, baseline="linear",
@@ -124,9 +124,9 @@ def test_replay_reproduces_the_collected_log_probabilities(family):
     batch, memory = trial.collect(learner, BLANK, tasks.batch(jax.random.split(K, 4)), keys=jax.random.split(K, 4))
     assert not jax.tree.leaves(memory)
 
-    def again(lived):
-        outputs = learner.replay(learner.init(key=lived.key), lived.transition, key=lived.keys)
-        return losses.log_probs(outputs, lived)
+    def again(collected):
+        outputs = learner.replay(learner.init(key=collected.key), collected.transition, key=collected.keys)
+        return losses.log_probs(outputs, collected)
 
     np.testing.assert_allclose(jax.vmap(again)(batch), batch.log_prob, rtol=1e-4, atol=1e-5)
 
@@ -173,8 +173,8 @@ def test_the_last_step_of_the_trial_is_marked_and_episodes_end_within_it():
     assert (t.observation[:, 4, 0].argmax(-1) == 0).all()
 
 
-def test_one_lifetime_spans_three_meta_steps():
-    """horizon 6, window 2: the learner's state and the clock go on, and the life replays as it was lived."""
+def test_one_trial_spans_three_meta_steps():
+    """trial_length 6, bptt_length 2: the learner's state and the clock go on, and the replay equals the rollout."""
     tasks, trial = bandit_trial(bptt_length=2)
     whole = bandit_trial()[1]
     learner, sampled = recurrent(), tasks.batch(jax.random.split(K, 4))
@@ -182,7 +182,9 @@ def test_one_lifetime_spans_three_meta_steps():
     seen, times = [], []
     for i in range(4):
         times.append(np.asarray(memory.per_task.time).tolist())
-        other = tasks.batch(jax.random.split(jax.random.key(100 + i), 4))  # must not replace a task that is being lived
+        other = tasks.batch(
+            jax.random.split(jax.random.key(100 + i), 4)
+        )  # must not replace a task whose trial is unfinished
         batch, memory = trial.collect(
             learner,
             memory,
@@ -191,22 +193,22 @@ def test_one_lifetime_spans_three_meta_steps():
         )
         seen.append(batch)
 
-        def again(lived):
-            outputs = learner.replay(losses.start_of(learner, lived), lived.transition, key=lived.keys)
-            return losses.log_probs(outputs, lived)
+        def again(collected):
+            outputs = learner.replay(losses.start_of(learner, collected), collected.transition, key=collected.keys)
+            return losses.log_probs(outputs, collected)
 
         np.testing.assert_allclose(jax.vmap(again)(batch), batch.log_prob, rtol=1e-4, atol=1e-5)
     assert times == [[0] * 4, [2] * 4, [4] * 4, [0] * 4]
     assert [bool(b.is_first.all()) for b in seen] == [True, False, False, True]
     assert [bool(b.transition.last.any()) for b in seen] == [False, False, True, False]
-    # One life in three windows: replaying it whole from its beginning gives what the windows gave.
-    life = jax.tree.map(lambda *x: jnp.concatenate(x, 1), *[b.transition for b in seen[:3]])
+    # One trial in three parts: replaying it whole from its beginning gives what the parts gave.
+    trajectory = jax.tree.map(lambda *x: jnp.concatenate(x, 1), *[b.transition for b in seen[:3]])
     keys = jnp.concatenate([b.keys for b in seen[:3]], 1)
-    said = jax.vmap(lambda t, k: learner.replay(learner.init(key=K), t, key=k))(life, keys)
-    lived = eqx.tree_at(
-        lambda b: (b.transition, b.log_prob), seen[0], (life, jnp.concatenate([b.log_prob for b in seen[:3]], 1))
+    said = jax.vmap(lambda t, k: learner.replay(learner.init(key=K), t, key=k))(trajectory, keys)
+    collected = eqx.tree_at(
+        lambda b: (b.transition, b.log_prob), seen[0], (trajectory, jnp.concatenate([b.log_prob for b in seen[:3]], 1))
     )
-    np.testing.assert_allclose(jax.vmap(losses.log_probs)(said, lived), lived.log_prob, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jax.vmap(losses.log_probs)(said, collected), collected.log_prob, rtol=1e-4, atol=1e-5)
     assert whole.init(learner, sampled, keys=per_task(sampled, K)).per_task == ()
 
 
@@ -265,7 +267,7 @@ def test_reptile_points_from_the_start_to_where_adaptation_ends():
 
 
 def test_reptile_in_a_trial_points_to_where_policy_gradients_lead():
-    """Two segments lived, both of which are adapted on; the second was acted after adapting on the first."""
+    """Two segments, both of which are adapted on; the second was acted after adapting on the first."""
     tasks, trial = navigation_trial(terms=(), baseline="none", normalise=False)
     objective = Reptile(trial)
     learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
@@ -292,7 +294,7 @@ def test_reptile_in_a_trial_points_to_where_policy_gradients_lead():
     np.testing.assert_allclose(objective.score(batch), trial.score(batch))
 
 
-def test_reptile_refuses_a_part_of_a_life():
+def test_reptile_refuses_a_part_of_a_trial():
     tasks, trial = navigation_trial(terms=(), bptt_length=5, burn_in=0, allow_cut_start=True)
     learner = Gradient(policy(), PolicyGradient(), SGD(0.1))
     with pytest.raises(Incompatible, match="part of a trial"):
@@ -354,7 +356,7 @@ class HostObjective(Objective):
 
     def collect(self, learner, memory, tasks, *, keys):
         self.calls.append(int(memory["steps"]))
-        lives = []
+        trajectories = []
         for i, probabilities in enumerate(np.asarray(tasks)):
             rng = np.random.default_rng(int(memory["steps"]) * 1000 + i)
             state, items = learner.init(key=K), []
@@ -369,8 +371,8 @@ class HostObjective(Objective):
                 )  # fmt: skip
                 items.append((item, said.policy.log_prob(item.action), said.value))
                 state = learner.adapt(state, jax.tree.map(lambda x: x[None], item), key=K)
-            lives.append(jax.tree.map(lambda *x: jnp.stack(x)[:, None], *items))
-        transition, log_prob, value = jax.tree.map(lambda *x: jnp.stack(x), *lives)
+            trajectories.append(jax.tree.map(lambda *x: jnp.stack(x)[:, None], *items))
+        transition, log_prob, value = jax.tree.map(lambda *x: jnp.stack(x), *trajectories)
         template, _ = self.judge.collect(learner, BLANK, tasks, keys=keys)
         target = jnp.flip(jnp.cumsum(jnp.flip(transition.reward, 1), 1), 1)
         batch = eqx.tree_at(

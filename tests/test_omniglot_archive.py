@@ -354,7 +354,7 @@ def test_drawings_that_are_not_omniglots_are_refused(tmp_path, server, message):
     refused(tmp_path, source(server, zipped(BAD_CONTENT[message])), message)
 
 
-# ---- where it lives
+# ---- where it is kept
 
 
 def test_the_folder_is_given_or_found(monkeypatch, tmp_path):

@@ -57,7 +57,7 @@ def test_value_iteration_solves_the_equations_of_its_policy(mdp):
     assert (reward + 0.9 * transition @ value <= value[:, None] + 1e-4).all()
 
 
-def lived(moments):
+def rollout(moments):
     """(state, action, reward, next state, whether the episode ended) as one segment."""
     s, a, r, then, ended = (np.array(column) for column in zip(*moments, strict=True))
     one_hot = lambda index: jax.nn.one_hot(index, STATES)
@@ -70,8 +70,8 @@ def lived(moments):
 def test_the_posterior_is_conjugate():
     learner = mdps.psrl(STATES, ACTIONS, EPISODE)
     state = learner.init(key=K[0])
-    life = lived([(0, 1, 2.0, 2, False), (2, 0, -1.0, 0, False), (0, 1, 4.0, 2, True), (0, 1, 3.0, 1, False)])
-    seen = learner.adapt(state, life, key=K[1]).seen
+    trajectory = rollout([(0, 1, 2.0, 2, False), (2, 0, -1.0, 0, False), (0, 1, 4.0, 2, True), (0, 1, 3.0, 1, False)])
+    seen = learner.adapt(state, trajectory, key=K[1]).seen
     # Three visits of (0, 1): rewards 2, 4, 3 with prior N(1, 1) and noise 1; next states 2, 2, 1.
     np.testing.assert_allclose(mean_reward(seen)[0, 1], (1 + 9) / 4)
     np.testing.assert_allclose(mean_transition(seen)[0, 1], np.array([1, 2, 3]) / 6)
@@ -88,7 +88,7 @@ def test_the_posterior_is_conjugate():
 def test_a_plan_is_kept_through_the_episode_and_made_anew_after_it():
     learner = mdps.psrl(STATES, ACTIONS, EPISODE)
     state = learner.init(key=K[0])
-    step = lambda ended: lived([(0, 0, 1.0, 1, ended)])
+    step = lambda ended: rollout([(0, 0, 1.0, 1, ended)])
     changed = []
     for i, ended in enumerate([False, False, True] * 6):
         after = learner.adapt(state, step(ended), key=jax.random.fold_in(K[1], i))

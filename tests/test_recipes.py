@@ -44,7 +44,7 @@ def test_every_pair_is_published_possible_or_refused_in_a_sentence():
         ("omniglot-rl2", "acts in environments, and Omniglot's characters have labelled examples"),
         ("sinusoid-q-learning", "acts in environments"),
         ("bandit-proto", "learns from labelled examples, and Bernoulli bandits are environments"),
-        ("sinusoid-proto", "tells classes apart, and here targets are numbers"),
+        ("sinusoid-proto", "classifies, and here targets are numbers"),
         ("navigation-dqn", "actions"),
         ("pendulum-mml", "tables"),
         ("maze-psrl", "may end before"),
@@ -94,7 +94,7 @@ def test_every_option_says_what_it_means_and_whole_numbers_have_a_bound():
                 assert any(isinstance(check, AtLeast | Between) for check in field.checks), (name, option)
 
 
-def test_all_that_is_wrong_is_said_at_once():
+def test_all_errors_are_reported_at_once():
     with pytest.raises(ConfigError) as caught:
         configure("sinusoid-maml", {"meta_batch": 10**11, "shots": 0, "inner_rate": float("nan"), "decay": "cosine"})
     assert [message.split()[0] for message in caught.value.errors] == ["shots", "inner_rate", "meta_batch"]

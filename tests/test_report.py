@@ -314,7 +314,7 @@ def test_seeds_are_pooled_and_methods_stand_side_by_side(runs, tmp_path):
     assert (pair["ours"], pair["theirs"]) == ("sinusoid-maml, seed 0", "sinusoid-maml, seed 1")
 
 
-def test_runs_are_told_apart_by_what_they_differ_in(runs):
+def test_runs_are_named_by_what_they_differ_in(runs):
     first, second = Run.read(runs / "sine0"), Run.read(runs / "sine1")
     config = {**second.about["config"], "shots": 7}
     other = dataclasses.replace(second, about={**second.about, "config": config})
@@ -372,7 +372,7 @@ def test_tiles_say_their_units_and_never_mix_them(runs):
     assert total == pytest.approx(run.test["score"]) and run.test["points_per_score"] == len(run.test["curve"]) == 4
 
 
-def test_what_has_to_be_said_of_a_test_is_on_the_page(runs):
+def test_notes_on_a_test_are_on_the_page(runs):
     page = page_of([read(runs / "sine0", note="transductive: a query is told of the others", diverged=[1, 4])])
     assert "transductive: a query is told of the others." in page
     assert "2 of 10 held-out tasks were not finite and are left out" in page

@@ -111,7 +111,7 @@ def seen(colour, blindness):
 
 
 @pytest.mark.parametrize("blindness", ["normal", "protanopia", "deuteranopia"])
-def test_colours_can_be_told_apart_by_everybody(blindness):
+def test_colours_can_be_distinguished_by_everybody(blindness):
     for one, other in itertools.combinations(COLOURS, 2):
         assert np.linalg.norm(seen(one, blindness) - seen(other, blindness)) > 15, (one, other)
 
@@ -132,7 +132,7 @@ def test_the_oracle_and_the_true_curve_are_drawn():
         np.testing.assert_array_equal(labels(ax)["truth"].get_ydata(), arrays["truth"][i])
 
 
-def test_too_few_points_are_said_and_not_drawn():
+def test_too_few_points_are_noted_and_not_drawn():
     assert [ax.get_title() for ax in training(logs(1, 1)).axes] == ["return in training", "loss", "gradient norm"]
     assert in_words(logs(1, 1)) == [
         "run 0: held-out return per step at meta-step 1: 3 before adaptation, 1 after 3 adaptations."

@@ -266,7 +266,7 @@ def test_json_that_a_run_writes_is_read():
         (schema.Header, {"w": {"dtype": "F32", "shape": [2.5], "data_offsets": [0, 4]}}, r"shape\[0\] must be an int"),
     ],
 )  # fmt: skip
-def test_what_is_of_another_type_is_told_with_its_place(kind, value, message):
+def test_what_is_of_another_type_is_refused_with_its_place(kind, value, message):
     with pytest.raises(ValueError, match=message):
         schema.check(kind, value)
 

@@ -39,7 +39,7 @@ def whole(folder):
         ("{} > /dev/full", 6),  # what was said is lost, and the exit code says so
     ],
 )
-def test_whatever_becomes_of_what_is_said_the_run_is_saved(tmp_path, shell, code):
+def test_whatever_becomes_of_the_output_the_run_is_saved(tmp_path, shell, code):
     done = run(*TRAIN, "--out", tmp_path / "run", shell=shell)
     assert done.returncode == code, done.stderr
     assert whole(tmp_path / "run")
@@ -82,7 +82,7 @@ def test_a_user_without_a_home_goes_on_without_a_cache(tmp_path):
     assert "there is no home folder" in done.stderr and whole(tmp_path / "run")
 
 
-def test_without_a_home_there_is_no_cache_and_that_is_said(monkeypatch):
+def test_without_a_home_there_is_no_cache_and_a_warning(monkeypatch):
     import jax
 
     from quickstudy.nn import convolution
@@ -113,7 +113,7 @@ def _no_home():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit of address space is Linux's")
 @pytest.mark.parametrize("limit", [600_000, 800_000, 1_200_000, 2_000_000])
-def test_too_little_address_space_is_told_before_anything_is_loaded(tmp_path, limit):
+def test_too_little_address_space_is_refused_before_anything_is_loaded(tmp_path, limit):
     done = run(*TRAIN, "--out", tmp_path / "run", shell=f"ulimit -v {limit}; {{}}")
     assert done.returncode == 7, done.stderr
     [said] = done.stderr.decode().splitlines()
@@ -130,7 +130,7 @@ def test_what_was_too_large_is_named(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit of address space is Linux's")
-def test_an_end_without_a_word_is_told_where_memory_is_limited():
+def test_an_end_without_a_message_is_explained_where_memory_is_limited():
     """The child that works dies as the libraries underneath do; the parent that watches tells it."""
     code = (
         "import os, sys\nfrom quickstudy.cli import limits\n"

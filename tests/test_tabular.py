@@ -29,7 +29,7 @@ def stream(rows):
 
 
 def walk(num, seed=0):
-    """A random life in episodes that end either way."""
+    """A random trial in episodes that end either way."""
     rng, rows, s = np.random.default_rng(seed), [], 0
     for _ in range(num):
         then, how = int(rng.integers(STATES)), rng.random()
@@ -49,7 +49,7 @@ def test_q_learning_by_hand():
 def test_tables_are_of_one_stream():
     together = jax.tree.map(lambda x: jnp.stack([x, x], 1), stream(walk(4)))
     for learner in (QLearning(STATES, ACTIONS), SARSA(STATES, ACTIONS), RMax(STATES, ACTIONS)):
-        with pytest.raises(Incompatible, match="width=None"):
+        with pytest.raises(Incompatible, match="num_envs=None"):
             learner.adapt(learner.init(key=K[0]), together, key=K[1])
 
 
@@ -78,13 +78,13 @@ def test_sarsa_with_traces_is_the_plain_loop():
 def test_dyna_q_without_planning_is_q_learning_and_with_it_the_model_is_gone_through():
     rows = stream(walk(40))
     plain, dyna = QLearning(STATES, ACTIONS, rate=0.2), DynaQ(STATES, ACTIONS, rate=0.2, planning=0)
-    lived = lambda learner, rows: learner.adapt(learner.init(key=K[0]), rows, key=K[1])
-    np.testing.assert_array_equal(lived(dyna, rows).q, lived(plain, rows).q)
+    rollout = lambda learner, rows: learner.adapt(learner.init(key=K[0]), rows, key=K[1])
+    np.testing.assert_array_equal(rollout(dyna, rows).q, rollout(plain, rows).q)
     # One pair is known, so planning n times is to live it n times more.
     once = (0, 1, 1.0, 2, True, False)
-    planned = lived(DynaQ(STATES, ACTIONS, rate=0.2, planning=5), stream([once]))
-    np.testing.assert_allclose(planned.q, lived(plain, stream([once] * 6)).q, rtol=1e-6)
-    state = lived(dyna, rows)
+    planned = rollout(DynaQ(STATES, ACTIONS, rate=0.2, planning=5), stream([once]))
+    np.testing.assert_allclose(planned.q, rollout(plain, stream([once] * 6)).q, rtol=1e-6)
+    state = rollout(dyna, rows)
     last = {(s, a): (r, then, terminated) for s, a, r, then, terminated, _ in walk(40)}
     order = list(dict.fromkeys((s, a) for s, a, *_ in walk(40)))
     assert state.tried[: int(state.known)].tolist() == [s * ACTIONS + a for s, a in order]
@@ -97,8 +97,8 @@ def test_dyna_q_without_planning_is_q_learning_and_with_it_the_model_is_gone_thr
 def test_rates_may_be_leaves_and_a_learner_alone_has_none():
     rows = stream(walk(30))
     given, leaf = QLearning(STATES, ACTIONS, rate=0.2), QLearning(STATES, ACTIONS, rate=Bounded(0.2))
-    lived = lambda learner: learner.adapt(learner.init(key=K[0]), rows, key=K[1]).q
-    np.testing.assert_allclose(lived(leaf), lived(given), rtol=1e-5)
+    rollout = lambda learner: learner.adapt(learner.init(key=K[0]), rows, key=K[1]).q
+    np.testing.assert_allclose(rollout(leaf), rollout(given), rtol=1e-5)
 
 
 def test_choice_is_greedy_but_for_epsilon_and_fair_among_the_best():
@@ -112,7 +112,7 @@ def test_choice_is_greedy_but_for_epsilon_and_fair_among_the_best():
     )
 
 
-def life(learner, tasks, task, steps):
+def trajectory(learner, tasks, task, steps):
     """Transitions of one task."""
     trial = Trial(tasks.environment, trial_length=steps, baseline="none", normalise=False)
     return jax.jit(lambda task, key: trial.collect(learner, BLANK, task, keys=per_task(task, key))[0])(
@@ -125,7 +125,7 @@ def test_r_max_meets_few_unknown_pairs_and_then_earns_the_optimum():
     task = tasks.batch(jax.random.split(K[0], 2))
     m, states, actions = 2, 9, 4
     learner = RMax(states, actions, visits=m, discount=0.9, most=1.0)
-    t = life(learner, tasks, task, 300)
+    t = trajectory(learner, tasks, task, 300)
     for i in range(2):
         pairs = np.asarray(t.observation[i].argmax(-1) * actions + t.action[i]).ravel()
         seen, unknown, last = np.zeros(states * actions), 0, 0
@@ -204,8 +204,8 @@ def test_the_open_grid_is_the_published_one():
 def test_side_by_side_is_one_by_one(make):
     """Under `vmap`, where plans are made together, each task has what it has alone."""
     learner = make(STATES, ACTIONS)
-    lives = [stream(walk(30, seed)) for seed in range(3)]
-    together = jax.tree.map(lambda *xs: jnp.stack(xs), *lives)
+    trajectories = [stream(walk(30, seed)) for seed in range(3)]
+    together = jax.tree.map(lambda *xs: jnp.stack(xs), *trajectories)
     adapt = lambda rows: learner.adapt(learner.init(key=K[0]), rows, key=K[1]).q
-    for i, rows in enumerate(lives):
+    for i, rows in enumerate(trajectories):
         np.testing.assert_allclose(jax.vmap(adapt)(together)[i], adapt(rows), rtol=1e-4, atol=1e-5)

@@ -46,10 +46,12 @@ def log(path):
     return (path / METRICS).read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["backprop", "evolution", "lifetimes"])
+@pytest.mark.parametrize("kind", ["backprop", "evolution", "unfinished trials"])
 def test_interrupted_is_never_interrupted(tmp_path, kind):
     def start(out, **more):
-        if kind == "lifetimes":  # window 2 of horizon 6: the objective's memory crosses the checkpoint at step 4
+        if (
+            kind == "unfinished trials"
+        ):  # bptt_length 2 of trial_length 6: the objective's memory crosses the checkpoint at step 4
             tasks = Bandits(3)
             trial = Trial(tasks.environment, trial_length=6, terms=TERMS, bptt_length=2)
             optimizer = Backprop(optax.adam(1e-2), epochs=2, minibatches=2)
@@ -96,7 +98,7 @@ class OneTask(TaskDistribution):
         return split_by_stream(self)
 
 
-def test_one_task_is_no_distribution_and_that_is_said():
+def test_one_task_is_no_distribution_and_is_refused():
     def said(tasks):
         events = []
         train(gradient(), FewShot(), Backprop(optax.sgd(0.1)), tasks, config=CONFIG, listener=events.append)
@@ -282,7 +284,7 @@ def test_what_has_nothing_to_learn_is_not_trained():
         train(bandits.thompson(2), trial, optimizer, Bandits(2), config=Training(meta_steps=3), listener=quiet)
 
 
-def test_a_validation_that_finds_nothing_finite_is_said_and_training_goes_on(tmp_path):
+def test_a_validation_that_finds_nothing_finite_is_reported_and_training_goes_on(tmp_path):
     said = []
     wild = gradient(SGD(1e30))
     config = dataclasses.replace(CONFIG, meta_steps=4, validate_every=2, max_diverged=1.0)

@@ -360,7 +360,7 @@ def test_a_rare_reward_is_no_target_without_bounds():
     assert nothing.scale == 1
 
 
-def test_values_that_adaptation_lives_on_stay_in_units_of_the_reward():
+def test_values_that_adaptation_uses_stay_in_units_of_the_reward():
     class Owns(Recurrent):
         value_in_reward_units = True
 

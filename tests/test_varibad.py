@@ -56,7 +56,7 @@ def collected(learner, objective, tasks, num):
     )[0]
 
 
-def lived_by(learner) -> RolloutBatch:
+def rolled_out(learner) -> RolloutBatch:
     return collected(learner, Trial(TASKS.environment, trial_length=TRIAL, terms=PPO), TASKS, 1)
 
 
@@ -107,31 +107,31 @@ def surprise(decoder: Decoder, m, transition) -> float:
 
 
 @pytest.fixture(scope="module", params=["goal or not", "numbers and transitions"])
-def foretold(request):
+def reconstructed(request):
     """(a term's value for beliefs of given means and deviations, the decoder, the trial)."""
     choices = {"values": (-0.1, 1.0), "arrival": True} if request.param == "goal or not" else {"transitions": True}
     learner = agent(**choices)
-    lived = jax.tree.map(lambda x: x[0], lived_by(learner))
+    rollout = jax.tree.map(lambda x: x[0], rolled_out(learner))
 
     @jax.jit
     def term(mean, std, key):
-        told = dataclasses.replace(lived, loss_key=key)
+        told = dataclasses.replace(rollout, loss_key=key)
         return reconstruction(learner, Output(prediction=believing(mean, std)), told)
 
     in_numpy = lambda tree: jax.tree.map(lambda x: np.asarray(x, float), tree)
-    return term, in_numpy(learner.decoder), in_numpy(lived.transition)
+    return term, in_numpy(learner.decoder), in_numpy(rollout.transition)
 
 
-def test_every_moment_foretells_every_step_past_and_future(foretold):
-    term, decoder, transition = foretold
+def test_every_moment_reconstructs_every_step_past_and_future(reconstructed):
+    term, decoder, transition = reconstructed
     mean = np.linspace(-2, 2, TRIAL)[:, None]
     by_hand = np.mean([surprise(decoder, m, transition) for m in mean])
     np.testing.assert_allclose(term(mean, np.full_like(mean, 1e-9), K[7]), by_hand, rtol=1e-5)
 
 
-def test_the_latent_is_drawn_from_the_belief(foretold):
+def test_the_latent_is_drawn_from_the_belief(reconstructed):
     """The mean over draws is the expectation, by Gauss–Hermite quadrature in the one dimension."""
-    term, decoder, transition = foretold
+    term, decoder, transition = reconstructed
     mean, std = 0.3, 1.5
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     at_nodes = np.array([surprise(decoder, np.array([mean + std * node]), transition) for node in nodes])
@@ -147,10 +147,10 @@ def test_the_latent_is_drawn_from_the_belief(foretold):
 def test_the_divergence_is_the_closed_form_from_belief_to_belief():
     mean, log_variance = np.random.default_rng(0).normal(size=(2, TRIAL, 3))
     learner = agent(values=(-0.1, 1.0), arrival=True)
-    lived = jax.tree.map(lambda x: x[0], lived_by(learner))
+    rollout = jax.tree.map(lambda x: x[0], rolled_out(learner))
     latent = believing(mean, np.exp(0.5 * log_variance))
     value = lambda is_first: divergence(
-        learner, Output(prediction=latent), dataclasses.replace(lived, is_first=jnp.asarray(is_first))
+        learner, Output(prediction=latent), dataclasses.replace(rollout, is_first=jnp.asarray(is_first))
     )
     before = np.concatenate([np.zeros((1, 3)), mean[:-1]]), np.concatenate([np.zeros((1, 3)), log_variance[:-1]])
     kl = 0.5 * (np.exp(log_variance - before[1]) + (mean - before[0]) ** 2 / np.exp(before[1]) - 1)
@@ -190,7 +190,7 @@ def test_without_a_decoder_it_is_the_plain_recurrent_actor_critic():
 
 def test_the_policy_and_the_belief_learn_apart():
     learner = agent(transitions=True)
-    batch = lived_by(learner)
+    batch = rolled_out(learner)
     moved = lambda gradient: [bool((leaf != 0).any()) for leaf in jax.tree.leaves(gradient)]
     _, of_policy = gradients(learner, Trial(TASKS.environment, trial_length=TRIAL, terms=PPO), batch)
     _, of_belief = gradients(learner, Trial(TASKS.environment, trial_length=TRIAL, terms=ELBO), batch)
@@ -205,10 +205,10 @@ def test_what_is_drawn_is_where_the_goal_is_believed_to_be():
     drawn = jax.jit(lambda: goals(learner.decoder, sure, 9, key=K[7], draws=3))()
     np.testing.assert_allclose(drawn, 1 / (1 + np.exp(logits[:, 0] - logits[:, 1])), rtol=1e-5)
     trial = Trial(TASKS.environment, trial_length=TRIAL, terms=PPO)
-    task, lived = (
-        jax.tree.map(lambda x: x[0], tree) for tree in (TASKS.batch(jax.random.split(K[5], 1)), lived_by(learner))
+    task, rollout = (
+        jax.tree.map(lambda x: x[0], tree) for tree in (TASKS.batch(jax.random.split(K[5], 1)), rolled_out(learner))
     )
-    arrays = grid_beliefs(learner, EvaluationConfig(trial), task, lived)
+    arrays = grid_beliefs(learner, EvaluationConfig(trial), task, rollout)
     assert arrays["moments"].tolist() == [0, 4] and arrays["believed"].shape == (2, 9)
     stacked = {name: np.stack([array] * 5) for name, array in arrays.items()}
     figure = task_pictures.tasks(grid_beliefs.kind, {**stacked, "task": np.arange(5), "value": np.zeros(5)}, "return")

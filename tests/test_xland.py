@@ -33,19 +33,19 @@ def test_reading_symbols_is_embedding_and_convolving():
     np.testing.assert_array_equal(said[-4:], [0, 0, 0, 1])
 
 
-def test_an_agent_that_reads_symbols_replays_its_life():
+def test_an_agent_that_reads_symbols_replays_its_trial():
     net, feedback = SymbolGrid(4, (3, 2), (4, 5, 6), key=K), OutcomeFeedback(3)
     heads = ActorCritic(8, 3, key=K, hidden=5)
     learner = Recurrent(GRU(net.features + feedback.size, 8, key=K), heads, feedback, net)
     seen = jax.random.randint(K, (4, 1, 33), 0, 2).astype(jnp.uint8)
     never = jnp.zeros((4, 1), bool)
     reward, action = jax.random.normal(K, (4, 1)), jnp.array([[0], [2], [1], [0]])
-    life = Transition(seen, action, reward, never, never, never, seen)
-    replays = lambda state, life, key: (
-        learner.replay(state, life, key=key),
-        scan_replay(learner, state, life, key=key),
+    trajectory = Transition(seen, action, reward, never, never, never, seen)
+    replays = lambda state, trajectory, key: (
+        learner.replay(state, trajectory, key=key),
+        scan_replay(learner, state, trajectory, key=key),
     )
-    ours, by_hand = jax.jit(replays)(learner.init(key=K), life, jax.random.split(K, 4))
+    ours, by_hand = jax.jit(replays)(learner.init(key=K), trajectory, jax.random.split(K, 4))
     np.testing.assert_allclose(ours.policy.logits, by_hand.policy.logits, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(ours.value, by_hand.value, rtol=1e-5, atol=1e-6)
     # A hidden layer says as much as it did, but the policy begins near indifference.
@@ -120,8 +120,8 @@ def test_a_room_begins_anew_under_the_same_rules():
         return state.grid, jax.lax.scan(step, state, jax.random.split(key, steps))[1]
 
     rulesets = tasks.batch(jax.random.split(K, 20))
-    first, lived = live(rulesets, K)
-    seen, time, grid, reward, terminated, truncated, final = map(np.asarray, lived)
+    first, rollout = live(rulesets, K)
+    seen, time, grid, reward, terminated, truncated, final = map(np.asarray, rollout)
     ended = terminated | truncated
     assert not (terminated & truncated).any() and terminated.sum() > 5 and truncated.sum() > 5
     before = np.concatenate([np.zeros((1, 20), int), time[:-1]]) + 1  # steps of the episode, this one included

@@ -37,7 +37,7 @@ def shared(f, arguments, results):
 
 def start(kind, out=None, **more):
     config = more.pop("config", CONFIG)
-    if kind == "lifetimes":  # unfinished lives wait on the device that lives them, over the checkpoint at step 2
+    if kind == "unfinished trials":  # they wait on the device that rolls them out, over the checkpoint at step 2
         tasks = Bandits(3)
         trial = Trial(tasks.environment, trial_length=6, terms=TERMS, bptt_length=2)
         optimizer = Backprop(optax.adam(1e-2), epochs=2, minibatches=2)
@@ -82,7 +82,7 @@ def test_advantages_are_normalised_over_the_tasks_of_both(key):
     assert abs(both[:2].mean()) > 1e-3  # each half alone is not
 
 
-@pytest.mark.parametrize("kind", ["backprop", "evolution", "lifetimes"])
+@pytest.mark.parametrize("kind", ["backprop", "evolution", "unfinished trials"])
 def test_interrupted_is_never_interrupted(tmp_path, kind):
     whole = start(kind, tmp_path / "run")
     assert whole.about["config"]["devices"] == 2
@@ -147,7 +147,7 @@ def test_what_devices_cannot_share_is_refused():
     config = Training(**{**vars(CONFIG), "devices": 2})
     with pytest.raises(Incompatible, match="leading axis of tasks"):
         train(gradient(), Counting(), Backprop(optax.sgd(0.1)), Sinusoids(), config=config, listener=quiet)
-    with pytest.raises(ConfigError, match="lives on the host"):
+    with pytest.raises(ConfigError, match="runs on the host"):
         train(gradient(), OnHost(), Backprop(optax.sgd(0.1)), Sinusoids(), config=config, listener=quiet)
 
 

@@ -116,7 +116,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(types.ModuleType):
-    """`train`, `evaluate`, `report` and `load` are verbs here, whichever of the modules they live in was imported."""
+    """`train`, `evaluate`, `report` and `load` are functions here, whichever modules of these names were imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _HOME and isinstance(value, types.ModuleType)):

@@ -99,7 +99,7 @@ class Learner(eqx.Module):
 
     @abc.abstractmethod
     def replay(self, state: State, experience: Experience, *, key: Key[Array, "segments"]) -> Outputs:
-        """What `apply` says along a life: arrays of `experience` and outputs are [segments, steps, ...].
+        """Outputs of `apply` along a trajectory; arrays of `experience` and of the outputs are [segments, steps, ...].
 
         Must equal `scan_replay`, which most learners use as it is.
         """
@@ -118,7 +118,7 @@ class ObjectiveMemory(eqx.Module):
 
 
 class Objective(eqx.Module):
-    """What a good adaptation is worth. `collect` lives, `loss` replays what was lived and is differentiated."""
+    """What an adaptation is worth. `collect` rolls tasks out; `loss` replays the adaptation and is differentiable."""
 
     on_device: ClassVar[bool] = True  # False: `collect` touches the host, so the loop calls it outside of jit
 
@@ -149,7 +149,7 @@ class Objective(eqx.Module):
 
     @property
     def for_evaluation(self) -> "Objective":
-        """What is tested: the same, of tasks that are lived to their end in one go."""
+        """The objective that is tested: the same, with every task rolled out to its end in one meta-step."""
         return self
 
     @abc.abstractmethod
@@ -171,7 +171,7 @@ class Objective(eqx.Module):
 
     @abc.abstractmethod
     def score(self, batch: Batch) -> Float[Array, "tasks"]:
-        """How well each task was lived; higher is better."""
+        """How well each task was solved; higher is better."""
 
     @abc.abstractmethod
     def curve(self, batch: Batch) -> Float[Array, "tasks points"]:
@@ -185,7 +185,7 @@ class MetaOptimizer(eqx.Module):
     @property
     @abc.abstractmethod
     def population(self) -> int | None:
-        """How many candidates live a meta-step; None: one, the learner, without a leading axis."""
+        """How many candidates a meta-step rolls out; None: one, the learner, without a leading axis."""
 
     def groups(self, num_tasks: int) -> int:
         """In how many equal groups of consecutive tasks a meta-step of `num_tasks` falls. Devices hold whole groups, so
@@ -245,7 +245,7 @@ class HeldOut(eqx.Module):
     run's seed, so any two runs can be compared pair by pair.
 
     stream: which of the streams of keys draws them
-    note: what has to be said with every result
+    note: a remark that is printed with every result
     by_stream: whether the stream alone keeps them from being trained on, as in continuous families
     """
 
@@ -276,7 +276,7 @@ class HeldOut(eqx.Module):
             return digest((self.stream, self.distribution), fields)
         except NoDigest as error:
             raise Incompatible(
-                f"it cannot be told which tasks {type(self.distribution).__name__} holds out: {error}; or name the "
+                f"it is not known which tasks {type(self.distribution).__name__} holds out: {error}; or name the "
                 "fields that its split depends on in its method `split_fields`"
             ) from error
 

@@ -3,7 +3,7 @@
     asks        pulls the informative arm, then the one it names                                     Bayes-optimal
     searches    pulls one arm after another until one pays more than the others
 
-A reward tells which arm it came from: 5 from the target, less than 1.1 from the informative arm, whose reward is the
+A reward reveals which arm it came from: 5 from the target, less than 1.1 from the informative arm, whose reward is the
 number of the target in tenths.
 """
 

@@ -5,7 +5,7 @@
     Bayes-optimal  b = P(state 0 pays more | all seen),    Q(a) = Σ_s p(s|a) (reward to expect in s)
 
 The first two choose with probability ∝ exp(β Q); α and β are to be tuned on validation tasks. The last is greedy: the
-states' rewards mirror each other, so either one tells as much as the other and there is nothing to explore.
+states' rewards mirror each other, so either one is as informative as the other and there is nothing to explore.
 """
 
 import equinox as eqx

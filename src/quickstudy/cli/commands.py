@@ -30,7 +30,7 @@ from quickstudy.train.interrupts import stop_requests
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """How to speak. These options stand after the command."""
+    """What is printed. These options come after the command."""
 
     json: bool = False
     """Every line on stdout is a JSON object; the last one is the result."""
@@ -71,7 +71,7 @@ def train(recipe: Recipe, folder: Path, output: Output, writers: Writers) -> Non
     recipe.check()
     limits.check()
     lock = FolderLock(folder)
-    with lock.held():  # before JAX is imported, so that a second writer is told at once
+    with lock.held():  # before JAX is imported, so that a second writer is refused at once
         if Path(folder, "run.json").exists():
             raise ConfigError([f"{folder} already holds a run; resume it, or choose another folder"])
         _train(recipe, lock, output, writers)
@@ -171,11 +171,11 @@ def _told_while_testing(output: Output) -> events.Listener:
     """Says which learner is tested, where the ones before it took a while."""
     began = time.monotonic()
 
-    def tell(event: Mapping[str, Any]) -> None:
+    def show(event: Mapping[str, Any]) -> None:
         if event["number"] > 1 and time.monotonic() - began > 5:
             _hello(output, f"testing {event['name']} ({event['number']} of {event['of']}) …")
 
-    return tell
+    return show
 
 
 def _hello(output: Output, line: str) -> None:
@@ -244,12 +244,13 @@ def _to_go_on_with(
         devices = choose(changes.devices, experiment.meta_optimizer.groups(recipe.training.meta_batch))
         recipe = recipe.changed(devices=devices)
     now = json.loads(canonical(recipe.values()))
-    said = changed(*({name: config.get(name) for name in MAY_CHANGE} for config in (saved, now)))
+    difference = changed(*({name: config.get(name) for name in MAY_CHANGE} for config in (saved, now)))
     if recipe.training.meta_steps < at:
         raise ConfigError([f"meta_steps={recipe.training.meta_steps} lies before step {at}, where the run goes on"])
-    if said:
+    if difference:
         _hello(
-            output, f"changed: {said}; what follows from that, as schedules or the tasks drawn, changes from here on"
+            output,
+            f"changed: {difference}; what follows from that, as schedules or the tasks drawn, changes from here on",
         )
     if not at and os.path.exists(run.path / METRICS):
         _hello(output, f"warning: {run.checkpoints} has no checkpoint left, so the run begins anew")

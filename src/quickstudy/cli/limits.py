@@ -1,7 +1,7 @@
 """A limit of address space (`ulimit -v`), which ends the libraries underneath without a word.
 
-Below what they need to start, that is said before they are loaded. Above, the command is run in a process of its own,
-so that its end is noticed, and told.
+Below what they need to start, an error says so before they are loaded. Above, the command is run in a process of its
+own, so that its end is noticed and reported.
 """
 
 import contextlib

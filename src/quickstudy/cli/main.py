@@ -279,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(words: Sequence[str]) -> None:
     try:
         answering(_command(words))
-    except SystemExit as error:  # the parser's own: it has said what is wrong
+    except SystemExit as error:  # the parser's own: it has printed what is wrong
         if error.code and "--json" in words:
             print(json.dumps({"status": "error", "code": 2, "message": "bad command line; see stderr"}), flush=True)
         raise

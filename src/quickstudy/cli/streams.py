@@ -54,8 +54,8 @@ def make_last() -> list[Lasting]:
 
 
 def refused(streams: list[Lasting]) -> str:
-    """Why something that was said is lost, where it was not that its reader had enough; else empty."""
+    """Why part of the output is lost, unless its reader closed the pipe; else empty."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     lost = [stream.failed for stream in streams if stream.failed and not isinstance(stream.failed, BrokenPipeError)]
-    return f"what was said could not be written: {lost[0].strerror}" if lost else ""
+    return f"the output could not be written: {lost[0].strerror}" if lost else ""

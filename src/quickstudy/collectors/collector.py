@@ -1,9 +1,9 @@
-"""What every collector does: it rolls out trials, and says what was observed, done, earned and said on the way.
+"""What every collector does: it rolls out trials, and returns observations, actions, rewards and the learner's outputs.
 
     trials = collector.begin(learner, tasks, keys)
     rollout, trials = collector.collect(learner, trials, keys)       one window of every trial
 
-Here is what does not depend on where the environment lives: the schedule, the keys, and how one action is chosen.
+Here is what does not depend on where the environment runs: the schedule, the keys, and how one action is chosen.
 """
 
 import abc
@@ -94,17 +94,17 @@ def act(
     """(action, its log-probability, value) for one observation; `vmap` makes it one program for all environments."""
     output = learner.apply(state, observation)
     if not isinstance(output, Output) or output.policy is None:
-        raise Incompatible(f"Trial acts by a policy, and {type(learner).__name__} says none")
+        raise Incompatible(f"Trial acts by a policy, and {type(learner).__name__} returns none")
     action = output.policy.mode() if mode == "mode" else output.policy.sample(key=key)
     return action, output.policy.log_prob(action), output.value
 
 
 def value(learner: Learner, state: State, observation: PyTree) -> Float[Array, ""]:
-    """The value of one observation. Raises `Incompatible` for a learner that says none."""
-    said = learner.apply(state, observation).value
-    if said is None:
+    """The value of one observation. Raises `Incompatible` for a learner that returns none."""
+    output = learner.apply(state, observation).value
+    if output is None:
         raise Incompatible(
-            f"baseline='value' needs a learner that says a value, and {type(learner).__name__} says none; use 'linear' "
-            "or 'none'"
+            f"baseline='value' needs a learner that returns a value, and {type(learner).__name__} returns none; use "
+            "'linear' or 'none'"
         )
-    return jnp.asarray(said)
+    return jnp.asarray(output)

@@ -1,4 +1,4 @@
-"""Trials in environments that live on the device: one compiled scan, environment and learner together."""
+"""Trials in environments that run on the device: one compiled scan, environment and learner together."""
 
 from collections.abc import Callable
 from typing import Any
@@ -46,7 +46,7 @@ class DeviceCollector(Collector):
 
             def one(key, environment, observation):
                 choose, move = jax.random.split(key)
-                action, log_prob, said = act(learner, state, observation, schedule.act, key=choose)
+                action, log_prob, state_value = act(learner, state, observation, schedule.act, key=choose)
                 shown, environment, reward, terminated, truncated, info = self.environment.step(
                     move, environment, action, trial.task
                 )
@@ -59,7 +59,7 @@ class DeviceCollector(Collector):
                     time == schedule.trial_length - 1,
                     info["final_observation"],
                 )
-                return shown, environment, (transition, log_prob, said)
+                return shown, environment, (transition, log_prob, state_value)
 
             observation, environment, taken = self._envs(one, self._keys(key), environment, observation)
             return (state, environment, observation, time + 1), taken
@@ -68,9 +68,9 @@ class DeviceCollector(Collector):
             return jax.lax.scan(step, carry, jax.random.split(key, schedule.segment_length))
 
         def segment_and_adapt(carry, keys):
-            (state, *rest), (transition, *said) = segment(carry, keys[0])
+            (state, *rest), (transition, *outputs) = segment(carry, keys[0])
             adapted = learner.adapt(state, transition, key=keys[1])
-            return (adapted, *rest), (transition, *said, self._cut_values(learner, state, transition, keys[1]))
+            return (adapted, *rest), (transition, *outputs, self._cut_values(learner, state, transition, keys[1]))
 
         carry = (trial.state, trial.environment, trial.observation, trial.time)
         if not schedule.whole or schedule.segments > MANY:
@@ -85,8 +85,10 @@ class DeviceCollector(Collector):
         if schedule.end_values:
             end_value = self._envs(lambda o: value(learner, state, o), observation)
         start = () if schedule.whole else trial.state
-        transition, log_prob, said, cut_value = taken
-        rollout = Rollout(transition, log_prob, said, cut_value, end_value, trial.key, adapting, start, trial.time)
+        transition, log_prob, state_values, cut_value = taken
+        rollout = Rollout(
+            transition, log_prob, state_values, cut_value, end_value, trial.key, adapting, start, trial.time
+        )
         over = jnp.where(time >= schedule.trial_length, 0, time)
         return rollout, TrialState(trial.task, environment, observation, state, over, trial.key)
 

@@ -72,7 +72,7 @@ class Rollout(eqx.Module):
 
     transition: Transition
     log_prob: Float[Array, "..."]  # of the actions
-    value: Float[Array, "..."] | None  # of the observations, before the actions; None where the learner says none
+    value: Float[Array, "..."] | None  # of the observations, before the actions; None where the learner returns none
     cut_value: Float[Array, "..."] | None  # of `next_observation`, had the episode gone on; None where not asked for
     end_value: Float[Array, "..."] | None  # [tasks (, num_envs)], of the observation after the window
     key: Key[Array, "*tasks"]  # what `init` was given
@@ -97,4 +97,4 @@ class RolloutBatch(eqx.Module):
     loss_key: Key[Array, "*tasks"] | Any = None  # for loss terms that draw
     start: PyTree = ()  # the learner's state when the window began; () where every trial begins in it
     is_first: Bool[Array, "*tasks"] | Any = None  # whether the trial began here, so that `start` does not count
-    diverged: Bool[Array, "*tasks"] | Any = None  # whether something that was observed, said or earned is not finite
+    diverged: Bool[Array, "*tasks"] | Any = None  # whether an observation, an output or a reward is not finite

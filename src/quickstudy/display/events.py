@@ -2,7 +2,7 @@
 
     {"event": "start" | "compile" | "compiled" | "metrics" | "validation" | "save" | "waiting" | "warning" | ..., ...}
 
-"waiting" comes from a thread of its own, while the one that tells all else is busy.
+"waiting" comes from a thread of its own, while the thread that sends all other events is busy.
 
 Writers for TensorBoard and Weights & Biases are listeners too (extras `tensorboard`, `wandb`).
 """
@@ -24,7 +24,7 @@ def quiet(event: Mapping[str, Any]) -> None:
 
 
 class Together:
-    """Tells each of them, and closes those that can be."""
+    """A listener that calls each of these, and closes those that can be closed."""
 
     def __init__(self, *listeners: Listener):
         self.listeners = listeners

@@ -20,7 +20,7 @@ Stepped = tuple[PyTree, PyTree, Float[Array, ""], Bool[Array, ""], Bool[Array, "
 
 @runtime_checkable
 class Environment(Protocol):
-    """The two functions; both are pure, and jittable where the environment lives on the device."""
+    """The two functions; both are pure, and jittable where the environment runs on the device."""
 
     def reset(self, key: Key[Array, ""], params: PyTree) -> tuple[PyTree, PyTree]: ...
 

@@ -98,8 +98,8 @@ class XLandTasks(EnvironmentTasks):
         if room not in (known := [name for name in _package().registered_environments() if "XLand" in name]):
             raise ValueError(f"no room {room!r}: xminigrid has {', '.join(known)}")
         drawn = draw(num, *BENCHMARKS[benchmark], generator=np.random.default_rng(0))
-        told = np.concatenate([np.asarray(drawn.goal), np.asarray(drawn.rules).reshape(num, -1)], 1)
-        first = np.sort(np.unique(told, axis=0, return_index=True)[1])
+        rows = np.concatenate([np.asarray(drawn.goal), np.asarray(drawn.rules).reshape(num, -1)], 1)
+        first = np.sort(np.unique(rows, axis=0, return_index=True)[1])
         return XLandTasks(jax.tree.map(lambda x: x[first], drawn), room)
 
     def split_fields(self) -> tuple[str, ...]:

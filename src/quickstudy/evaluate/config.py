@@ -35,13 +35,13 @@ class EvaluationConfig:
     eval_view: makes the learner that is tested of the one that is trained: without what only training needs, as
         exploration
     oracle_value: (tasks) -> the best possible value of each task, in the metric's units
-    draw: of one task, arrays(learner, config, task, rollout); recorded of the worst, the median and the best tasks
-    draw_many: of the first chunk of tasks together, arrays(learner, config, tasks, rollouts)
-    behaviour: of the learner and of each baseline, arrays(tasks, rollouts) with a leading task axis, NaN where a task
-        has nothing to say; recorded are their means over tasks
+    draw: the picture of a task, arrays(learner, config, task, rollout); of the worst, the median and the best tasks
+    draw_many: the picture of the first chunk of tasks together, arrays(learner, config, tasks, rollouts)
+    behaviour: measures of the learner and of each baseline, arrays(tasks, rollouts) with a leading task axis, NaN
+        where a task has none; recorded are their means over tasks
     chunk: tasks that are rolled out at once; it changes no result
     seed: of the rollouts' keys
-    note: what has to be said with every result, as that it is transductive
+    note: a remark that is printed with every result, as that it is transductive
     """
 
     objective: Objective

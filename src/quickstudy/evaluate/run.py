@@ -31,7 +31,7 @@ def evaluate(
     """Tests `learner` on held-out tasks. A task and the key it is rolled out with depend on the task's number and on
     `evaluation.seed` alone, so the outcomes of any two learners can be compared pair by pair.
 
-    listener: told of each learner that is tested, as {"event": "testing", "name": ..., "number": ..., "of": ...}
+    listener: called for each learner that is tested, as {"event": "testing", "name": ..., "number": ..., "of": ...}
 
     Raises TypeError for tasks that are not held out, ValueError for no tasks, FloatingPointError where no task gave a
     finite score.
@@ -48,17 +48,17 @@ def evaluate(
     evaluation = dataclasses.replace(evaluation, objective=objective, chunk=chunk)
     learner = learner if evaluation.eval_view is None else evaluation.eval_view(learner)
 
-    tell = lambda name, number: listener(
+    announce = lambda name, number: listener(
         {"event": "testing", "name": name, "number": number, "of": 1 + len(evaluation.baselines)}
     )
-    tell("the learner", 1)
+    announce("the learner", 1)
     ours = _measure(learner, evaluation, held_out)
     sound = np.isfinite(ours.values)
     if not sound.any():
         raise FloatingPointError(f"none of the {len(ours.values)} held-out tasks gave a finite score")
     baselines, notes = {}, [held_out.note, evaluation.note]
     for number, (name, baseline) in enumerate(evaluation.baselines.items(), 2):
-        tell(name, number)
+        announce(name, number)
         theirs = _measure(baseline, evaluation, held_out)
         finite = np.isfinite(theirs.values)
         if not finite.all():

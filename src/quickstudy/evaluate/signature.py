@@ -1,4 +1,4 @@
-"""Numbers that tell tasks apart, so that two tests are paired where their tasks are the same, and nowhere else."""
+"""Numbers that identify tasks, so that two tests are paired where their tasks are the same, and nowhere else."""
 
 import math
 

@@ -13,7 +13,7 @@ from quickstudy.parallel.axes import over_axes
 def require_single_env(experience: PyTree) -> None:
     """Raises `Incompatible` for experience of parallel copies."""
     if experience.axes != 1:
-        raise Incompatible("what learns from one step after another lives one stream: use width=None")
+        raise Incompatible("a learner that adapts at every step takes one environment: use num_envs=None")
 
 
 def along(learner: Any, state: State, experience: Experience) -> Outputs:
@@ -27,8 +27,8 @@ def scan_replay(learner: Any, state: State, experience: Experience, *, key: Key[
     The last segment is applied outside the scan: nobody asks what would be learned from it.
     """
 
-    def segment(state, lived):
-        experience, key = lived
+    def segment(state, item):
+        experience, key = item
         return learner.adapt(state, experience, key=key), along(learner, state, experience)
 
     before = jax.tree.map(lambda x: x[:-1], experience)

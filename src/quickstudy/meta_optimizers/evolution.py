@@ -1,8 +1,8 @@
-"""Evolution strategies: estimate the gradient of the score from what a population of learners lived.
+"""Evolution strategies: estimate the gradient of the score from the scores of a population of learners.
 
     ∇_θ E[F(θ + σε)]  ≈  1/(2mσ) Σ_{j≤m} (F(θ + σε_j) − F(θ − σε_j)) ε_j,   ε_j ~ N(0, I)
 
-Pairs are antithetic, and all candidates live the same tasks with the same keys, so that what differs is what the
+Pairs are antithetic, and all candidates meet the same tasks with the same keys, so that what differs is what the
 perturbation did. Salimans et al. 2017, "Evolution Strategies as a Scalable Alternative to Reinforcement Learning";
 over MAML's learner it is ES-MAML (Song et al. 2020).
 """

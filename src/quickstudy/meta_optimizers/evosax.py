@@ -1,9 +1,9 @@
 """The strategies of evosax as outer loops: CMA-ES, SNES, PGPE and others (Lange 2022). Needs the extra `evosax`.
 
     candidates   θ_j = θ_0 + s · z_j,    z_1 … z_m by the strategy, s one number a leaf
-    update       the strategy is told what each candidate lived; θ ← θ_0 + s · (the mean of its distribution)
+    update       the strategy gets the score of each candidate; θ ← θ_0 + s · (the mean of its distribution)
 
-All candidates live the same tasks with the same keys, as under `Evolution`. CMA-ES learns the covariance of all
+All candidates meet the same tasks with the same keys, as under `Evolution`. CMA-ES learns the covariance of all
 meta-parameters, which is what tens of numbers, such as rates and weights of losses, need, and what thousands forbid.
 """
 

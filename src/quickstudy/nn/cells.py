@@ -53,7 +53,7 @@ def _associative(cell: LSTMCell, labels: int, key: Key[Array, ""]) -> LSTMCell:
 
     Each unit holds labels of the inputs that open its gates, and shows them to inputs that open them too: a label to
     whatever looks like what it came with, faintly, which training has but to sharpen. From small weights a gate is open
-    by half whatever comes, and what that product of three things could tell is found late or never.
+    by half whatever comes, and the gradient through that product of three factors is found late or never.
     """
     others = cell.weight_ih.shape[0] - labels
     if others < 1:

@@ -1,4 +1,4 @@
-"""Gradients as inputs of a network: they span many orders of magnitude, so it is told their logarithm and their sign.
+"""Gradients as inputs of a network: they span many orders of magnitude, so it reads their logarithm and their sign.
 
 (log|g| / p, sgn g) where |g| ≥ e^−p,   else (−1, e^p g)            p = 10; Andrychowicz et al. 2016, appendix A
 """
@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 
 def log_and_sign(g: Float[Array, "*any"], p: float = 10.0) -> Float[Array, "*any 2"]:
-    """Two numbers for each one, both of the order of 1. Sizes are told apart down to e^−p."""
+    """Two numbers for each one, both of the order of 1. Sizes are distinguished down to e^−p."""
     size = jnp.abs(g)
     large = size >= jnp.exp(-p)
     log = jnp.log(jnp.where(large, size, 1.0)) / p  # of 1, where it is not taken: log 0 has no derivative

@@ -2,14 +2,14 @@
 
     block(x) = pool(relu(γ (Wx − μ)/σ + β))        conv-4 (Vinyals et al. 2016; strided in Finn et al. 2017)
 
-What μ and σ are taken over has to be said, because it decides what a test may claim:
+What μ and σ are taken over decides what a test may claim:
 
     support        over the images a task was learned from, position by channel; a query is normalised by what they gave
                    (Bronskill et al. 2020). Honest
     layer          over one image: position and channel (Ba et al. 2016). Honest, and the default
     group          over one image and each of 8 groups of channels (Wu and He 2018). Honest
     transductive   over all images that are seen together, as batch normalisation does in training mode: a query is
-                   then told of the other queries. What MAML's authors did; it must be asked for, and is printed
+                   then informed by the other queries. What MAML's authors did; it must be asked for, and is printed
     none           no normalisation
 
 Images are [height, width, channels]; bytes are taken as they are, so scale them where they are made.

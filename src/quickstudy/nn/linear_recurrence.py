@@ -1,4 +1,4 @@
-"""A cell whose recurrence is linear, so that a whole life is gone through in parallel (S5: Smith, Warrington, Linderman
+"""A cell whose recurrence is linear, so that a whole trial is computed in parallel (S5: Smith, Warrington, Linderman
 2023; with the parametrisation of the LRU: Orvieto et al. 2023).
 
     layer      z_t = λ ⊙ z_{t−1} + √(1 − |λ|²) ⊙ B n(u_t),      u_t ← u_t + W gelu(Re(C z_t) + d ⊙ n(u_t))
@@ -56,12 +56,12 @@ class Layer(eqx.Module):
 
     def read(self, z: Complex[Array, "states"], u: Float[Array, "width"]) -> Float[Array, "width"]:
         """What the next layer is given."""
-        said = z.real @ self.out[0].T - z.imag @ self.out[1].T + self.skip * self.norm(u)
-        return u + self.mix(jax.nn.gelu(said))
+        output = z.real @ self.out[0].T - z.imag @ self.out[1].T + self.skip * self.norm(u)
+        return u + self.mix(jax.nn.gelu(output))
 
 
 class LinearRecurrence(Cell):
-    """hidden: the states of all layers, and what the last one says."""
+    """A stack of linear recurrences; its hidden state holds the states of all layers, and the last one's output."""
 
     enter: Linear  # V
     layers: list[Layer]

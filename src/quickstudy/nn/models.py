@@ -135,10 +135,10 @@ class CategoricalPolicy(eqx.Module):
     critic: bool = eqx.field(static=True, default=False)
 
     def __call__(self, x: Float[Array, "inputs"]) -> Output:
-        said = self.net(x)
+        raw = self.net(x)
         if self.critic:
-            return Output(policy=Categorical(said[:-1]), value=said[-1])
-        return Output(policy=Categorical(said))
+            return Output(policy=Categorical(raw[:-1]), value=raw[-1])
+        return Output(policy=Categorical(raw))
 
 
 class GaussianPolicy(eqx.Module):
@@ -151,8 +151,8 @@ class GaussianPolicy(eqx.Module):
     critic: bool = eqx.field(static=True, default=False)
 
     def __call__(self, x: Float[Array, "inputs"]) -> Output:
-        said = self.net(x)
-        mean, value = (said[:-1], said[-1]) if self.critic else (said, None)
+        raw = self.net(x)
+        mean, value = (raw[:-1], raw[-1]) if self.critic else (raw, None)
         return Output(policy=Gaussian(self.scale * mean, self.scale * jnp.exp(self.log_std)), value=value)
 
 

@@ -1,8 +1,8 @@
-"""Statistics that a network takes from the examples it learned from, and keeps for the ones it is asked about.
+"""Statistics of the support set, which a network keeps to normalise the queries.
 
-With batch normalisation over the support set a prediction knows the task's examples and no other query (conditional
-batch normalisation, or MetaBN, in Bronskill et al. 2020, TaskNorm, ICML). The moments are part of what was learned of a
-task, so they are kept in the learner's state:
+With batch normalisation over the support set a prediction depends on the task's examples and on no other query
+(conditional batch normalisation, or MetaBN, in Bronskill et al. 2020, TaskNorm, ICML). The moments are part of what was
+learned of a task, so they are kept in the learner's state:
 
     given = compute_support_stats(net, support.x)      after adapting;      prediction = with_statistics(net, given)(x)
 """
@@ -41,8 +41,8 @@ def initial_stats(net: Any) -> PyTree:
 
 
 def refuse(net: Any) -> tuple[()]:
-    """Raises Incompatible where statistics are needed and nobody would keep them: queries would then be normalised by
-    each other, and an honest figure would not be one."""
+    """Raises Incompatible where statistics are needed and the learner does not keep them: queries would then be
+    normalised by each other, and an honest figure would not be one."""
     is_settling = lambda node: isinstance(node, SupportNorm)
     if any(is_settling(node) and node.initial_stats() for node in jax.tree.leaves(net, is_leaf=is_settling)):
         raise Incompatible(

@@ -32,11 +32,11 @@ def adapted(learner: Learner, episode: FewShotTask, key: Key[Array, ""]):
     return learner.adapt(learner.init(key=begin), episode.support, key=learn)
 
 
-def prediction_in(said: Output, learner: Learner) -> PyTree:
+def prediction_in(output: Output, learner: Learner) -> PyTree:
     """What is predicted there. Raises Incompatible for a learner that predicts nothing."""
-    if not isinstance(said, Output) or said.prediction is None:
-        raise Incompatible(f"{type(learner).__name__} must return an Output with a prediction, got {said!r}")
-    return said.prediction
+    if not isinstance(output, Output) or output.prediction is None:
+        raise Incompatible(f"{type(learner).__name__} must return an Output with a prediction, got {output!r}")
+    return output.prediction
 
 
 def where_finite(measure: Callable) -> Callable:

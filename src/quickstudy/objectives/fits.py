@@ -1,7 +1,7 @@
-"""Whether a learner and tasks go together, asked before anything is compiled, and answered in a person's words.
+"""Checks that a learner fits the tasks, before anything is compiled, and errors in plain words.
 
-Adapting to one task is gone through without numbers, part by part. What fails is told by the part, what it was given
-and the mend, and not by a product of matrices deep inside. A pair that was found to fit is not asked again.
+Adapting to one task is traced with shapes alone, part by part. An error names the part that failed, what it was given
+and the mend, and not by a product of matrices deep inside. A pair that was found to fit is not checked again.
 """
 
 import re
@@ -83,13 +83,13 @@ def _adapts(learner: Learner, task: FewShotTask) -> None:
     one, x = _without_first(support), _without_first(task.query).x
     mend = "Give its network the size of the inputs, and as many outputs as the labels need"
     state = _through(f"{name} cannot begin a task", _begin, learner, key)
-    told = f"labelled examples, each with x {_shape(one.x)} and y {_shape(one.y)}"
-    state = _through(f"{name} cannot adapt to {told}", _adapt, learner, state, support, key, mend=mend)
-    said = _through(f"{name} cannot be asked about an input {_shape(x)}", _apply, learner, state, x, mend=mend)
-    if not isinstance(said, Output) or said.prediction is None:
-        acts = isinstance(said, Output) and said.policy is not None
+    examples = f"labelled examples, each with x {_shape(one.x)} and y {_shape(one.y)}"
+    state = _through(f"{name} cannot adapt to {examples}", _adapt, learner, state, support, key, mend=mend)
+    output = _through(f"{name} cannot be asked about an input {_shape(x)}", _apply, learner, state, x, mend=mend)
+    if not isinstance(output, Output) or output.prediction is None:
+        acts = isinstance(output, Output) and output.policy is not None
         raise Incompatible(
-            f"{name} must return an Output with a prediction, got {said!r}"
+            f"{name} must return an Output with a prediction, got {output!r}"
             + ("; learners with a policy take Trial" if acts else "")
         )
 
@@ -103,24 +103,24 @@ def _acts(learner: Learner, task: PyTree, environment: Any, steps: int, num_envs
     state = _through(f"{name} cannot begin a task", _begin, learner, key)
     mend = "Give its network the size of an observation"
     seen = f"an observation of {world}, {_shape(observation)}"
-    said = _through(f"{name} cannot act on {seen}", _apply, learner, state, observation, mend=mend)
-    if not isinstance(said, Output) or said.policy is None:
-        raise Incompatible(f"Trial lives with a policy, and {name} says none")
-    action = _through(f"{name}'s policy cannot be drawn from", _draw, said.policy, key)
+    output = _through(f"{name} cannot act on {seen}", _apply, learner, state, observation, mend=mend)
+    if not isinstance(output, Output) or output.policy is None:
+        raise Incompatible(f"Trial acts with a policy, and {name} returns none")
+    action = _through(f"{name}'s policy cannot be drawn from", _draw, output.policy, key)
     mend = "Give the policy as many choices, or dimensions, as there are actions"
     fault = f"{world}.step cannot take {name}'s action, {_shape(action)}"
     stepped = _through(fault, environment.step, key, inside, action, task, mend=mend)
     require_step(world, stepped, observation, inside)
     lead = (steps,) if num_envs is None else (steps, num_envs)
 
-    def lives(learner, state, observation, action, key):
+    def segment(learner, state, observation, action, key):
         along = lambda leaf: jnp.broadcast_to(leaf, (*lead, *leaf.shape))
         observation, action = jax.tree.map(along, (observation, action))
         never = jnp.zeros(lead, bool)
-        lived = Transition(observation, action, jnp.zeros(lead), never, never, never, observation)
-        return learner.adapt(state, lived, key=key)
+        experience = Transition(observation, action, jnp.zeros(lead), never, never, never, observation)
+        return learner.adapt(state, experience, key=key)
 
-    _through(f"{name} cannot adapt to a segment of {world}", lives, learner, state, observation, action, key)
+    _through(f"{name} cannot adapt to a segment of {world}", segment, learner, state, observation, action, key)
 
 
 def require_step(world: str, stepped: Any, observation: PyTree, inside: PyTree) -> tuple:
@@ -164,13 +164,13 @@ def _through(fault: str, f: Callable, *args: Any, mend: str = "", **kwargs: Any)
         raise
     except Exception as error:
         own = traceback.extract_tb(error.__traceback__)[-1].filename.startswith(PACKAGE)
-        if own and isinstance(error, ValueError):  # said in words already
+        if own and isinstance(error, ValueError):  # its message is one of ours
             raise
-        raise Incompatible(f"{fault}: {_said(error, mend)}") from error
+        raise Incompatible(f"{fault}: {_reason(error, mend)}") from error
 
 
-def _said(error: Exception, mend: str) -> str:
-    """What is wrong, and the mend, where an error of JAX or Python has said it in other words."""
+def _reason(error: Exception, mend: str) -> str:
+    """What is wrong, and the mend, of an error that JAX or Python has raised in words of its own."""
     if isinstance(error, AttributeError) and isinstance(error.obj, Labelled):
         return f"it asks for `{error.name}`, so it learns from environments, not labelled examples; take Trial"
     if isinstance(error, AttributeError) and isinstance(error.obj, Transition):

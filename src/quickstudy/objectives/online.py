@@ -1,4 +1,4 @@
-"""Prediction on a labelled stream: predict, be judged, then see the label (Hochreiter et al. 2001; Santoro et al.
+"""Prediction on a labelled stream: predict, be scored, then see the label (Hochreiter et al. 2001; Santoro et al.
 2016).
 
     loss_i = mean over t of  ℓ(f(x_t; s_{t−1}), y_t),   s_t = adapt(s_{t−1}, (x_t, y_t))
@@ -104,5 +104,5 @@ class Online(Objective):
     ) -> Float[Array, "time"]:
         single = jax.tree.map(lambda x: x[:, None], stream)  # segments of one step each
         outputs = learner.replay(learner.init(key=key), single, key=keys)
-        said = jax.tree.map(lambda p: p[:, 0], prediction_in(outputs, learner))
-        return jax.vmap(measure)(said, stream.y)
+        predicted = jax.tree.map(lambda p: p[:, 0], prediction_in(outputs, learner))
+        return jax.vmap(measure)(predicted, stream.y)

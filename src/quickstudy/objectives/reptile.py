@@ -3,8 +3,8 @@
     loss_i = ½ ‖init − ⊥ adapt(init, task_i)‖²,  so  −∇ = adapted − start
 
 ⊥ stops the gradient. Nichol et al. 2018, "On First-Order Meta-Learning Algorithms". Only the start is learned:
-whatever else the learner holds gets no gradient from this. Adaptation sees all there is, since nothing is held back to
-judge it by: support and query of a few-shot task, every segment of a trial.
+whatever else the learner holds gets no gradient from this. Adaptation sees all there is, since nothing is held back
+for a query loss: support and query of a few-shot task, every segment of a trial.
 """
 
 import equinox as eqx
@@ -65,7 +65,7 @@ class Reptile(Objective):
         still = combine(jax.lax.stop_gradient(learned), rest)  # what adapts
 
         def distance(given: Segments):
-            absorb = lambda state, lived: (still.adapt(state, lived[0], key=lived[1]), None)
+            absorb = lambda state, item: (still.adapt(state, item[0], key=item[1]), None)
             after, _ = jax.lax.scan(absorb, still.init(key=given.begin), (given.experience, given.keys))
             start, end = eqx.filter((learner.init(key=given.begin), after), eqx.is_inexact_array)
             apart = [((s - e) ** 2).sum() for s, e in zip(*map(jax.tree.leaves, (start, end)), strict=True)]

@@ -8,7 +8,7 @@ fixed, each followed by one adaptation.
     segment_length=128, num_envs=16           PPO as an inner loop
 
 `collect` rolls the trials out; `loss` replays the learner's adaptation without the environment and adds up loss terms
-of what it says now. The first `burn_in` steps of a trial do not count (MAML judges only what follows adaptation). With
+of its outputs now. The first `burn_in` steps of a trial do not count (MAML judges only what follows adaptation). With
 a `bptt_length` shorter than the trial, a meta-step takes only so many steps, unfinished trials wait in the objective's
 memory, and the gradient is cut there.
 """
@@ -176,7 +176,7 @@ class Trial(SegmentObjective):
 
     def loss(self, learner: Learner, batch: RolloutBatch) -> tuple[Float[Array, "tasks"], Metrics]:
         if not self.terms:
-            raise Incompatible("Trial(terms=()) has no loss: it can be tested and judged, but not trained by")
+            raise Incompatible("Trial(terms=()) has no loss: it can be tested and scored, but not trained by")
 
         def of_one(batch: RolloutBatch) -> Float[Array, "terms"]:
             outputs = learner.replay(losses.start_of(learner, batch), batch.transition, key=batch.keys)
@@ -202,7 +202,7 @@ class Trial(SegmentObjective):
         return jnp.where(batch.diverged, jnp.nan, earned)
 
     def curve(self, batch: RolloutBatch) -> Float[Array, "tasks points"]:
-        """What was earned in each `curve_interval` steps (one segment unless said otherwise), burn-in included."""
+        """The return of each `curve_interval` steps (by default one segment), burn-in included."""
         points = self.schedule.window // self._interval
         if self.per_episode:
             earned = mean_return(batch.transition, jnp.ones((), bool), points)
@@ -258,7 +258,7 @@ class Trial(SegmentObjective):
         lengths = {"discount": self.discount, "gae_lambda": self.gae_lambda}
         if self.baseline == "value":
             if rollout.value is None:
-                raise Incompatible("baseline='value' needs a learner that says a value; use 'linear' or 'none'")
+                raise Incompatible("baseline='value' needs a learner that returns a value; use 'linear' or 'none'")
             means = shared.to_reward_units if jax.tree.leaves(shared) else lambda output: output
             value = means(as_time(rollout.value))
             end = jnp.zeros_like(value[0]) if rollout.end_value is None else means(rollout.end_value)

@@ -18,12 +18,12 @@ MOST_CORES = 8  # that share tasks unless more are asked for: measured on two, a
 
 
 def use_cores(devices: int, most: int = 0) -> None:
-    """Before JAX starts: makes a CPU so many devices, or with 0 one of each core, unless JAX was told a number; with
-    `most`, of so many cores alone, unless it was told of more devices. Later nothing changes any more."""
+    """Before JAX starts: makes a CPU so many devices, or with 0 one of each core, unless JAX was given a number; with
+    `most`, of so many cores alone, unless more devices were asked for. Later nothing changes any more."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = min(cores, most or cores)
-    told = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if devices or not (told or getattr(jax.config, "jax_num_cpu_devices", 0) > 0):
+    preset = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if devices or not (preset or getattr(jax.config, "jax_num_cpu_devices", 0) > 0):
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", devices or min(cores, MOST_CORES))
     if most and "NPROC" not in os.environ:  # which XLA asks for its threads as it starts
@@ -41,11 +41,11 @@ def available() -> list[Any]:
 
 
 def peak_memory() -> int:
-    """Bytes that the first device has held at most or, where it does not tell, as a CPU, this process; 0 on a system
+    """Bytes that the first device has held at most or, where it does not count, as a CPU, this process; 0 on a system
     that keeps no such count."""
-    told = (available()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    if told or resource is None:
-        return told or 0
+    held = (available()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    if held or resource is None:
+        return held or 0
     kept = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kept if sys.platform == "darwin" else 1024 * kept
 

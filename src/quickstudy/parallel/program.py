@@ -1,4 +1,4 @@
-"""The tasks of a meta-step, shared by several devices: each lives its part and differentiates it, and all sum.
+"""The tasks of a meta-step, shared by several devices: each differentiates its part, and gradients are summed.
 
 Every device holds the learner and moves it by the same mean over all tasks, so the copies stay equal bit for bit; a
 meta-optimizer of a user's own that forgets `sum_over_devices` is found out because they do not. (An objective that

@@ -223,7 +223,7 @@ CARDS = {
     ),
     "corners-maml": Card(
         "corners", "maml",
-        "MAML-RL on sparse navigation: the goal is one of four corners and felt only close to it",
+        "MAML-RL on sparse navigation: the goal is one of four corners and rewarded only close to it",
         CORNERS,
         ROTHFUSS,
         # What is sampled before adaptation is worth what it finds.
@@ -231,7 +231,7 @@ CARDS = {
     ),
     "corners-es-maml": Card(
         "corners", "es-maml",
-        "the same by evolution: whole trials are judged, exploration included",
+        "ES-MAML on the same tasks: evolution scores whole trials, exploration included",
         CORNERS,
         ES,
         {"meta_steps": 150, "meta_batch": 8, "critic": 0.0, "learning_rate": 5e-3},
@@ -245,13 +245,13 @@ CARDS = {
     ),
     "correlated-bandit-rl2": Card(
         "correlated-bandit", "rl2",
-        "RL² on two arms that pay with p and 1 − p: what one arm says of the other is used",
-        "100 pulls, p uniform: 73.8 as the Bayes-optimal has, where Gittins, unaware, has 73.5",
+        "RL² on two arms that pay with p and 1 − p: each arm is informative of the other",
+        "100 pulls, p uniform: 73.8, as the Bayes-optimal policy; the Gittins index (for independent arms) 73.5",
         WANG,
     ),
     "informative-bandit-rl2": Card(
         "informative-bandit", "rl2",
-        "RL² on eleven arms of which one pays least and says which pays most: to pull it first is best",
+        "RL² on eleven arms, of which one pays least and reveals which pays most: it is best pulled first",
         "5 pulls: 18.6 of the Bayes-optimal 20.55, searching 11.4; the informative arm is always pulled first",
         WANG,
     ),
@@ -327,7 +327,7 @@ CARDS = {
         "grid", "varibad",
         "VariBAD on 5×5 grids with a hidden goal: a belief over goals, and a policy that acts on it",
         "3.7, 9.0, 11.0 and 11.0 in the four episodes; the best explorer has 11.14 from the second on",
-        # Until the belief tells goals apart, every way must stay open.
+        # Until the belief distinguishes goals, the policy must keep its entropy.
         fields={"meta_steps": 3000, "entropy": 0.02, "curriculum": ()},
     ),
     "maze-rl2": Card(
@@ -345,7 +345,7 @@ CARDS = {
     "maze-mpo": Card(
         "maze", "mpo",
         "MPO in mazes of one layout, where goal and wind differ",
-        "11.5 goals in 100 steps, level with RL² (MAML-RL 7.1); nobody carries over to another layout",
+        "11.5 goals in 100 steps, level with RL² (MAML-RL 7.1); no method generalises to another layout",
         # A goal pays for the steps that led there.
         fields={"meta_steps": 1500, **SMALL_MAZES, "correction_discount": 0.9, "correction_ridge": 1.0},
     ),
@@ -353,7 +353,7 @@ CARDS = {
         "maze", "mml",
         "meta-model learning in mazes of one layout, where goal and wind differ",
         "11.0 goals in 100 steps; the family's mean as a prior 10.1, one model for all mazes 4.5, Dyna-Q 3.4",
-        # A maze has one goal, and kinds know it: a step that pays makes every other cell's chance smaller. The mean of
+        # A maze has one goal, and kinds represent that: a reward makes every other cell less likely. The mean of
         # all kinds earns a little more than a draw of one. A plan made anew drops a goal as soon as it is refuted.
         # Where no goal is met for long, nothing but chance brings it back. A table of 26 outcomes has far to go from a
         # uniform one: hence the learning rate.
@@ -419,7 +419,7 @@ CARDS = {
     ),
     "cartpole-meta-gradient": Card(
         "cartpole", "meta-gradient",
-        "an actor-critic whose discount, trace, rate and loss weights are learned by meta-gradients",
+        "an actor-critic whose discount, GAE λ, rate and loss weights are learned by meta-gradients",
         "level with where it began and with the best of the grid: 305, 307 and 321 by 12 agents, who differ by more",
     ),
     **{
@@ -432,7 +432,7 @@ CARDS = {
     },
     "xland-rl2": Card(
         "xland", "rl2",
-        "RL² on XLand-MiniGrid: rulesets that are not told, 9×9 cells",
+        "RL² on XLand-MiniGrid: rulesets that are not observed, 9×9 cells",
         "return 2.4 in trials of 512 steps, still rising, and no faster at their end than at first",
         "Nikulin et al. 2024, XLand-MiniGrid: Scalable Meta-Reinforcement Learning Environments in JAX",
     ),

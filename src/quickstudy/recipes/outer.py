@@ -121,7 +121,7 @@ class Evolution:
         0.1
     )
 
-    discount, value_scale = 1.0, 1.0  # what a learner is told of PPO's options
+    discount, value_scale = 1.0, 1.0  # what a learner gets of PPO's options
 
     def stages(self, length: int) -> tuple[tuple[int, int], ...]:
         return ()

@@ -1,11 +1,11 @@
-"""What tasks say of themselves, so that a method can tell whether it suits them and what it has to build.
+"""A description of tasks, from which a method decides whether it suits them and what it has to build.
 
 A task can be met in four ways:
 
-    few-shot   a support set with labels, and a query set to be judged on
+    few-shot   a support set with labels, and a query set to be tested on
     stream     labelled examples one after another, each to be predicted before its label is shown
     trial      an environment, in one go: the learner adapts at every step
-    segments   an environment, in segments: the learner rolls parallel copies out, then adapts on what came of it
+    segments   an environment, in segments: the learner rolls parallel copies out, then adapts on these segments
 
 `Problem` is small and imports nothing, so that the command line can say which pairs make sense. What is built of it,
 with JAX, is a `LabelledFamily` or an `EnvironmentFamily`.
@@ -29,10 +29,10 @@ class Problem:
     actions: number of choices in an environment; None: actions are vectors
     trial_length: of a trial, in the unit of its curriculum: an episode, or a step
     one_hot: observations say which of so many states it is, so that tables can be learned
-    tabulated: mean rewards and transition probabilities of each task are known tables, to judge planners by
+    tabulated: mean rewards and transition probabilities of each task are known tables, to compare planners with
     episode_length: steps after which an episode is cut; None: a trial is one episode
     terminates: whether episodes may end before that
-    symbols: observations are whole numbers that stand for things
+    symbols: observations are whole numbers that encode symbols
     """
 
     meets: Meets
@@ -56,7 +56,7 @@ def keys(seed: int) -> Callable[[int], Any]:
 
 # What a method may need of a problem, by name, and how it is refused where that is not so.
 NEEDS: Mapping[str, tuple[Callable[[Problem], bool], str]] = {
-    "classes": (lambda p: p.classes is not None, "tells classes apart, and here targets are numbers"),
+    "classes": (lambda p: p.classes is not None, "classifies, and here targets are numbers"),
     "one head": (
         lambda p: p.training_classes in (None, p.classes),
         "has one output for each class: training_ways must be 0",
@@ -87,7 +87,7 @@ class TasksConfig(abc.ABC):
 
     @abc.abstractmethod
     def problem(self, meets: Meets) -> Problem:
-        """What a method is told before anything is built."""
+        """The description that a method gets before anything is built."""
 
     @abc.abstractmethod
     def build(self, meets: Meets, seed: int) -> Any:
@@ -98,7 +98,7 @@ class TasksConfig(abc.ABC):
 class LabelledFamily:
     """Tasks of labelled examples, built.
 
-    objective: what is judged: `FewShot`, or `Online` for streams
+    objective: what is scored: `FewShot`, or `Online` for streams
     loss: (prediction, y) -> a number, which inner loops descend
     outputs: numbers in a prediction; of classes as many as a task of training or of testing has, whichever has more
     embedding: key -> a network from an example to a vector of `features` numbers, which only labelled classes need
@@ -135,8 +135,8 @@ class EnvironmentFamily:
     test_length: of a trial in the test, where that is another one
     unit: of `trial_length`, `test_length` and of the lengths in a curriculum: an episode, or a step
     curve_interval: steps between two points of the curve in the test of a trial
-    episodic: credit ends with the episode, and what is judged is the return of episodes
-    oracle_value: (tasks, episodes) -> the best possible return; `episodes` units are judged
+    episodic: credit ends with the episode, and the score is the return of episodes
+    oracle_value: (tasks, episodes) -> the best possible return; `episodes` units are scored
     action_scale: size of a typical action of those that are vectors; max_action: their bound
     rewards: what a reward may be; None: any number
     encode: key -> a network from what is observed to a vector of `features` numbers; None: it is a vector

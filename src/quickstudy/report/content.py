@@ -36,7 +36,7 @@ def tiles(run: Run, runs: Sequence[Run]) -> list[Tile]:
 
 
 def early(run: Run) -> str:
-    """Said of a run that was tested before its end; empty for others."""
+    """A note on a run that was tested before its end; empty for others."""
     step = run.test.get("step") if run.evaluation else None
     end = next((v for k, v in run.config.items() if k.rsplit(".", 1)[-1] == "meta_steps"), None)
     if step is None or not isinstance(end, int) or step >= end:
@@ -117,7 +117,7 @@ def content(runs: Sequence[Run]) -> dict[str, Any]:
         "several": len(runs) > 1,
         "tested": bool(tested),
         "tiles": [tile for run in tested[:6] for tile in tiles(run, runs)],
-        "warnings": [f"{label(run, runs)}: {said}" for run in tested for said in warnings(run)]
+        "warnings": [f"{label(run, runs)}: {text}" for run in tested for text in warnings(run)]
         + [f"{label(run, runs)}: {untested(run)}" for run in runs if run.evaluation is None],
         "notes": [f"{name}: {note}" for note, name in reversed(notes.items())],
         "tables": tables(tested, runs),

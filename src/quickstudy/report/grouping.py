@@ -12,7 +12,7 @@ from quickstudy.report.adaptation import Curve
 from quickstudy.report.reading import Run
 from quickstudy.runs.schema import MAY_CHANGE
 
-# Fields that change nothing of what is learned; what is tested is told from the test itself.
+# Fields that change nothing of what is learned; what is tested is read from the test itself.
 HARMLESS = MAY_CHANGE - {"meta_steps"}
 
 TOLERANCE = 1e-4  # of the largest signature: tasks drawn on another machine are rounded otherwise

@@ -126,9 +126,9 @@ def goals(
     best = decoder.values.index(max(decoder.values))
 
     def probable(key, step):
-        said = decoder.rewards(decoder.of_task(belief.sample(key=key)), step)
-        assert isinstance(said, Categorical)
-        return jax.nn.softmax(said.logits)[best]
+        predicted = decoder.rewards(decoder.of_task(belief.sample(key=key)), step)
+        assert isinstance(predicted, Categorical)
+        return jax.nn.softmax(predicted.logits)[best]
 
     keys = jax.random.split(key, draws)
     return jax.vmap(lambda step: jax.vmap(lambda key: probable(key, step))(keys).mean())(steps)

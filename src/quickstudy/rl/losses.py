@@ -32,8 +32,8 @@ LossTerm = Callable[[Any, Output, RolloutBatch], Float[Array, ""]]
 
 def names(terms: tuple[tuple[float, LossTerm], ...]) -> list[str]:
     """What to call each of (weight, term) pairs in metrics: the function's name, with a number from the second on."""
-    told = [getattr(term, "__name__", type(term).__name__.lower()) for _, term in terms]
-    return [name if name not in told[:i] else f"{name}-{told[:i].count(name) + 1}" for i, name in enumerate(told)]
+    names = [getattr(term, "__name__", type(term).__name__.lower()) for _, term in terms]
+    return [name if name not in names[:i] else f"{name}-{names[:i].count(name) + 1}" for i, name in enumerate(names)]
 
 
 def start_of(learner: Any, batch: RolloutBatch) -> State:
@@ -110,7 +110,7 @@ def e_maml(learner: Any, outputs: Output, batch: RolloutBatch) -> Float[Array, "
 def value(learner: Any, outputs: Output, batch: RolloutBatch) -> Float[Array, ""]:
     """½ (V − R)², R the λ-returns fixed when the batch was collected."""
     if outputs.value is None:
-        raise Incompatible(f"losses.value regresses a value, and {type(learner).__name__} says none")
+        raise Incompatible(f"losses.value regresses a value, and {type(learner).__name__} returns none")
     return mean(0.5 * (outputs.value - batch.value_target) ** 2, batch)
 
 

@@ -9,8 +9,8 @@ import jax
 
 def cache_folder() -> Path | None:
     """$QUICKSTUDY_CACHE, or a folder in the user's cache; None where the user has no home."""
-    if told := os.environ.get("QUICKSTUDY_CACHE"):
-        return Path(told)
+    if folder := os.environ.get("QUICKSTUDY_CACHE"):
+        return Path(folder)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "quickstudy")
     except RuntimeError:
@@ -18,10 +18,10 @@ def cache_folder() -> Path | None:
 
 
 def use_compilation_cache() -> None:
-    """Compiled programs are kept from here on, unless JAX was told of another folder or of none. Warns, once, where
+    """Compiled programs are kept from here on, unless JAX was given another folder or none. Warns, once, where
     they can't be."""
-    told = lambda name: getattr(jax.config, name, None)
-    if told("jax_compilation_cache_dir") is not None or told("jax_enable_compilation_cache") is False:
+    setting = lambda name: getattr(jax.config, name, None)
+    if setting("jax_compilation_cache_dir") is not None or setting("jax_enable_compilation_cache") is False:
         return
     folder = cache_folder()
     try:

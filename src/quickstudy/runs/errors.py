@@ -17,5 +17,5 @@ class StorageFailed(Exception):
 
 def refused(path: str | os.PathLike, what: object, mend: str) -> CheckpointRefused:
     """The one error of every file of a folder that is not as it was written."""
-    said = f"{os.fspath(path)} {what}; {mend}" if mend else f"{os.fspath(path)} {what}"
-    return CheckpointRefused(said.encode("utf-8", "backslashreplace").decode())
+    text = f"{os.fspath(path)} {what}; {mend}" if mend else f"{os.fspath(path)} {what}"
+    return CheckpointRefused(text.encode("utf-8", "backslashreplace").decode())

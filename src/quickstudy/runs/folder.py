@@ -106,8 +106,8 @@ class RunFolder:
                 with storage(f"rewinding {self.checkpoints}"):
                     self._discard(later)
         marks = self.manifest(step)["logs"] if step in self.steps() else {}
-        said = [log.rewind(marks.get(name), step) for name, log in self.logs.items()]
-        return [text for text in said if text]
+        warnings = [log.rewind(marks.get(name), step) for name, log in self.logs.items()]
+        return [text for text in warnings if text]
 
     # --- checkpoints -------------------------------------------------------------------------------------------
 
@@ -122,7 +122,7 @@ class RunFolder:
         shutil.rmtree(gone)
 
     def save(self, step: int, state: dict[str, PyTree], *, keep: int) -> None:
-        """`state` by parts (learner, optimiser, ...), with what tells it from the checkpoints of another run."""
+        """`state` by parts (learner, optimiser, ...), with what identifies the run it belongs to."""
         final, temporary = reader.checkpoint(self.path, step), self.checkpoints / f".tmp-{os.getpid()}-{step:08d}"
         run = self._run or (self.about() if self.exists else None)
         with storage(f"saving the checkpoint of step {step}"):
@@ -162,8 +162,8 @@ class RunFolder:
         mend = "put the run.json back that it was saved with"
         if manifest["recipe"] != run["recipe"]:
             raise refused(path, f"was saved by the recipe {manifest['recipe']}, run.json says {run['recipe']}", mend)
-        if said := changed(manifest["config"] or {}, run["config"], but=schema.MAY_CHANGE):
-            raise refused(path, f"was saved with another configuration than that of run.json: {said}", mend)
+        if difference := changed(manifest["config"] or {}, run["config"], but=schema.MAY_CHANGE):
+            raise refused(path, f"was saved with another configuration than that of run.json: {difference}", mend)
         if manifest["run"] != run["id"]:
             raise refused(path, "was saved by another run", mend)
         return manifest

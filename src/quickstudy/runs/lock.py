@@ -113,7 +113,7 @@ class FolderLock(os.PathLike):
 
 
 def alive(pid: str) -> bool:
-    """Whether a process of this host has that number; where nobody can tell, yes."""
+    """Whether a process of this host has that number; where that cannot be known, yes."""
     if os.name == "nt":  # where a signal 0 is none
         return True
     try:
@@ -126,7 +126,7 @@ def alive(pid: str) -> bool:
 
 
 def on_network(path: Path) -> bool:
-    """Whether other hosts may write there too, as far as Linux tells."""
+    """Whether other hosts may write there too, as far as Linux knows."""
     try:
         mounts = Path("/proc/self/mounts").read_text(errors="replace").splitlines()
     except OSError:

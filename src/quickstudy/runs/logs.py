@@ -41,13 +41,13 @@ class Log:
     def rewind(self, mark: Mark | None, step: int) -> str:
         """Drops what came after `step`, whose checkpoint has this mark, and a torn last line; with None everything,
         which is kept beside. Where what came before is damaged, the damaged file is kept beside and what can be read of
-        it goes on. Returns what has to be said of that."""
-        data, said, beside = read_log(self.path, "remove it to go on without it"), "", None
+        it goes on. Returns a warning for the user, or an empty text."""
+        data, warning, beside = read_log(self.path, "remove it to go on without it"), "", None
         if mark is None:
             kept = b""
             if data:
                 beside = self._beside("old")
-                said = f"warning: {self.path} begins anew; what was in it is kept as {beside.name}"
+                warning = f"warning: {self.path} begins anew; what was in it is kept as {beside.name}"
         else:
             sound = holds(data, mark)
             kept = data[: mark["bytes"]] if sound else b""
@@ -56,7 +56,7 @@ class Log:
             kept += b"".join(canonical(line) + b"\n" for line in lines)
             if not sound:
                 beside = self._beside("damaged")
-                said = (
+                warning = (
                     f"warning: {self.path} is damaged; it is kept as {beside.name}, and {len(lines)} of its lines go on"
                 )
         with storage(f"rewinding {self.path}"):
@@ -65,7 +65,7 @@ class Log:
             if kept != data or not self.path.exists():  # a run has its logs from the beginning
                 write_atomic(self.path, kept)
         self.sum, self.size = hashlib.sha256(kept), len(kept)
-        return said
+        return warning
 
     def _beside(self, why: str) -> Path:
         names = (self.path.with_name(f"{self.path.name}.{why}{'' if i == 1 else f'-{i}'}") for i in range(1, 10_000))

@@ -82,8 +82,8 @@ def _as_saved(folder: Path, config: dict[str, Any]) -> str:
             saved = read_manifest(folder, step)["config"] or {}
         except CheckpointRefused:
             continue
-        said = changed(saved, config)
-        return f"step {step} was saved when {said}: put that back" if said else ""
+        difference = changed(saved, config)
+        return f"step {step} was saved when {difference}: put that back" if difference else ""
     return ""
 
 
@@ -173,7 +173,7 @@ def read_lines(folder: str | os.PathLike, name: str) -> list[dict[str, Any]]:
     mend = f"`quickstudy resume {os.fspath(folder)}` keeps the damaged file beside and goes on"
     mark, newest = None, steps(folder)[-1:]
     for step in newest:  # before the log, which may be growing
-        with contextlib.suppress(CheckpointRefused):  # who loads the checkpoint is told
+        with contextlib.suppress(CheckpointRefused):  # loading the checkpoint raises it again
             mark = read_manifest(folder, step)["logs"].get(name)
     data = read_log(path, mend)
     if mark is not None and not holds(data, mark):

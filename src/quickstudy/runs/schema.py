@@ -23,7 +23,7 @@ Value = Any  # whatever JSON can say
 
 @dataclasses.dataclass(frozen=True)
 class Holds:
-    """A condition, and how it is told."""
+    """A condition, and its wording in an error."""
 
     what: str
     test: Callable[[Any], bool]

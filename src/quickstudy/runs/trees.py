@@ -40,9 +40,9 @@ def check_names(template: PyTree, specs: dict[str, tuple[np.dtype, tuple[int, ..
     expected = {name: (np.dtype(leaf.dtype), tuple(leaf.shape)) for name, leaf in _named(template).items()}
     wrong = [f"{name} is missing" for name in expected.keys() - specs.keys()]
     wrong += [f"{name} is unknown" for name in specs.keys() - expected.keys()]
-    said = lambda spec: f"{spec[0]}{list(spec[1])}"
+    described = lambda spec: f"{spec[0]}{list(spec[1])}"
     wrong += [
-        f"{name} is {said(specs[name])}, not {said(expected[name])}"
+        f"{name} is {described(specs[name])}, not {described(expected[name])}"
         for name in expected.keys() & specs.keys() if specs[name] != expected[name]
     ]  # fmt: skip
     if wrong:

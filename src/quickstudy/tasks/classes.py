@@ -81,7 +81,7 @@ class Classes(TaskDistribution):
     test_turns: the same, in validation and tests
     shift, warp: by how much training images are changed, see `moved`
     decode: from an item of the pool to what the learner sees
-    note: what is to be said with every result
+    note: a remark that is printed with every result
     names: what a person calls the classes of the pool; empty: their numbers
     """
 
@@ -254,7 +254,7 @@ def from_arrays(
         raise ValueError(f"x needs one label an example: x has shape {x.shape}, y {y.shape}")
     names, numbers = np.unique(y, return_inverse=True)
     if len(names) < 2:
-        raise ValueError(f"one class alone ({names[0]!r}) leaves nothing to tell apart")
+        raise ValueError(f"one class alone ({names[0]!r}) leaves nothing to classify")
     if parts is None:
         order = np.random.default_rng(seed).permutation(len(names))
         validation, test = (round(f * len(names)) for f in held_out)
@@ -272,7 +272,7 @@ def from_arrays(
 
 
 def _examples(x: Any) -> np.ndarray:
-    """As they will be stored: in 32 bits, unless JAX was told to use 64."""
+    """As they will be stored: in 32 bits, unless JAX is set to use 64."""
     if not isinstance(x, np.ndarray) and hasattr(x, "toarray"):
         raise ValueError(f"x is sparse ({type(x).__name__}): give x.toarray(), or fewer features")
     x = np.asarray(x)
@@ -309,7 +309,7 @@ def _require_told_apart(x: np.ndarray) -> None:
     if len(bad := np.flatnonzero((spread > 0) & (lost > 1e-4 * spread))):
         i = bad[0]
         raise ValueError(
-            f"{len(bad)} of {rows.shape[1]} features of x cannot be told apart in 32 bits: feature {i} lies around "
+            f"{len(bad)} of {rows.shape[1]} features of x cannot be distinguished in 32 bits: feature {i} lies around "
             f"{rows[:, i].mean():.6g} and differs by {spread[i]:.3g} at most; take its mean from it first"
         )
 

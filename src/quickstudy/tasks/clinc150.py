@@ -1,6 +1,6 @@
 """CLINC150: 150 intents of a user's sentence, in 10 domains of 15 (Larson et al. 2019, EMNLP).
 
-Few-shot tasks tell intents apart that belong to domains never seen in training. A sentence is a vector that needs no
+Few-shot tasks classify intents of domains that are never seen in training. A sentence is a vector that needs no
 download: its words, pairs of words and character 3- to 5-grams, hashed with a sign into `dims` numbers (Weinberger et
 al. 2009), dampened by how common they are among the training sentences, and brought to length 1.
 """

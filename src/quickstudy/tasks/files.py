@@ -1,4 +1,4 @@
-"""Where data lives, how it comes there and how it is unpacked. What comes over the network is not trusted.
+"""Where data is kept, how it is fetched and how it is unpacked. What comes over the network is not trusted.
 
 A file is complete or invisible: it is written beside its place, checked, synced and moved. An archive is unpacked in
 full or not at all, and never outside of its folder.
@@ -198,7 +198,7 @@ def _unpack(opened: zipfile.ZipFile, archive: Path, into: Path, max_bytes: int) 
                     )
                 with disk(into):
                     target.write(chunk)
-                    target.flush()  # here, where a full disk is told from a damaged archive
+                    target.flush()  # here, where a full disk is distinguished from a damaged archive
 
 
 def extract(archive: Path, into: Path, *, max_members: int, max_bytes: int) -> None:

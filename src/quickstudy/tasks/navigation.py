@@ -32,7 +32,7 @@ def distance(position: Float[Array, "*rest 2"], goal: Float[Array, "2"]) -> Floa
 
 
 class NavigationEnvironment(eqx.Module):
-    """The observation is the position; `params` is the goal; actions are told in units of `unit`; `reward` is of where
+    """The observation is the position; `params` is the goal; actions are in units of `unit`; `reward` is of where
     a move led and of the goal."""
 
     episode: int = eqx.field(static=True, default=100)
@@ -57,7 +57,7 @@ class Navigation(EnvironmentTasks):
 
     shifted: test on goals of the square ring around the training range that is as wide as the range's half: [−1, 1]²
         without [−½, ½]², where a goal is up to twice as far as any that was trained on
-    unit: of an action; REACH lets an agent speak and hear of numbers around 1
+    unit: of an action; with REACH an agent's outputs and feedback are numbers around 1
     """
 
     episode: int = eqx.field(static=True, default=100)

@@ -16,7 +16,7 @@ AMPLITUDE, PHASE, RANGE = (0.1, 5.0), (0.0, float(jnp.pi)), (-5.0, 5.0)
 
 
 class Sinusoids(TaskDistribution):
-    """A task is an `Episode` of `shots` support and `queries` query points; x and y are vectors of length 1."""
+    """A task is a `FewShotTask` of `shots` support and `queries` query points; x and y are vectors of length 1."""
 
     shots: int = eqx.field(static=True, default=5)
     queries: int = eqx.field(static=True, default=5)

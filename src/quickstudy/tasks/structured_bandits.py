@@ -1,4 +1,4 @@
-"""Bandits whose arms tell of each other (Wang et al. 2016, "Learning to reinforcement learn", sections 3.1.2
+"""Bandits whose arms are informative of each other (Wang et al. 2016, "Learning to reinforcement learn", sections 3.1.2
 and 3.1.3).
 
     OpposedBandits       two arms that pay 1 with probabilities p and 1 − p; p ~ U[0, 1], or one of two values

@@ -7,7 +7,7 @@ from quickstudy.envs.spec import Environment, EnvironmentTasks, Spec
 
 
 class Transfer(EnvironmentTasks):
-    """Tasks of `family`; held out are those of `unseen`, whose environment the protocol's objective must live in.
+    """Tasks of `family`; held out are those of `unseen`, whose environment the objective of the evaluation must step.
 
     Raises `Incompatible` where a learner built for the one would not fit the other.
     """

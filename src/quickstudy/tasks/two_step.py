@@ -1,4 +1,4 @@
-"""The two-step task, which tells learning with a model from learning without (Daw et al. 2011; Akam et al. 2015).
+"""The two-step task, which distinguishes model-based from model-free learning (Daw et al. 2011; Akam et al. 2015).
 
 A first choice leads to one of two states, commonly (0.8) to its own and rarely to the other's. One of the states pays 1
 with probability 0.9, the other with 0.1, and which is which changes with probability 0.025 after each trial. After
@@ -40,7 +40,7 @@ class TwoStepEnvironment(eqx.Module):
 
 
 class TwoStep(EnvironmentTasks):
-    """A task is which state pays more at first; the changes are drawn as the trial is lived."""
+    """A task is which state pays more at first; the changes are drawn as the trial is rolled out."""
 
     environment = TwoStepEnvironment()
 

@@ -1,6 +1,6 @@
 """Meta-steps, compiled.
 
-Where the objective lives on the device, many meta-steps are one program. On a CPU its number of turns is an argument;
+Where the objective runs on the device, many meta-steps are one program. On a CPU its number of turns is an argument;
 on an accelerator, where a loop of unknown length would wait for the host at every turn, programs of a few fixed lengths
 follow one another. Either way logging more or less often runs the same steps, so it cannot change the bits.
 Where the objective touches the host, steps are taken one by one, with collecting between two compiled parts.
@@ -49,7 +49,7 @@ class Loop:
         if all(stage.on_device for _, stage in stages):
             devices = choose(config.devices, meta_optimizer.groups(config.meta_batch))
         elif config.devices > 1:
-            raise ConfigError([f"devices={config.devices}, but the objective lives on the host; use devices=1"])
+            raise ConfigError([f"devices={config.devices}, but the objective runs on the host; use devices=1"])
         else:
             devices = 1
         self.config = dataclasses.replace(config, devices=devices)

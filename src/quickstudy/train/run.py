@@ -89,7 +89,7 @@ def train(
     curriculum: (steps, objective) pairs to train on before `objective`, within the same meta_steps
     evaluation: how to test; by default the training objective on 1,000 held-out tasks
     out: the run folder; None keeps everything in memory
-    about: what to write into run.json, so that the run can be told from others and made again
+    about: what to write into run.json, so that the run can be distinguished from others and repeated
     resume: go on from the checkpoint of this step in `out` (0: from the beginning)
 
     Raises ConfigError (nothing started), Incompatible (the parts do not fit), TrainingFailed (diverged),

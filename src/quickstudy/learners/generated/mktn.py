@@ -37,7 +37,7 @@ from quickstudy.parameters import unwrap
 
 
 class Known(eqx.Module):
-    """What the shared network says of an input: K of every output, or action, and the features f of each."""
+    """The shared network's outputs for an input: K of every output, or action, and the features f of each."""
 
     knowledge: Float[Array, "*axes outputs"]
     features: Float[Array, "*axes outputs size"]
@@ -126,11 +126,11 @@ class Reading(eqx.Module):
 
     @abc.abstractmethod
     def inputs(self, experience: PyTree) -> PyTree:
-        """Inputs of which the network must say something, by their place in the experience."""
+        """The inputs that the network is applied to, by their place in the experience."""
 
     @abc.abstractmethod
     def equations(self, known: PyTree, experience: PyTree, weights: Float[Array, "size"]) -> Equations:
-        """`known` is what the network says of `inputs`."""
+        """The equations that the weights solve; `known` holds the network's outputs for `inputs`."""
 
     @abc.abstractmethod
     def output(self, values: Float[Array, "outputs"]) -> Output: ...
@@ -192,7 +192,7 @@ class MKTN(Learner):
     """net: from an input to outputs × (1 + size) numbers, of each output or action K and then u, which is made shorter
         than 1: f = u / √(1 + ‖u‖²). A callable, or `Frozen`
     size: of φ
-    steps: of the rule, on each segment; with 0 the knowledge stands alone
+    steps: of the rule, on each segment; with 0 the output is the knowledge alone
     knowledge: False takes K for 0, so that all of a value is learned inside the task
     """
 
@@ -226,13 +226,13 @@ class MKTN(Learner):
         return self.reading.output(self.known(x).values(state.weights))
 
     def replay(self, state: Inner, experience: PyTree, *, key: Key[Array, "segments"]) -> Output:
-        """ψ stands still in a life, so the network says all it has to say at once; only φ goes step by step."""
+        """ψ is constant in a trial, so the network is applied to all moments at once; only φ goes step by step."""
         del key
         axes = jax.tree.map(lambda x: x[0], experience).axes
         known = self._known(experience, axes + 1)
 
-        def segment(state: Inner, lived: PyTree) -> tuple[Inner, Array]:
-            return self._absorbed(state, *lived), state.weights
+        def segment(state: Inner, item: PyTree) -> tuple[Inner, Array]:
+            return self._absorbed(state, *item), state.weights
 
         _, weights = jax.lax.scan(segment, state, (known, experience))
         values = jax.vmap(lambda now, weights: now.values(weights))(known[0], weights)
@@ -240,12 +240,12 @@ class MKTN(Learner):
 
     def known(self, x: PyTree) -> Known:
         """K and f of one input."""
-        said = unwrap(self.net)(x).reshape(-1, 1 + self.size)
-        features = said[:, 1:]
+        raw = unwrap(self.net)(x).reshape(-1, 1 + self.size)
+        features = raw[:, 1:]
         # Shorter than 1, so that a step of rate α corrects at most the share α of an error: without that the outer loop
         # can leave the rates at which the inner one is stable.
         features = features / jnp.sqrt(1 + (features**2).sum(-1, keepdims=True))
-        return Known(said[:, 0] * self.knowledge, features)
+        return Known(raw[:, 0] * self.knowledge, features)
 
     def _known(self, experience: PyTree, axes: int) -> tuple[Known, ...]:
         return over_axes(lambda *inputs: jax.tree.map(self.known, inputs), axes)(*self.reading.inputs(experience))

@@ -18,7 +18,7 @@ corrections.
 Its relatives are what is left when a part is taken away:
 
     no inner steps                      the recurrent hypernetwork of Beck et al. 2023
-    and only an input's bias generated  its control: one recurrent policy, told h beside the observation
+    and only an input's bias generated  its control: one recurrent policy, given h beside the observation
     nothing generated, no pull          MAML-RL (Finn et al. 2017), exactly
 
 `Trial(segment_length=1)` serves it, as it does RL²: then h moves at every step, and the learner itself keeps the
@@ -61,7 +61,7 @@ class MPOState(eqx.Module):
 
 
 class MPO(Learner):
-    """Absorbs one step at a time, of one stream (no `width`), whose observations are vectors.
+    """Absorbs one step at a time, of one stream (no `num_envs`), whose observations are vectors.
 
     start: the inner policy, from an observation to an `Output`; it holds θ_0
     generator: U, or None where nothing is generated; `no_generation_yet` makes one
@@ -69,9 +69,9 @@ class MPO(Learner):
         all the same, as PPO does; returns still end where episodes do
     steps: inner steps an episode: 0 for none, or at least 2, since at δ = 0 the pull has no gradient yet
     pull: λ, a number or a leaf; None for no pull
-    critic_discount: γ of the trial's critic, by whose value shortfall corrections are weighed; None: w = 1
+    critic_discount: γ of the trial's critic, by whose value shortfall corrections are weighted; None: w = 1
     fast: the part of `start` that is generated and corrected, as in `Gradient`
-    scale: the unit in which the critic says values
+    scale: the unit of the critic's output
     init_noise: deviation of δ when a task begins, for training: guidance is then wrong by something else in every task,
         as it is where tasks are unlike those of training, and corrections learn to mend it. 0 in tests
     init_noise_share: the share of tasks in which it is
@@ -134,52 +134,52 @@ class MPO(Learner):
         return jax.lax.scan(lambda state, item: (self._absorbed(state, item), None), state, experience)[0]
 
     def apply(self, state: MPOState, x: Float[Array, "inputs"]) -> Output:
-        return self._said(self.cell.features(self._hidden(state, x)), state.correction, x)
+        return self._output(self.cell.features(self._hidden(state, x)), state.correction, x)
 
     def replay(self, state: MPOState, experience: Transition, *, key: Key[Array, "segments"]) -> Output:
-        """The cell runs along the life once, δ from episode to episode, and then all moments speak in one product.
+        """The cell runs along the trial once, δ from episode to episode, and all outputs are one product.
         Equal to `scan_replay` where segments are single steps, as those of a recurrent learner have to be.
         """
         del key
-        said = jax.vmap(self._said)(*self.along(state, experience), experience.x[:, 0])
-        return jax.tree.map(lambda x: x[:, None], said)
+        outputs = jax.vmap(self._output)(*self.along(state, experience), experience.x[:, 0])
+        return jax.tree.map(lambda x: x[:, None], outputs)
 
     def along(self, state: MPOState, experience: Transition) -> tuple[Float[Array, "time features"], Array]:
-        """What was known at each step of a life, and δ as it was then: [time, generated]."""
-        lived, steps = experience.reward.shape[:2]
+        """The cell's features at each step of a trial, and δ as it was then: [time, generated]."""
+        length, steps = experience.reward.shape[:2]
         if steps != 1:
-            raise Incompatible(f"MPO hears of every step; use segment_length=1, not {steps}")
+            raise Incompatible(f"MPO absorbs one step at a time; use segment_length=1, not {steps}")
         items = jax.tree.map(lambda x: x[:, 0], experience)
         require_single_env(items)
 
-        def hear(heard, item):
-            hidden = self.cell(heard[0], jnp.concatenate([item.x, heard[1]]))
+        def step(carry, item):
+            hidden = self.cell(carry[0], jnp.concatenate([item.x, carry[1]]))
             return (hidden, self.feedback(item)), self.cell.features(hidden)
 
-        _, features = jax.lax.scan(hear, (state.hidden, state.feedback), items)
+        _, features = jax.lax.scan(step, (state.hidden, state.feedback), items)
 
-        # Whole episodes one below another, the one under way first. One more than begins in a life that starts with an
-        # episode: where nobody hears of its correction, the first one stands in for it, which is finite if the life is.
+        # Whole episodes one below another, the one under way first. One more than begins in a trial that starts with an
+        # episode: where its correction is never used, the first one stands in for it, which is finite if the trial is.
         known = state.recent.count % self.episode
-        episodes = -(-(lived + self.episode - 1) // self.episode)
-        heard_of = jnp.arange(1, episodes) * self.episode < known + lived
+        episodes = -(-(length + self.episode - 1) // self.episode)
+        is_used = jnp.arange(1, episodes) * self.episode < known + length
 
         def laid(kept, new):
             room = jnp.zeros((episodes * self.episode, *new.shape[1:]), kept.dtype).at[: self.episode].set(kept)
             room = jax.lax.dynamic_update_slice_in_dim(room, new.astype(kept.dtype), known, 0)
             room = room.reshape(episodes, self.episode, *new.shape[1:])[:-1]
-            return jnp.where(heard_of.reshape(-1, *[1] * new.ndim), room, room[:1])
+            return jnp.where(is_used.reshape(-1, *[1] * new.ndim), room, room[:1])
 
         def move(moved, episode):
-            recent, heard_of = episode
-            correction, memory = jax.tree.map(lambda x, at_first: jnp.where(heard_of, x, at_first), moved, start)
+            recent, is_used = episode
+            correction, memory = jax.tree.map(lambda x, at_first: jnp.where(is_used, x, at_first), moved, start)
             return self._moved(correction, memory, recent), moved[0]
 
         start = state.correction, state.memory
         recent = jax.tree.map(laid, state.recent.items, (features, items))
-        (final, _), before = jax.lax.scan(move, start, (recent, heard_of))
+        (final, _), before = jax.lax.scan(move, start, (recent, is_used))
         each = jnp.repeat(jnp.concatenate([before, final[None]]), self.episode, 0)
-        return features, jax.lax.dynamic_slice_in_dim(each, known, lived)
+        return features, jax.lax.dynamic_slice_in_dim(each, known, length)
 
     def generated(self, features: Float[Array, "features"]) -> Float[Array, "generated"]:
         """g(h): the parameters of the inner policy before any correction, in one row."""
@@ -198,7 +198,7 @@ class MPO(Learner):
     def _value(self, features: Float[Array, "features"]) -> Float[Array, ""]:
         return self.scale * self.critic(features)[0]
 
-    def _said(self, features: Array, correction: Array, x: Array) -> Output:
+    def _output(self, features: Array, correction: Array, x: Array) -> Output:
         return Output(
             policy=self._inner(self.generated(features) + correction, x).policy,
             value=self._value(features),
@@ -224,18 +224,18 @@ class MPO(Learner):
             return correction, memory
         features, t = recent
         generated = jax.vmap(self.generated)(features)
-        said = lambda correction: jax.vmap(self._inner)(generated + correction, t.observation)
+        outputs = lambda correction: jax.vmap(self._inner)(generated + correction, t.observation)
         as_copies = lambda tree: jax.tree.map(lambda x: x[:, None], tree)
         weight = 1.0
         if self.critic_discount is not None:
             weight = value_shortfall(t.reward, jax.vmap(self._value)(features), self.critic_discount)
 
         def loss(correction):
-            acting = said(correction)
+            acting = outputs(correction)
             surrogate = weight * self.inner_loss.of_outputs(as_copies(acting), as_copies(t))
             if self.kl_weight is None:
                 return surrogate
-            as_generated = said(jnp.zeros_like(correction)).policy
+            as_generated = outputs(jnp.zeros_like(correction)).policy
             apart = jax.vmap(lambda policy, other: policy.kl(other))(acting.policy, as_generated)
             return surrogate + unwrap(self.kl_weight) * apart.mean()
 

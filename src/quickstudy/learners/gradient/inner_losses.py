@@ -3,7 +3,7 @@
 Supervised       mean of a loss over labelled examples
 PolicyGradient   −mean Â_t log π(a_t | o_t), or its DiCE or LVC form; Â by GAE over a linear baseline
 PolicyAndValue   the same + c/2 mean (V(o_t) − (1 − γ) R_t)², V another output of the policy's network, as in the
-                 actor-critics of Mnih et al. 2016; here it is for the features that both stand on, and advises nobody
+                 actor-critics of Mnih et al. 2016; here it trains the features that both share, and is no baseline
 """
 
 import abc
@@ -68,8 +68,8 @@ class OfPolicy(InnerLoss):
         return self.of_outputs(over_axes(apply, 2)(experience.observation), experience)
 
     @abc.abstractmethod
-    def of_outputs(self, said: Output, t: Transition) -> Float[Array, ""]:
-        """The loss, given what the model says of the observations in `t`, [time, num_envs]."""
+    def of_outputs(self, output: Output, t: Transition) -> Float[Array, ""]:
+        """The loss, given the model's outputs for the observations in `t`, [time, num_envs]."""
 
 
 class PolicyGradient(OfPolicy):
@@ -99,8 +99,8 @@ class PolicyGradient(OfPolicy):
     def shapes_gradient(self) -> bool:
         return self.credit != "none" or super().shapes_gradient
 
-    def of_outputs(self, said: Output, t: Transition) -> Float[Array, ""]:
-        log_prob = over_axes(lambda policy, action: policy.log_prob(action), 2)(said.policy, t.action)
+    def of_outputs(self, output: Output, t: Transition) -> Float[Array, ""]:
+        log_prob = over_axes(lambda policy, action: policy.log_prob(action), 2)(output.policy, t.action)
         discount = unwrap(self.discount)
         ends = Ends.of(t)
         to_go = rewards_to_go(t.reward, *ends, discount=discount)
@@ -119,8 +119,8 @@ class PolicyGradient(OfPolicy):
 class PolicyAndValue(OfPolicy):
     """A policy gradient beside the regression of a value, for a model that gives both.
 
-    Advantages have no level and, normalised, no size: they say which way is better and not how good things are. What
-    was predicted wrongly of the rewards to go does, and it moves the features that the policy reads. `weight` is c, a
+    Advantages have no level and, normalised, no size: they give a direction and not how good an action is. The error of
+    the predicted rewards to go does, and it moves the features that the policy reads. `weight` is c, a
     number, an array or a wrapper; values are in units of the reward, whatever the discount.
 
     Raises Incompatible for a model without a value.
@@ -136,10 +136,10 @@ class PolicyAndValue(OfPolicy):
     def shapes_gradient(self) -> bool:
         return self.policy.shapes_gradient or super().shapes_gradient
 
-    def of_outputs(self, said: Output, t: Transition) -> Float[Array, ""]:
-        if said.value is None:
+    def of_outputs(self, output: Output, t: Transition) -> Float[Array, ""]:
+        if output.value is None:
             raise Incompatible("PolicyAndValue regresses a value, and the model gives none; use PolicyGradient")
         discount = unwrap(self.policy.discount)
         to_go = rewards_to_go(t.reward, t.terminated, t.truncated, t.last, discount=discount)
-        off = said.value - jax.lax.stop_gradient((1 - discount) * to_go)
-        return self.policy.of_outputs(said, t) + unwrap(self.weight) * 0.5 * (off**2).mean()
+        off = output.value - jax.lax.stop_gradient((1 - discount) * to_go)
+        return self.policy.of_outputs(output, t) + unwrap(self.weight) * 0.5 * (off**2).mean()

@@ -9,7 +9,7 @@ Meta-LSTM (Ravi and Larochelle 2017, ICLR): the weight is the cell state of an L
 so f = 1 and i = α is a gradient step of rate α, and the learned start is the initial cell state. As in the paper the
 gradients are taken for constants: compose it with FirstOrder.
 
-LSTM optimiser (Andrychowicz et al. 2016, NeurIPS): the network says the step itself,
+LSTM optimiser (Andrychowicz et al. 2016, NeurIPS): the network outputs the step itself,
 
     θ_t = θ_{t−1} + s W h_t,   h_t = LSTM(∇_t, h_{t−1})
 
@@ -50,7 +50,7 @@ class MetaLSTM(Update):
     learned = True
 
     def __init__(self, size: int = 20, *, key: Key[Array, ""], rate: float = 0.01, keep: float = 0.993):
-        """size: of the recurrent network; rate, keep: about what the gates i and f say before they have learned."""
+        """size: of the recurrent network; rate, keep: about the values of the gates i and f before training."""
         if not (0 < rate < 1 and 0 < keep < 1):
             raise ValueError(f"rate and keep must lie between 0 and 1, got {rate} and {keep}")
         first, second, third = jax.random.split(key, 3)
@@ -67,10 +67,10 @@ class MetaLSTM(Update):
 
     def step(self, weights: PyTree, gradient: PyTree, loss: Array, memory: Memory) -> tuple[PyTree, Memory]:
         theta, put_back = ravel_pytree(weights)
-        told = log_and_sign(jax.lax.stop_gradient(loss))
+        loss_input = log_and_sign(jax.lax.stop_gradient(loss))
 
         def of_one(theta, g, hidden, before):
-            hidden = self.cell(jnp.concatenate([log_and_sign(jax.lax.stop_gradient(g)), told]), hidden)
+            hidden = self.cell(jnp.concatenate([log_and_sign(jax.lax.stop_gradient(g)), loss_input]), hidden)
             gate = lambda linear, was: jax.nn.sigmoid(linear(jnp.concatenate([hidden[0], theta[None], was[None]])))[0]
             i, f = gate(self.input_gate, before[0]), gate(self.forget_gate, before[1])
             return f * theta - i * g, hidden, jnp.stack([i, f])

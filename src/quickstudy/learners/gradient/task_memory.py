@@ -13,7 +13,7 @@ Relatives: MMAML modulates θ by a task embedding (Vuorio et al. 2019, NeurIPS),
 (Yao et al. 2019, ICML), ARML by a learned graph of knowledge (Yao et al. 2020, ICLR). With one slot, or K equal ones,
 it is MAML from θ + v.
 
-Where labels are names drawn anew for each task, they tell a feature nothing, and neither can the weights of the last
+Where labels are names drawn anew for each task, features learn nothing from them, nor can the weights of the last
 layer be corrected in any way that helps: take `OfInputs`, and let layers before the last one be fast too.
 """
 

@@ -105,8 +105,8 @@ def posterior(prior: Prior, seen: Statistics, trust: Array | float, noise: Array
 
 class Amortised(eqx.Module):
     """A network from statistics to a belief. The encoder sees the statistics of all pairs as they are, so that it can
-    tell one known table from another, beside the sum of a network of each pair's own, the same for all pairs, which
-    tells what they have in common. The generator is linear in z: a part for each pair and a part that all share.
+    distinguish known tables, beside the sum of a network of each pair's own, the same for all pairs, which
+    says what they have in common. The generator is linear in z: a part for each pair and a part that all share.
 
     steps: gradient steps that refine z, with a learned rate
     """

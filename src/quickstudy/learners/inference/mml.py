@@ -3,7 +3,7 @@
     belief = model(seen)                             a distribution over r(s, a) and p(·|s, a): see meta_models.py
     (r, p) ~ belief                                  one model an episode, acted in by backward induction
 
-What the meta-model holds is learned outside from what comes later in the same trial, said before it was seen, with p̂
+The meta-model is learned in the outer loop from what comes later in the same trial, predicted before it is seen, with p̂
 and r̂ the means of the belief:
 
     likelihood    −log p(s', r | s, a, seen)
@@ -131,9 +131,9 @@ class MML(Learner):
 def likelihood(learner: Any, outputs: Output, batch: RolloutBatch) -> Float[Array, ""]:
     """−log p(s', r | s, a, seen): how surprising each step was, in nats."""
 
-    def surprise(said: Prediction, t: Transition) -> Array:
-        action = jax.nn.one_hot(t.action, said.belief.reward.size)
-        return -said.belief.log_prob(action, outcome(t, said.following.size), t.reward)
+    def surprise(prediction: Prediction, t: Transition) -> Array:
+        action = jax.nn.one_hot(t.action, prediction.belief.reward.size)
+        return -prediction.belief.log_prob(action, outcome(t, prediction.following.size), t.reward)
 
     return _mean_over_steps(surprise, learner, batch)
 
@@ -141,10 +141,10 @@ def likelihood(learner: Any, outputs: Output, batch: RolloutBatch) -> Float[Arra
 def equivalence(learner: Any, outputs: Output, batch: RolloutBatch) -> Float[Array, ""]:
     """|p̂ V̄ + r̂ − (r + γ V̄(s'))|²: a model need only be right about what values depend on."""
 
-    def error(said: Prediction, t: Transition) -> Array:
-        belief, taken = said.belief, jax.nn.one_hot(t.action, said.belief.reward.size)
-        expected = taken @ (belief.reward + belief.transition @ said.following)
-        return (expected - t.reward - outcome(t, said.following.size) @ said.following) ** 2
+    def error(prediction: Prediction, t: Transition) -> Array:
+        belief, taken = prediction.belief, jax.nn.one_hot(t.action, prediction.belief.reward.size)
+        expected = taken @ (belief.reward + belief.transition @ prediction.following)
+        return (expected - t.reward - outcome(t, prediction.following.size) @ prediction.following) ** 2
 
     return _mean_over_steps(error, learner, batch)
 

@@ -1,7 +1,7 @@
 """VariBAD: a recurrent belief over tasks, trained to reconstruct the whole trial, and a policy that acts on it.
 
-    q(m | τ_:t) = N(μ_t, σ_t²),  μ_t, log σ_t² = encoder(o_0, a_0, r_1, …, o_t)      what the trial so far says
-    a_t ~ π(· | o_t, μ_t, log σ_t²)                                                 acting on all that is believed
+    q(m | τ_:t) = N(μ_t, σ_t²),  μ_t, log σ_t² = encoder(o_0, a_0, r_1, …, o_t)      the belief after the trial so far
+    a_t ~ π(· | o_t, μ_t, log σ_t²)                                                 acting on the whole belief
     ELBO_t = E_{m ~ q(m | τ_:t)} Σ_t' log p(r_t'+1 | o_t', a_t', o_t'+1, m)         t' over past and future alike
              − KL(q(m | τ_:t) ‖ q(m | τ_:t−1)),  q(m | τ_:−1) = N(0, I)
 
@@ -68,10 +68,10 @@ class Bilinear(eqx.Module):
 
 
 class Decoder(eqx.Module):
-    """What m says of a step: its reward and, with `transitions`, the observation that follows, a vector.
+    """Decodes m and a step: the reward and, with `transitions`, the next observation, a vector.
 
     actions: how many there are to choose from; None: an action is a vector of `dims` numbers
-    values: what a reward may be, where that is one of few; None: any number, told as a Gaussian of learned deviation
+    values: what a reward may be, where that is one of few; None: any number, a Gaussian of learned deviation
     arrival: the reward depends on the observation that follows alone, and linearly in its features
     """
 
@@ -118,17 +118,17 @@ class Decoder(eqx.Module):
         return self.reward.of_step(seen), self.transition and self.transition.of_step(before)
 
     def rewards(self, task: tuple, step: tuple) -> Categorical | Gaussian:
-        """The distribution of the reward, over `values` or over all numbers, given what both have to say."""
-        said = task[0] @ step[0]
-        return Categorical(said) if self.values is not None else Gaussian(said, unwrap(self.reward_noise))
+        """The distribution of the reward, over `values` or all numbers, given the features of m and of the step."""
+        output = task[0] @ step[0]
+        return Categorical(output) if self.values is not None else Gaussian(output, unwrap(self.reward_noise))
 
     def log_prob(self, task: tuple, step: tuple, t: Transition) -> Float[Array, ""]:
         """log p(r | s, a, s', m), and log p(s' | s, a, m) with it where that is decoded."""
         paid = t.reward[None] if self.values is None else jnp.abs(jnp.asarray(self.values) - t.reward).argmin()
-        said = self.rewards(task, step).log_prob(paid)
+        output = self.rewards(task, step).log_prob(paid)
         if self.transition is None:
-            return said
-        return said + Gaussian(task[1] @ step[1], unwrap(self.transition_noise)).log_prob(t.next_observation)
+            return output
+        return output + Gaussian(task[1] @ step[1], unwrap(self.transition_noise)).log_prob(t.next_observation)
 
 
 class VariBAD(Learner):
@@ -153,17 +153,17 @@ class VariBAD(Learner):
         return self.encoder.adapt(state, experience, key=key)
 
     def apply(self, state: State, x: Float[Array, "observation"]) -> Output:
-        return self._said(self.encoder.apply(state, x).prediction, x)
+        return self._output(self.encoder.apply(state, x).prediction, x)
 
     def replay(self, state: State, experience: Transition, *, key: Key[Array, "segments"]) -> Output:
-        """The encoder replays, then all moments speak at once."""
+        """The encoder replays, then the policy is applied to all moments at once."""
         latent = self.encoder.replay(state, experience, key=key).prediction
-        return jax.vmap(jax.vmap(self._said))(latent, experience.x)
+        return jax.vmap(jax.vmap(self._output))(latent, experience.x)
 
-    def _said(self, latent: Gaussian, x: Float[Array, "observation"]) -> Output:
-        heard = latent if self.through else jax.lax.stop_gradient(latent)
-        said = self.heads(self.body(jnp.concatenate([x, heard.mean, 2 * jnp.log(heard.std)])))
-        return Output(said.policy, said.value, latent)
+    def _output(self, latent: Gaussian, x: Float[Array, "observation"]) -> Output:
+        belief = latent if self.through else jax.lax.stop_gradient(latent)
+        output = self.heads(self.body(jnp.concatenate([x, belief.mean, 2 * jnp.log(belief.std)])))
+        return Output(output.policy, output.value, latent)
 
 
 def reconstruction(learner: Any, outputs: Output, batch: RolloutBatch) -> Float[Array, ""]:

@@ -1,14 +1,14 @@
-"""A meta-learned loss in the place of the policy gradient's, which says how to reinforce and what to predict.
+"""A meta-learned loss in the place of the policy gradient's, which outputs what to reinforce and what to predict.
 
     π̂_t, ŷ_t = U_η(x_t | x_{t+1}, …, x_T)       a backward LSTM that begins anew where an episode ends
     x_t = [r_t, d_t, π(a_t | o_t), c(y(o_t)), c(y(o_{t+1}))]
     φ ← u(φ, ∇_φ mean [ −π̂_t log π_φ(a_t | o_t) + c_y KL(y_φ(o_t) ‖ ŷ_t) − c_h H(π_φ) ])
 
-y_φ(o) is a distribution over `predictions` symbols whose meaning nobody fixes: a learned loss may make a value of it.
+y_φ(o) is a distribution over `predictions` symbols without a fixed meaning: a learned loss may make a value of it.
 U sees no observation and no action, so it serves in environments of any size.
 
 Learned policy gradient (LPG): Oh, Hessel, Czarnecki, Xu, van Hasselt, Singh, Silver 2020, "Discovering Reinforcement
-Learning Algorithms", NeurIPS. Theirs chooses the rate of a lifetime by a bandit and regularises targets by their
+Learning Algorithms", NeurIPS. Theirs chooses an agent's rate by a bandit and regularises targets by their
 entropy; here the rate and the weights are leaves, and x_t has no discount, which is the same for all.
 """
 

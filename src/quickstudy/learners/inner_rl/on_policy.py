@@ -102,15 +102,15 @@ class OnPolicy(Learner):
     def batch(self, state: Learning, t: Transition) -> RolloutBatch:
         """The segment as loss terms read it, [time] or [time, num_envs]. Gradients reach γ and λ alone."""
         model = over_axes(self._network(jax.lax.stop_gradient(state.weights)), t.axes)
-        said = model(t.observation)
-        log_prob = over_axes(lambda policy, a: policy.log_prob(a), t.axes)(said.policy, t.action)
+        output = model(t.observation)
+        log_prob = over_axes(lambda policy, a: policy.log_prob(a), t.axes)(output.policy, t.action)
         # The end of the trial is the end of what is collected, not of what the policy is worth.
         ends = Ends.of(t).of_episodes()
         lengths = {"discount": unwrap(self.discount), "gae_lambda": unwrap(self.gae_lambda)}
         if self.critic:
-            if said.value is None:
-                raise Incompatible("the network says no value: give it one, or critic=False")
-            value = said.value
+            if output.value is None:
+                raise Incompatible("the network returns no value: give it one, or critic=False")
+            value = output.value
             advantage = gae(t.reward, value, model(t.next_observation).value, *ends, **lengths)
         else:
             value = jnp.zeros_like(t.reward)

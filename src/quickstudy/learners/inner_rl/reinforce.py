@@ -1,4 +1,4 @@
-"""REINFORCE: follow the gradient of what was earned.
+"""REINFORCE: follow the gradient of the return.
 
     φ ← φ + α Σ_t (G_t − b) ∇_φ log π_φ(a_t | o_t),    G_t = Σ_{k≥t} γ^{k−t} r_k to the end of the episode
 

@@ -57,9 +57,9 @@ class FullContext(eqx.Module):
         self.steps = steps
 
     def of_support(
-        self, embedded: Float[Array, "capacity features"], known: Bool[Array, "capacity"]
+        self, embedded: Float[Array, "capacity features"], valid: Bool[Array, "capacity"]
     ) -> Float[Array, "capacity features"]:
-        """g; rows that are not known pass the LSTMs by."""
+        """g; rows that are not valid pass the LSTMs by."""
         zero = jnp.zeros(embedded.shape[1])
 
         def along(cell, reverse):
@@ -69,7 +69,7 @@ class FullContext(eqx.Module):
                 hidden = jax.tree.map(lambda n, o: jnp.where(is_known, n, o), new, hidden)
                 return hidden, hidden[0]
 
-            return jax.lax.scan(step, (zero, zero), (embedded, known), reverse=reverse)[1]
+            return jax.lax.scan(step, (zero, zero), (embedded, valid), reverse=reverse)[1]
 
         return embedded + along(self.forwards, False) + along(self.backwards, True)
 
@@ -77,7 +77,7 @@ class FullContext(eqx.Module):
         self,
         embedded: Float[Array, "features"],
         support: Float[Array, "capacity features"],
-        known: Bool[Array, "capacity"],
+        valid: Bool[Array, "capacity"],
     ) -> Float[Array, "features"]:
         """f."""
 
@@ -85,7 +85,7 @@ class FullContext(eqx.Module):
             hidden, cell, read = carry
             out, cell = self.reader(jnp.concatenate([embedded, read]), (hidden, cell))
             hidden = out + embedded
-            read = masked_softmax(support @ hidden, known) @ support
+            read = masked_softmax(support @ hidden, valid) @ support
             return in_types_of(carry, (hidden, cell, read)), None
 
         zero = jnp.zeros_like(embedded)
@@ -137,16 +137,16 @@ class Matching(Learner):
         return Examples(state.ring.push(new), compute_support_stats(self.embed, experience.x))
 
     def apply(self, state: Examples, x: PyTree) -> Output:
-        query, known = as_floats(with_statistics(self.embed, state.given)(x)), state.ring.known
+        query, valid = as_floats(with_statistics(self.embed, state.given)(x)), state.ring.known
         support: Example = state.ring.items
         if self.context is None:
             keys = support.embedded
-        else:  # it reads in the order of telling, which a full memory's slots are not in
-            told = jnp.argsort(state.ring.number)
-            known, support = jax.tree.map(lambda leaf: leaf[told], (known, support))
-            keys = self.context.of_support(support.embedded, known)
-            query = self.context.of_query(query, keys, known)
-        said = attend(query, keys, self.sharpness.value, known) @ support.target
-        return Output(prediction=said if self.classes is None else jnp.log(said + 1e-6))
+        else:  # it reads examples in the order in which they came, which the slots of a full ring are not in
+            order = jnp.argsort(state.ring.number)
+            valid, support = jax.tree.map(lambda leaf: leaf[order], (valid, support))
+            keys = self.context.of_support(support.embedded, valid)
+            query = self.context.of_query(query, keys, valid)
+        weighted = attend(query, keys, self.sharpness.value, valid) @ support.target
+        return Output(prediction=weighted if self.classes is None else jnp.log(weighted + 1e-6))
 
     replay = scan_replay

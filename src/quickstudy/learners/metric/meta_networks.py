@@ -41,7 +41,7 @@ from quickstudy.nn.statistics import refuse
 from quickstudy.parallel.axes import over_axes
 from quickstudy.parameters import Positive, as_floats
 
-SMALLEST = 7.0  # p: sizes of gradients are told apart down to e^−p
+SMALLEST = 7.0  # p: sizes of gradients are distinguished down to e^−p
 CAUTION = 0.1  # of the usual size of first weights, so that training begins close to the slow networks
 
 
@@ -139,8 +139,8 @@ class MetaNetworks(Learner):
         features = as_floats(over_axes(self.embed)(experience.x))
 
         def mean_loss(represent):
-            told = jax.vmap(lambda h, y: self.loss(self.readout(represent(h)), y))
-            return told(features, experience.y).mean()
+            losses = jax.vmap(lambda h, y: self.loss(self.readout(represent(h)), y))
+            return losses(features, experience.y).mean()
 
         def own_gradient(h, y):
             return _flat(jax.grad(lambda base: self.loss(base(h), y))(self.base))

@@ -286,7 +286,7 @@ class TaskMemory(MethodConfig):
     inner: Inner = Inner()
     slots: Slots = 8
     fast_size: Annotated[int, AtLeast(1, SIZES), "width of the first of two fast layers"] = 64
-    task_features: Annotated[int, AtLeast(1, SIZES), "numbers that tell a task, as long as the slots' keys"] = 32
+    task_features: Annotated[int, AtLeast(1, SIZES), "numbers that describe a task, as long as the slots' keys"] = 32
     sharpness: Annotated[float, Above(0), "sharpness of the selection of slots, where it starts"] = 5.0
     outer: Gradient | Evolution = Gradient()
 
@@ -306,7 +306,7 @@ class TaskMemory(MethodConfig):
         start = Predictor(Chain([trunk, MLP(sizes, key=family.key(2))]))
         update = self.inner.descent(self.inner.inner_rate)
         within = qs.Gradient(start, qs.Supervised(family.loss), update, steps=self.inner.inner_steps, fast=head)
-        # A network of its own tells the tasks apart: it sees the support set alone, and half the width will do.
+        # A network of its own describes the tasks: it sees the support set alone, and half the width suffices.
         small = family.embedding(family.key(5), shrink=2)
         embed = OfInputs(Chain([small, Linear(small.features, self.task_features, key=family.key(6))]))
         learner = empty_memory(

@@ -33,10 +33,8 @@ class MetaGradient(MethodConfig):
     gae_lambda: Annotated[float, Inside(0, 1), "λ of the advantages, where it starts to be learned"] = 0.9
     value: Annotated[float, Above(0), "weight of the critic's loss, where it starts to be learned"] = 0.5
     entropy: Annotated[float, Above(0), "weight of the policy's entropy, where it starts to be learned"] = 0.01
-    outer_discount: Annotated[float, Between(0, 1), "discount γ of the returns by which the meta-gradient judges"] = (
-        0.99
-    )
-    outer_gae_lambda: Annotated[float, Between(0, 1), "λ of these"] = 0.95
+    outer_discount: Annotated[float, Between(0, 1), "discount γ of the returns in the outer loss"] = 0.99
+    outer_gae_lambda: Annotated[float, Between(0, 1), "λ of the advantages in the outer loss"] = 0.95
     outer: Gradient | Evolution = Gradient(0.02, 1.0, "linear", 1.0)
 
     title, meets = "meta-gradients", "segments"

@@ -63,7 +63,7 @@ class SNAIL(MethodConfig):
     causal: Annotated[bool, "examples attend to those before them, as in the paper; their order matters then"] = False
     # Without these two the loss stood at chance for 1,200 meta-steps; docs/learners/few_shot.md has the figures.
     likeness: Annotated[
-        float, AtLeast(0), "how sharply a query asks for what is like itself, where training starts"
+        float, AtLeast(0), "sharpness of a query's attention to similar examples, where training starts"
     ] = 3.0
     label_scale: Annotated[float, Above(0), "scale of a label beside the features of its example"] = 3.0
     outer: Gradient | Evolution = Gradient()
@@ -85,10 +85,10 @@ class SNAIL(MethodConfig):
         assert family.embedding is not None
         embed, ways = family.embedding(family.key(1)), family.outputs
         labels = {"classes": None, "dims": ways} if family.classes is None else {"classes": ways}
-        told = LabelFeedback(**labels, scale=self.label_scale)
+        feedback = LabelFeedback(**labels, scale=self.label_scale)
         learner = Attention(
             Chain([embed, eqx.nn.LayerNorm(embed.features)]), embed.features,
-            Prediction(self.width, ways, key=family.key(3)), told,
+            Prediction(self.width, ways, key=family.key(3)), feedback,
             key=family.key(2), capacity=family.shots * (1 if family.classes is None else ways), width=self.width,
             blocks=self.blocks,
             attention_heads=self.heads, causal=self.causal, likeness=self.likeness,

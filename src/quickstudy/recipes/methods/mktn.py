@@ -32,7 +32,8 @@ class Transfer:
 
     added_size: Annotated[int, AtLeast(1, SIZES), "numbers in what one task adds (φ)"] = 10
     rule: Annotated[
-        Literal["ridge", "proximal"], "how they move: in closed form, or by proximal semi-gradient steps"
+        Literal["ridge", "proximal"],
+        "how the weights of a task (φ) are solved: in closed form, or by proximal semi-gradient steps",
     ] = "ridge"
     guidance: Annotated[
         float,
@@ -92,7 +93,7 @@ class Control(MethodConfig):
     discount: Annotated[float, Between(0, 0.999999), "discount γ of the returns"] = 0.95
     gae_lambda: Annotated[float, Between(0, 1), "λ of the returns that the values are trained on"] = 0.7
     temperature: Annotated[float, Above(0), "temperature of the policy, which is a softmax of the values"] = 0.015
-    epsilon: Annotated[float, Between(0, 0.999999), "probability of any action instead"] = 0.02
+    epsilon: Annotated[float, Between(0, 0.999999), "probability of a random action (ε of the policy)"] = 0.02
     initial_scale: Annotated[
         float, AtLeast(0), "scale of the shared values to begin with; near indifference every goal is found"
     ] = 1.0

@@ -35,9 +35,11 @@ class MML(MethodConfig):
         AtLeast(0, 10_000),
         "kinds of task, each with a prior of its own (0: a network makes one of the trial so far)",
     ] = 0
-    latent: Annotated[int, AtLeast(1, SIZES), "numbers that tell what a task looks like"] = 32
+    latent: Annotated[int, AtLeast(1, SIZES), "numbers that describe what a task looks like"] = 32
     refinements: Annotated[int, AtLeast(0, 1000), "gradient steps that refine these numbers"] = 0
-    refining_rate: Annotated[float, Above(0), "step size of these"] = 0.1
+    refining_rate: Annotated[float, Above(0), "step size of the gradient steps that refine what a task looks like"] = (
+        0.1
+    )
     spread: Annotated[float, Between(0, 1), "1: plan in a draw of the belief; 0: in its mean"] = 1.0
     bonus: Annotated[float, AtLeast(0), "standard deviations that are added to each mean reward when planning"] = 0.0
     replan: Annotated[bool, "plan at every step and not only at the end of an episode"] = False

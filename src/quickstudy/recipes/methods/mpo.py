@@ -72,7 +72,9 @@ class MPO(MethodConfig):
     # One-hot states are as many features as an episode has steps: unheld, the baseline explains all that happened, and
     # leaves nothing to correct by.
     correction_ridge: Annotated[float, Above(0), "how much the linear baseline of an episode is held back"] = 1e-5
-    test_ridge: Annotated[float, AtLeast(0), "the same for the baseline in the test (0: as in training)"] = 0.0
+    test_ridge: Annotated[
+        float, AtLeast(0), "ridge of an episode's linear baseline in the test (0: as in training)"
+    ] = 0.0
     normalise_within: Annotated[
         bool, "bring an episode's advantages to deviation 1, so that corrections never shrink"
     ] = False
@@ -81,7 +83,9 @@ class MPO(MethodConfig):
         0.3
     )
     init_noise_share: Annotated[
-        float, Between(0, 1), "share of the tasks that begin so: what is generated is then wrong, and to be mended"
+        float,
+        Between(0, 1),
+        "share of the training tasks whose corrections begin at random, so that they learn to mend",
     ] = 0.5
     outer: PPO | Evolution = PPO()
 

@@ -81,7 +81,7 @@ class MAML(MethodConfig):
         "none"
     )
     e_maml: Annotated[
-        float, AtLeast(0), "weight of E-MAML's term, which credits them with all that was earned after it"
+        float, AtLeast(0), "weight of E-MAML's term, which credits exploration with the return after adaptation"
     ] = 0.0
     critic: Annotated[
         float, AtLeast(0), "weight in the inner loss of a value's regression on the policy's features (0: no value)"

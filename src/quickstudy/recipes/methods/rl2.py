@@ -51,20 +51,20 @@ class Memory:
         from quickstudy.learners.memory.attention import Attention
         from quickstudy.learners.memory.recurrent import OutcomeFeedback
 
-        spec, told = family.tasks.spec, OutcomeFeedback
-        if self.cell == "attention":  # to which steps have no order, so each is told with what followed
-            came = told(spec.actions, spec.dims, spec.observation)
+        spec, feedback = family.tasks.spec, OutcomeFeedback
+        if self.cell == "attention":  # to which steps have no order, so each is given with what followed
+            came = feedback(spec.actions, spec.dims, spec.observation)
             longest = family.unit * max(family.trial_length, family.tested)
             return Attention(
                 eqx.nn.Identity(), spec.observation, heads, came, key=key, capacity=longest, width=self.memory_size,
                 attention_heads=2,
             )  # fmt: skip
         if family.encode is None:
-            return qs.Recurrent(self.encoder(spec, key), heads, told(spec.actions, spec.dims))
+            return qs.Recurrent(self.encoder(spec, key), heads, feedback(spec.actions, spec.dims))
         see, remember = jax.random.split(key)
         encode = family.encode(see)
         cell = self.encoder(spec, remember, encode.features)
-        return qs.Recurrent(cell, heads, told(spec.actions), encode)
+        return qs.Recurrent(cell, heads, feedback(spec.actions), encode)
 
 
 def actor_critic(family: EnvironmentFamily, features: int, key: Any, scale: float, hidden: int = 0) -> Any:
@@ -180,14 +180,14 @@ class VariBAD(MethodConfig):
         from quickstudy.nn.models import MLP, Chain
 
         spec, memory = family.tasks.spec, self.memory
-        remember, believe, act, choose, foretell = jax.random.split(family.key(1), 5)
+        remember, believe, act, choose, reconstruct = jax.random.split(family.key(1), 5)
         sizes = spec.observation + 2 * self.latent, self.policy_size, self.policy_size
         learner = VariBAD(
             memory.learner(family, Latent(memory.memory_size, self.latent, key=believe), remember),
             Chain([MLP(sizes, key=act, activation=jnp.tanh), jnp.tanh]),
             actor_critic(family, self.policy_size, choose, self.outer.value_scale),
             Decoder(
-                self.latent, spec.observation, spec.actions, key=foretell, dims=spec.dims, hidden=self.decoder_size,
+                self.latent, spec.observation, spec.actions, key=reconstruct, dims=spec.dims, hidden=self.decoder_size,
                 values=family.rewards, arrival=family.rewards is not None, transitions=self.transitions,
             ),
             self.policy_to_encoder,

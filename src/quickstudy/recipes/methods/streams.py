@@ -34,9 +34,9 @@ def _recurrent(family: LabelledFamily, late: bool, cell: Any) -> Any:
         network = family.embedding(family.key(1))
         inputs = network.features
         encode = Chain([network, eqx.nn.LayerNorm(inputs)])  # else all images look much alike to a cosine
-    told = LabelFeedback(None, family.outputs) if family.classes is None else LabelFeedback(family.classes)
-    cell, features = cell(inputs + told.size, told.size)
-    return qs.Recurrent(cell, Prediction(features, family.outputs, key=family.key(2)), told, encode, late)
+    feedback = LabelFeedback(None, family.outputs) if family.classes is None else LabelFeedback(family.classes)
+    cell, features = cell(inputs + feedback.size, feedback.size)
+    return qs.Recurrent(cell, Prediction(features, family.outputs, key=family.key(2)), feedback, encode, late)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ class MANN(MethodConfig):
     def build(self, family: LabelledFamily, training: Training) -> Composition:
         from quickstudy.learners.memory.mann import LRUAMemory
 
-        def cell(inputs: int, told: int) -> tuple[Any, int]:
+        def cell(inputs: int, feedback: int) -> tuple[Any, int]:
             made = LRUAMemory(
                 inputs, self.units, key=family.key(3), slots=self.slots, width=self.slot_size, heads=self.heads,
                 decay=self.usage_decay,
@@ -79,6 +79,9 @@ class LSTM(MethodConfig):
         from quickstudy.nn.cells import LSTM
 
         # With its label one step late an image is gone when it would have to be bound to it.
-        labels = lambda told: 0 if self.late else told
-        cell = lambda inputs, told: (LSTM(inputs, self.units, key=family.key(3), labels=labels(told)), self.units)
+        labels = lambda size: 0 if self.late else size
+        cell = lambda inputs, feedback: (
+            LSTM(inputs, self.units, key=family.key(3), labels=labels(feedback)),
+            self.units,
+        )
         return composed(family, training, self.outer, _recurrent(family, self.late, cell))

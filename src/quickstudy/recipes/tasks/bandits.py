@@ -1,4 +1,4 @@
-"""Bandits, whose arms are independent or tell of each other, and the two-step task.
+"""Bandits, whose arms are independent or informative of each other, and the two-step task.
 
 `bandit` (Duan et al. 2016, table 1): n=10 pulls, k=5 arms: the exact optimum is 6.660; Bayesian greedy expects 6.657
 where ties go to the arm pulled least, 6.626 where they go at random, as it is commonly played. n=100, k=5: greedy 75.5,
@@ -115,7 +115,7 @@ class CorrelatedBandit(TasksConfig):
 class InformativeBandit(TasksConfig):
     pulls: Annotated[int, AtLeast(5), "pulls of a trial"] = 5
 
-    title = "bandits of eleven arms, one of which pays least and says which pays most"
+    title = "bandits of eleven arms, one of which pays least and reveals which pays most"
     meets = "trial", "segments"
     # Without much entropy at first every agent learns to search: the arm that pays least is dropped before it is known
     # what it says, and that is a local optimum.
@@ -138,8 +138,8 @@ class InformativeBandit(TasksConfig):
         return _family(
             tasks, self.pulls, seed,
             baselines=lambda: {
-                "asks, then pulls the target": TargetSearch(tasks.targets),
-                "searches": TargetSearch(tasks.targets, asks=False),
+                "informative arm first, then the target": TargetSearch(tasks.targets),
+                "search for the target": TargetSearch(tasks.targets, asks=False),
             },
             oracle_value=lambda drawn, times: best_return(drawn, self.pulls),
             behaviour=pulled,

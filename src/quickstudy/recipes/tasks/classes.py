@@ -14,7 +14,7 @@ class FewShot:
     """Of a task with a support and a query set."""
 
     shots: Annotated[int, AtLeast(1), "labelled examples of each class"] = 1
-    queries: Annotated[int, AtLeast(1), "examples of each class to be judged on, in training and in testing"] = 15
+    queries: Annotated[int, AtLeast(1), "query examples of each class, in training and in testing"] = 15
     training_ways: Annotated[
         int, AtLeast(0), "classes of a training task, where that is another number (0: the same)"
     ] = 0

@@ -1,6 +1,6 @@
 """Classic control through gymnax (extra `envs`), with physics that differ from task to task or stay as they are.
 
-The agent is not told the physics: it has to feel them. Not a published table; the ranges are in tasks.gymnax.
+The agent does not observe the physics: it has to infer them. Not a published table; the ranges are in tasks.gymnax.
 """
 
 import dataclasses

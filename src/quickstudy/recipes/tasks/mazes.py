@@ -66,7 +66,7 @@ class Grid(TasksConfig):
             curve_interval=tasks.episode,
             baselines=lambda: {
                 "Bayes-optimal": BestExplorer(tasks.size, best_path(tasks, trial.tested)[0]),
-                "posterior sampling, anew when it knows better": GoalSampling(tasks.size, goals, anew=True),
+                "posterior sampling, resampled when its sample is refuted": GoalSampling(tasks.size, goals, anew=True),
                 "posterior sampling": GoalSampling(tasks.size, goals),
             },
             rewards=(tasks.environment.step_reward, tasks.environment.goal_reward),

@@ -1,4 +1,4 @@
-"""Walks in the plane to a goal that is not shown, but felt through the reward.
+"""Walks in the plane to a goal that is not observed: only the reward depends on it.
 
 `navigation` (Finn et al. 2017, section 5.3): goals uniform in [−½, ½]². The paper's protocol: 100 steps, 20
 trajectories a task, meta-batch 40, TRPO outside, one inner step; returns after 0/1/2 steps about −40 / −12 / −3

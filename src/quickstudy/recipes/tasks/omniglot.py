@@ -55,7 +55,7 @@ class Omniglot(TasksConfig):
 
     def errors(self) -> list[str]:
         if self.stream and self.normalise in ("transductive", "support"):
-            return [f"normalise={self.normalise!r} would tell a stream of its future images; use layer, group or none"]
+            return [f"normalise={self.normalise!r} would let a stream see its future images; use layer, group or none"]
         return []
 
     def problem(self, meets: Meets) -> Problem:
@@ -91,6 +91,6 @@ class Omniglot(TasksConfig):
             family,
             contextual=lambda size: Modulated(embedding(family.key(1)), self.ways, size, key=family.key(2)),
             draw=images if few else None,
-            note="transductive: a query is told of the other queries" if self.normalise == "transductive" else "",
+            note="transductive: a query is informed by the other queries" if self.normalise == "transductive" else "",
             citations=(LAKE,),
         )

@@ -1,4 +1,4 @@
-"""What the arrays of a picture must be, so that a damaged file is told from a picture that cannot be drawn."""
+"""What the arrays of a picture must be, so that a damaged file is distinguished from a picture that cannot be drawn."""
 
 from collections.abc import Mapping
 

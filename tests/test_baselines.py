@@ -86,7 +86,7 @@ def test_thompson_draws_from_the_posterior_when_it_adapts_and_never_in_apply():
     assert 0 < int(chosen.sum()) < 25
 
 
-def test_rulers_stand_where_the_table_says():
+def test_baselines_score_what_the_table_says():
     """Ten pulls of five arms (Duan et al. 2016, table 1): greedy 6.6, Gittins 6.6, Thompson 5.7."""
     tasks = Bandits(5)
     trial = Trial(tasks.environment, trial_length=10, baseline="none")
