@@ -291,6 +291,16 @@ def test_a_torn_log_goes_back_to_the_checkpoint_whose_log_is_whole(folder):
     assert [line["step"] for line in folder.lines(schema.VALIDATION)] == [2, 4]
 
 
+def test_a_damaged_line_after_the_checkpoint_does_not_come_before_it(folder):
+    """Its step is another, 5 became 2, which the checkpoint to go on from has already."""
+    log = folder.path / METRICS
+    whole = log.read_bytes()
+    log.write_bytes(whole.replace(files.canonical(line(5)), files.canonical(line(2))))
+    assert log.read_bytes() != whole and folder.newest() == 4
+    assert folder.rewind(4) == []
+    assert [line["step"] for line in folder.lines(METRICS)] == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("name", [METRICS, schema.VALIDATION])
 def test_a_log_that_was_damaged_before_every_checkpoint_is_kept_beside(folder, name):
     """A flipped byte of the first line: what can be read goes on, nothing is lost, and it is said."""

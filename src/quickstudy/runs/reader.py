@@ -197,10 +197,10 @@ def holds(data: bytes, mark: schema.Mark) -> bool:
     return len(data) >= mark["bytes"] and sha256(memoryview(data)[: mark["bytes"]]) == mark["sha256"]
 
 
-def whole_lines(data: bytes, name: str) -> tuple[list[dict[str, Any]], str]:
-    """(The lines of a log that are as they should be, in the order of their steps; what is wrong with the first other
-    one). A torn last line is nothing wrong."""
-    lines, wrong, step = [], "", -1
+def whole_lines(data: bytes, name: str, step: int = -1) -> tuple[list[dict[str, Any]], str]:
+    """(The lines of a log that are as they should be, in the order of their steps, all after `step`; what is wrong with
+    the first other one). A torn last line is nothing wrong."""
+    lines, wrong = [], ""
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
         try:
             if len(line) > SMALL:
