@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from quickstudy.runs import schema
+from quickstudy.runs.checks import check
 from quickstudy.runs.errors import CheckpointRefused, refused
 from quickstudy.runs.files import canonical, read_regular, sha256
 from quickstudy.runs.strict import parse
@@ -49,7 +50,7 @@ def _parsed(path: Path, data: bytes, mend: str) -> Any:
 
 def _checked(path: Path, kind: Any, value: Any, mend: str) -> Any:
     try:
-        schema.check(kind, value)
+        check(kind, value)
     except ValueError as error:
         raise refused(path, f"is not what a run writes: {error}", mend) from None
     return value
@@ -206,7 +207,7 @@ def whole_lines(data: bytes, name: str, step: int = -1) -> tuple[list[dict[str, 
             if len(line) > SMALL:
                 raise ValueError(f"more than {SMALL:,} bytes")
             value = parse(line)
-            schema.check(schema.LINES[name], value)
+            check(schema.LINES[name], value)
             if value["step"] <= step:
                 raise ValueError(f"step {value['step']} comes after step {step}")
             step = value["step"]
