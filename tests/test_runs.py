@@ -23,6 +23,7 @@ from quickstudy.runs import (
     FolderInUse,
     RunFolder,
     StorageFailed,
+    checks,
     files,
     lock,
     logs,
@@ -268,13 +269,13 @@ def test_json_that_a_run_writes_is_read():
 )  # fmt: skip
 def test_what_is_of_another_type_is_refused_with_its_place(kind, value, message):
     with pytest.raises(ValueError, match=message):
-        schema.check(kind, value)
+        checks.check(kind, value)
 
 
 def test_every_kind_of_a_union_is_one():
     for value in (1, 2.5, "nan", "-inf"):
-        schema.check(schema.Moment, value)
-    schema.check(float | None, None)
+        checks.check(schema.Moment, value)
+    checks.check(float | None, None)
 
 
 def test_a_torn_log_goes_back_to_the_checkpoint_whose_log_is_whole(folder):
@@ -289,6 +290,16 @@ def test_a_torn_log_goes_back_to_the_checkpoint_whose_log_is_whole(folder):
     assert folder.rewind(4) == []
     assert [line["step"] for line in folder.lines(METRICS)] == [1, 2, 3, 4]
     assert [line["step"] for line in folder.lines(schema.VALIDATION)] == [2, 4]
+
+
+def test_a_damaged_line_after_the_checkpoint_does_not_come_before_it(folder):
+    """Its step is another, 5 became 2, which the checkpoint to go on from has already."""
+    log = folder.path / METRICS
+    whole = log.read_bytes()
+    log.write_bytes(whole.replace(files.canonical(line(5)), files.canonical(line(2))))
+    assert log.read_bytes() != whole and folder.newest() == 4
+    assert folder.rewind(4) == []
+    assert [line["step"] for line in folder.lines(METRICS)] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("name", [METRICS, schema.VALIDATION])

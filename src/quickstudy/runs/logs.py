@@ -51,7 +51,8 @@ class Log:
         else:
             sound = holds(data, mark)
             kept = data[: mark["bytes"]] if sound else b""
-            lines, _ = whole_lines(data[len(kept) :], self.path.name)
+            before = [line["step"] for line in whole_lines(kept, self.path.name)[0][-1:]]
+            lines, _ = whole_lines(data[len(kept) :], self.path.name, *before)
             lines = [line for line in lines if line["step"] <= step]
             kept += b"".join(canonical(line) + b"\n" for line in lines)
             if not sound:

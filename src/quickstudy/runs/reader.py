@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from quickstudy.runs import schema
+from quickstudy.runs.checks import check
 from quickstudy.runs.errors import CheckpointRefused, refused
 from quickstudy.runs.files import canonical, read_regular, sha256
 from quickstudy.runs.strict import parse
@@ -49,7 +50,7 @@ def _parsed(path: Path, data: bytes, mend: str) -> Any:
 
 def _checked(path: Path, kind: Any, value: Any, mend: str) -> Any:
     try:
-        schema.check(kind, value)
+        check(kind, value)
     except ValueError as error:
         raise refused(path, f"is not what a run writes: {error}", mend) from None
     return value
@@ -197,16 +198,16 @@ def holds(data: bytes, mark: schema.Mark) -> bool:
     return len(data) >= mark["bytes"] and sha256(memoryview(data)[: mark["bytes"]]) == mark["sha256"]
 
 
-def whole_lines(data: bytes, name: str) -> tuple[list[dict[str, Any]], str]:
-    """(The lines of a log that are as they should be, in the order of their steps; what is wrong with the first other
-    one). A torn last line is nothing wrong."""
-    lines, wrong, step = [], "", -1
+def whole_lines(data: bytes, name: str, step: int = -1) -> tuple[list[dict[str, Any]], str]:
+    """(The lines of a log that are as they should be, in the order of their steps, all after `step`; what is wrong with
+    the first other one). A torn last line is nothing wrong."""
+    lines, wrong = [], ""
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
         try:
             if len(line) > SMALL:
                 raise ValueError(f"more than {SMALL:,} bytes")
             value = parse(line)
-            schema.check(schema.LINES[name], value)
+            check(schema.LINES[name], value)
             if value["step"] <= step:
                 raise ValueError(f"step {value['step']} comes after step {step}")
             step = value["step"]

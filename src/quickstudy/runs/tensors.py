@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from quickstudy.runs import schema
+from quickstudy.runs.checks import check
 from quickstudy.runs.errors import refused
 from quickstudy.runs.files import open_regular
 from quickstudy.runs.strict import parse
@@ -91,7 +92,7 @@ def read(
                 raise ValueError(f"a header of {length} bytes")
             header = parse(file.read(length))
             header.pop("__metadata__", None) if isinstance(header, dict) else None
-            schema.check(schema.Header, header)
+            check(schema.Header, header)
             _check_offsets(header, size - 8 - length)
         except ValueError as error:
             raise refused(path, f"is not a file of arrays ({error})", mend) from None
