@@ -21,5 +21,5 @@ def test_the_harness_finds_what_is_wrong(tmp_path, monkeypatch):
 
     monkeypatch.setattr(reader, "read_json", believe)
     monkeypatch.setattr("quickstudy.runs.folder.changed", lambda *_, **__: "")
-    found = fuzz_folders.fuzz(tmp_path, 150)
+    found = fuzz_folders.fuzz(tmp_path, 60, first=150)
     assert found["silently wrong"] and found["foreign exception"]
