@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -90,7 +91,7 @@ def ours_sinusoid() -> None:
     import quickstudy
 
     experiment = quickstudy.recipe("sinusoid-maml", shots=10, queries=10, log_every=500)
-    report("quickstudy", fused(experiment, experiment.recipe, 500), 10, 2, 500)
+    report("quickstudy", fused(experiment, experiment.recipe.training, 500), 10, 2, 500)
 
 
 def peer_sinusoid(which: str) -> None:
@@ -164,7 +165,6 @@ def against_peak(what: str, seconds: float, cpu_ms: float, steps: int, flops: fl
 
 
 def navigation() -> None:
-    import dataclasses
 
     import jax
     import jax.numpy as jnp
@@ -172,15 +172,15 @@ def navigation() -> None:
     import quickstudy
 
     experiment = quickstudy.recipe("navigation-maml", log_every=5)
-    recipe = experiment.recipe
-    cost = clock(fused(experiment, dataclasses.replace(recipe), 5), 5, 1)
+    recipe = types.SimpleNamespace(**experiment.recipe.values())
+    cost = clock(fused(experiment, experiment.recipe.training, 5), 5, 1)
     seconds = cost["wall_ms"] / 1e3 / 5
     episodes = 1 + recipe.adaptations
     steps = recipe.meta_batch * recipe.trajectories * 100 * episodes
     # Products a step of one trajectory, 2 operations a multiply-add. Collecting is one forward pass; an inner step is
     # a forward and a backward pass, in collecting and again in the replay; the replay's outer derivative goes back
     # through the judged forward passes (3 in all) and through the inner gradients (twice their 3).
-    h = recipe.hidden
+    h = recipe.hidden_size
     forward = 2 * (2 * h + h * h + h * 2)
     inner = 3 * forward * recipe.adaptations
     each = episodes * forward + inner + 3 * recipe.adaptations * forward + 3 * inner
@@ -196,13 +196,13 @@ def bandit() -> None:
     import quickstudy
 
     experiment = quickstudy.recipe("bandit-rl2", log_every=5, curriculum=())
-    recipe = experiment.recipe
-    cost = clock(fused(experiment, recipe, 5), 5, 1)
+    recipe = types.SimpleNamespace(**experiment.recipe.values())
+    cost = clock(fused(experiment, experiment.recipe.training, 5), 5, 1)
     seconds, steps = cost["wall_ms"] / 1e3 / 5, recipe.meta_batch * recipe.pulls
     # The cell sees the action before, its reward and whether an episode ended; heads say an action and a value.
     # Collecting is one forward pass, each epoch another and one back through it, which costs twice as much.
-    told, h = recipe.arms + 2, recipe.size
-    forward = 2 * (3 * h * (told + h) + h * (recipe.arms + 1))
+    feedback, h = recipe.arms + 2, recipe.memory_size
+    forward = 2 * (3 * h * (feedback + h) + h * (recipe.arms + 1))
     against_peak("RL² on bandits", seconds, cost["cpu_ms"] / 5, steps, steps * forward * (1 + 3 * recipe.epochs))
 
 
@@ -251,7 +251,7 @@ def scaling() -> None:
         times = []
         for size in sizes:
             experiment = quickstudy.recipe(name, meta_batch=size, log_every=steps, devices=1)
-            times.append(clock(fused(experiment, experiment.recipe, steps), 5, 1)["wall_ms"] / steps)
+            times.append(clock(fused(experiment, experiment.recipe.training, steps), 5, 1)["wall_ms"] / steps)
         ratios = " ".join(f"{b / a:.2f}x" for a, b in itertools.pairwise(times))
         print(f"  {name:18s} tasks {sizes}: {', '.join(f'{t:.2f}' for t in times)}   {ratios}", flush=True)
 
