@@ -261,3 +261,14 @@ def test_a_recipe_says_what_is_wrong_with_its_tasks(tmp_path):
     assert any("training_ways must be 0" in e for e in wrong("omniglot-maml", training_ways=20))
     assert len(wrong("omniglot-meta-lstm", retain=1.0, inner_rate=1.5, lstm_size=0)) == 3
     assert any("future images" in e for e in wrong("omniglot-mann", normalise="support"))
+
+
+def test_the_order_in_which_a_part_is_named_changes_no_task():
+    """That of a set of texts is another one in every process."""
+    x, y = np.arange(160.0)[:, None], np.repeat([f"class {i}" for i in range(8)], 20)
+    names = sorted(set(y.tolist()))
+    of = lambda order: from_arrays(x, y, ways=2, queries=1, parts=(order(names[:4]), names[4:6], order(names[6:])))
+    first, second = (of(order).split() for order in (list, lambda part: part[::-1]))
+    assert first.train.members.tolist() == second.train.members.tolist()
+    np.testing.assert_array_equal(first.test.tasks(9).support.x, second.test.tasks(9).support.x)
+    assert first.test.identity() == second.test.identity()

@@ -263,7 +263,8 @@ def from_arrays(
         known = {name: i for i, name in enumerate(names.tolist())}
         if unknown := [label for part in parts for label in part if label not in known]:
             raise ValueError(f"parts names labels that y does not have: {unknown[:5]}")
-        chosen = [[known[label] for label in part] for part in parts]
+        # In one order whatever the caller's: that of a set of texts changes from process to process.
+        chosen = [sorted(known[label] for label in part) for part in parts]
     of_parts = tuple(tuple(int(c) for c in part) for part in chosen)
     names = tuple(names.tolist())
     return check(
